@@ -1,0 +1,265 @@
+"""What verbs share: the flags that every verb takes, those that convert data, and how an answer is shown."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+
+from pofx.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pofx.data import Data, Split
+    from pofx.model import ImageModel
+    from pofx.space import ImageSpace
+
+EVERYWHERE = Group("Every verb", sort_key=10)
+DATA = Group("Convert the data (recorded, and printed with every number)", sort_key=5)
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Flag = Annotated[bool, Parameter(show_default=False)]  # a switch: that it is off needs no saying
+
+
+@Parameter(name="*", group=EVERYWHERE)
+@dataclass(frozen=True)
+class Common:
+    """Flags of every verb."""
+
+    json: Flag = False
+    """Print one JSON object on stdout, everything else on stderr."""
+    quiet: Flag = False
+    """No progress and no remarks: only the answer."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU where there is one."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+    def note(self, text: str) -> None:
+        """A remark on stderr."""
+        if not self.quiet:
+            print(text, file=sys.stderr)
+
+    def progress(self, what: str) -> Any:
+        """A progress bar as a context manager: `with common.progress("sampling") as progress: task(…, progress=progress)`."""
+        from pofx.cli.progress import progress
+
+        return progress(what, quiet=self.quiet)
+
+
+@Parameter(name="*", group=DATA)
+@dataclass(frozen=True)
+class DataFlags:
+    """Flags that convert data when it is read."""
+
+    size: str | None = None
+    """Resize to HEIGHTxWIDTH, e.g. 28x28, or one number for a square."""
+    levels: int | None = None
+    """Make pixels coarser: 2 to 256 values."""
+    gray: Flag = False
+    """Make colour images grey."""
+    keep_labels: str | None = None
+    """Keep only these classes, e.g. 0,1,7."""
+    drop_labels: str | None = None
+    """Leave these classes out."""
+    strict: Flag = False
+    """One unreadable file is an error, not a remark."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `load_data` and `load_images`."""
+        return {
+            "size": self.size,
+            "levels": self.levels,
+            "gray": self.gray,
+            "keep_labels": _list(self.keep_labels),
+            "drop_labels": _list(self.drop_labels),
+            "strict": self.strict,
+        }
+
+    def load(self, spec: str, common: Common, **more: Any) -> Data:
+        """`load_data` with these flags; files that were skipped are listed on stderr."""
+        from pofx.data import load_data
+
+        data = load_data(spec, **self.arguments(), **more)
+        _skipped(data.skipped, common)
+        return data
+
+
+def _skipped(files: Sequence[str], common: Common) -> None:
+    if files:
+        shown = "; ".join(files[:3]) + (f"; and {len(files) - 3} more" if len(files) > 3 else "")
+        common.note(f"skipped {len(files)} unreadable file{'s' * (len(files) > 1)}: {shown} (--strict makes this an error)")
+
+
+def _list(text: str | None) -> tuple[str, ...]:
+    return () if not text else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def load_model(run: str, common: Common) -> ImageModel:
+    """The model of a run, on the device asked for."""
+    from pofx.training import load_model
+
+    return load_model(run, device=common.device)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Images that a verb was given: `heading` names them with their transforms, `part` the part they are."""
+
+    split: Split
+    heading: str
+    part: str
+
+
+def load_images(spec: str, space: ImageSpace, flags: DataFlags = DataFlags(), common: Common = Common()) -> Loaded:
+    """Images to score or condition on, which must be of a run's space.
+
+    Raises:
+        InputError: they are not; the flags that convert them are in the message.
+    """
+    from pofx.data import load_images
+
+    split, found = load_images(spec, **flags.arguments())
+    if found != space:
+        convert = [f"--size {space.height}x{space.width}"] if (found.height, found.width) != (space.height, space.width) else []
+        convert += ["--gray"] if space.channels == 1 and found.channels == 3 else []
+        convert += [f"--levels {space.levels}"] if found.levels != space.levels else []
+        fix = f"Add {' '.join(convert)}" if convert and found.channels in (space.channels, 3) else "Give images of the same kind"
+        raise InputError(f"The run is a model of {space}; {spec} holds {found}. {fix}, the same conversion that was used in training.")
+    return Loaded(split, spec, "test")
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run says about its data."""
+
+    meta: Mapping[str, Any]
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        names = self.meta["data"].get("class_names")
+        return tuple(names) if names else None
+
+    @property
+    def transforms(self) -> tuple[str, ...]:
+        return tuple(self.meta["data"].get("transforms") or ())
+
+    @property
+    def heading(self) -> str:
+        data = self.meta["data"]
+        name = data.get("name") or "?"
+        return data.get("heading") or (f"{name} [{', '.join(self.transforms)}]" if self.transforms else str(name))
+
+    @property
+    def spec(self) -> str | None:
+        """DATA as it was typed."""
+        return (self.meta["data"].get("spec") or {}).get("spec")
+
+    def load_data(self) -> Data:
+        """The run's own data, made again.
+
+        Raises:
+            InputError: it was given in memory, or is not there any more.
+        """
+        from pofx.data import load_data
+
+        arguments = self.meta["data"].get("spec")
+        if not arguments or not arguments.get("spec"):
+            raise InputError("This run was trained on arrays in memory, which cannot be read again: name the images, e.g. DATA = images.npz")
+        return load_data(**arguments)
+
+
+def run_info(run: str) -> RunData:
+    """What model.json of a run says."""
+    from pofx.training import read_run
+
+    return RunData(read_run(run).json)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb found.
+
+    Attributes:
+        data: the JSON object.
+        text: how to show it to a person: lines, a rich table, or a function that prints to a console.
+    """
+
+    data: Mapping[str, Any]
+    text: Any = ""
+
+
+def show(answer: Answer, common: Common) -> None:
+    """Print an answer on stdout."""
+    if common.json:
+        sys.stdout.write(json.dumps(plain(answer.data), ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.flush()
+        return
+    if isinstance(answer.text, str):
+        if answer.text:
+            print(answer.text)
+        sys.stdout.flush()
+        return
+    print_rich(answer.text)
+    sys.stdout.flush()
+
+
+def print_rich(what: Any) -> None:
+    """A rich table or a sequence of things, or a function of a console; plain and wide where stdout is no terminal."""
+    console = make_console()
+    if callable(what):
+        what(console)
+    else:
+        for part in what if isinstance(what, list | tuple) else [what]:
+            console.print(part)
+
+
+def make_console() -> Console:
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=False, emoji=False, markup=False)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, highlight=False, emoji=False, markup=False, width=200)
+    return console
+
+
+def table(*columns: str, right: Sequence[str] = ()) -> Any:
+    """An empty rich table without lines, so that it reads the same in a file."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", no_wrap=False)
+    return made
+
+
+def plain(value: Any) -> Any:
+    """JSON values of numbers, paths, arrays, dataclasses; what is not finite becomes null.
+
+    >>> plain({"a": float("nan"), "b": (1, Path("x"))})
+    {'a': None, 'b': [1, 'x']}
+    """
+    if value is None or isinstance(value, bool | str | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "to_json"):
+        return plain(value.to_json())
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if hasattr(value, "tolist"):  # tensors and arrays
+        return plain(value.tolist())
+    return str(value)

@@ -1,0 +1,99 @@
+"""`pofx evaluate RUN [DATA]`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pofx.cli.common import Answer, Common, DataFlags, load_images, load_model, run_info, table
+
+
+def evaluate(
+    run: str,
+    data: str | None = None,
+    /,
+    *,
+    features: str | None = None,
+    samples: int = 1,
+    estimate: int = 64,
+    draw: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    data_flags: DataFlags = DataFlags(),
+    common: Common = Common(),
+) -> Answer:
+    """How good a run is on train, valid and test.
+
+    Without DATA: all parts of the run's own data, their gap, and a check for memorization. With DATA: those images alone.
+    Costs are exact (=), bounds (≤) or estimates (≈). A model without likelihood has its samples judged, in the features of a run.
+
+    Args:
+        run: a run folder or a Hub id.
+        data: name[:part][:transform], a folder, .npz, .npy, IDX or Parquet.
+        features: run whose features samples are judged in, or "auto": one is trained for this data once and kept.
+        samples: draws per image, for a model that gives a bound.
+        estimate: draws of the importance-weighted estimate beside a bound; 0 for none.
+        draw: samples to draw; 0 for none.
+        limit: images of each part that are measured; by default all of valid and test.
+        seed: of draws and choices.
+    """
+    from pofx.tasks.evaluate import evaluate as task
+
+    model = load_model(run, common)
+    own = run_info(run)
+    more: dict[str, Any] = {}
+    if data is None or (data == own.spec and data_flags == DataFlags()):
+        whole = own.load_data()
+        measured: Any = whole
+    else:
+        loaded = load_images(data, model.space, data_flags, common)
+        measured, more["heading"], more["split"] = loaded.split, loaded.heading, loaded.part
+        whole = None
+    if features is not None:
+        judge, name = _features(features, own, common)
+        more |= {"features": judge, "features_name": name}
+    with common.progress("evaluating") as progress:
+        result = task(model, measured, samples=samples, estimate=estimate, draw=draw, limit=limit, seed=seed, progress=progress, **more)
+    return Answer({"run": run} | result.to_json(), _text(result))
+
+
+def _features(features: str, own: Any, common: Common) -> tuple[Any, str]:
+    if features == "auto":
+        from pofx.workflows.features import features_for
+
+        return features_for(own.load_data())
+    return load_model(features, common), features
+
+
+def _text(result: Any) -> list[Any]:
+    given = f", given {result.given}" if result.given else ""
+    parts: list[Any] = [f"{result.model} on {result.data}{given}", ""]
+    rows = list(result.splits.values())
+    if any(row.nats for row in rows):
+        shown = table("part", "images", "nats", "± se", "bits/dim", "± se", "", right=("images", "nats", "bits/dim"))
+        for row in rows:
+            for line, what in ((row, ""), (row.estimate, f"estimate over {row.estimate.k} draws" if row.estimate else "")):
+                if line is None or line.nats is None or line.bits_per_dim is None:
+                    continue
+                count = f"{line.n}" if line.n == line.of else f"{line.n} of {line.of}"
+                shown.add_row(line.split, count, f"{line.sign} {line.nats.mean:.3f}", f"{line.nats.se:.3f}", f"{line.sign} {line.bits_per_dim.mean:.4f}", f"{line.bits_per_dim.se:.4f}", what)
+        parts += [shown, ""]
+    if any(row.accuracy for row in rows):
+        shown = table("part", "images", "accuracy", "± se", "cross-entropy (nats)", right=("images", "accuracy"))
+        for row in rows:
+            if row.accuracy is not None and row.cross_entropy is not None:
+                shown.add_row(row.split, str(row.n), f"{row.accuracy.mean:.4f}", f"{row.accuracy.se:.4f}", f"{row.cross_entropy.mean:.4f}")
+        parts += [shown, ""]
+    if result.gap is not None:
+        nats, bits = result.gap
+        parts.append(f"gap {result.split} − train: {bits.mean:+.4f} ± {bits.se:.4f} bits/dim, {nats.mean:+.3f} ± {nats.se:.3f} nats")
+    if result.quality is not None:
+        q = result.quality
+        real = "" if q.real is None else f" (real images get {q.real.distance:.4g})"
+        parts.append(f"samples, in the features of {q.features}: Fréchet distance {q.frechet.distance:.4g}{real}")
+        pr = q.precision_recall
+        parts.append(f"precision {pr.precision:.3f}, recall {pr.recall:.3f}, density {pr.density:.3f}, coverage {pr.coverage:.3f}")
+        if q.coverage is not None:
+            parts.append(f"classes of the samples: {' '.join(map(str, q.coverage.counts))}")
+    if result.memorization is not None:
+        parts.append(result.memorization.text)
+    return [*parts, *result.notes]

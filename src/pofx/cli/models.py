@@ -1,0 +1,67 @@
+"""`pofx models`: what exists, what it can tell, and what it accepts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from pofx import catalog
+from pofx.cli.common import Answer, Common, Flag, table
+
+# Capabilities as column heads that fit a terminal; one that is not listed is shown by its own name.
+HEADS = {"ExactLikelihood": "exact p(x)", "Autoregressive": "step by step", "LowerBound": "bound", "Sampler": "sample"}
+
+
+def models(*, tree: Annotated[Flag, Parameter(help="The taxonomy instead; what is not built yet is in grey.")] = False, common: Common = Common()) -> Answer:
+    """What each model can tell and accepts."""
+    return _tree() if tree else _table()
+
+
+def _tree() -> Answer:
+    taxonomy = catalog.taxonomy()
+
+    def draw(console: Any) -> None:
+        from rich.tree import Tree
+
+        def grow(node: Any, branch: catalog.Branch) -> None:
+            for leaf in branch.leaves:
+                label = f"{leaf.class_name}  (pofx train {leaf.name})" if leaf.built else f"{leaf.class_name}  (not yet)"
+                node.add(label, style="" if leaf.built else "bright_black")
+            for name, below in branch.branches.items():
+                grow(node.add(name), below)
+
+        root = Tree("models of images")
+        grow(root, taxonomy)
+        console.print(root)
+
+    return Answer(taxonomy.to_json(), draw)
+
+
+def _table() -> Answer:
+    from pofx.model import CAPABILITIES, capabilities
+    from pofx.views import View
+
+    views = {catalog.kebab(name): cls for name, cls in catalog.settings().items() if issubclass(cls, View)}
+    found: dict[str, dict[str, Any]] = {}
+    shown = table("model", *(HEADS.get(c, c.lower()) for c in CAPABILITIES), "levels", "from", "given")
+    remarks: list[str] = []
+    for name, cls in catalog.models().items():
+        refused = {view: why for view, view_class in views.items() for base, why in cls.refuses.items() if issubclass(view_class, base)}
+        given = [view for view in views if view not in refused]
+        found[name] = {
+            "class": cls.__name__,
+            "family": list(cls.family),
+            "paper": cls.paper,
+            "capabilities": capabilities(cls),
+            "levels": [2, 256],
+            "smallest": list(cls.smallest),
+            "given": given,
+            "refuses": refused,
+        }
+        marks = ["●" if c in found[name]["capabilities"] else "·" for c in CAPABILITIES]
+        shown.add_row(name, *marks, "2–256", "×".join(map(str, cls.smallest)), "any" if not refused else " ".join(given) or "none")
+        for why in dict.fromkeys(refused.values()):
+            remarks.append(f"{name} takes no --given {', '.join(view for view in refused if refused[view] == why)}: {why}")
+    legend = f"--given is one of: {', '.join(views)}. Settings of a model: pofx train MODEL --help"
+    return Answer({"models": found}, [shown, "", *remarks, legend])

@@ -1,0 +1,91 @@
+"""`pofx sample RUN -n 64 -o FILE`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from pofx.cli.common import Answer, Common, load_images, load_model, run_info
+from pofx.errors import InputError, nearest
+
+
+def sample(
+    run: str,
+    /,
+    *,
+    n: Annotated[int, Parameter(name=["-n", "--n"])] = 64,
+    out: Annotated[Path | None, Parameter(name=["-o", "--out"])] = None,
+    seed: int = 0,
+    first: int = 0,
+    label: str | None = None,
+    like: str | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    common: Common = Common(),
+) -> Answer:
+    """Draw images from a run.
+
+    The same seed gives the same images; -n 10 --first 20 gives images 20 to 29 of it.
+
+    Args:
+        run: a run folder or a Hub id.
+        n: how many.
+        out: .png one picture, .npz or .npy the integers, otherwise a folder of PNG files; by default samples.png in the run folder.
+        seed: any whole number.
+        first: number of the first image.
+        label: class to draw, by number or name; several in turn with commas. For runs with --given label.
+        like: DATA whose images give what the run conditions on (their label, small version, top rows …).
+        temperature: below 1 sharpens; what comes out is then not samples of p.
+        top_p: draw from the likeliest values holding this share; what comes out is then not samples of p.
+    """
+    from pofx.tasks.sample import sample as task
+
+    model = load_model(run, common)
+    given = _given(model, run, n, label, like)
+    target = out if out is not None else _default_out(run)
+    with common.progress("sampling") as progress:
+        result = task(model, n, given, seed=seed, first=first, temperature=temperature, top_p=top_p, out=target, progress=progress)
+    if result.kind != "samples of p":
+        common.note("With --temperature or --top-p these images are not samples of p.")
+    return Answer({"run": run} | result.to_json(), f"{result.path}  ({result.n} images, seed {seed}: {result.kind})")
+
+
+def _default_out(run: str) -> Path:
+    folder = Path(run)
+    return folder / "samples.png" if folder.is_dir() else Path("samples.png")
+
+
+def _given(model: Any, run: str, n: int, label: str | None, like: str | None) -> Any:
+    """The view's value for n images, from --label or --like; None for an unconditional model."""
+    import torch
+
+    from pofx.views import Label
+
+    view = model.given
+    if label is not None and like is not None:
+        raise InputError("--label and --like both say what to condition on; give one of them.")
+    if view is None:
+        if label is not None or like is not None:
+            raise InputError(f"{run} is p(x), without a condition: leave out --{'label' if label is not None else 'like'}, or train one with --given label.")
+        return None
+    if like is not None:
+        images = load_images(like, model.space)
+        x, y = images.split.take(torch.arange(n) % len(images.split))
+        return view.value(x, y)
+    if not isinstance(view, Label):
+        raise InputError(f"{run} is p(x | {type(view).__name__.lower()}): say which images it shall condition on, e.g. --like digits:test")
+    if label is None:
+        raise InputError(f"{run} is p(x | label): say which, e.g. --label 0 (of 0 … {view.classes - 1}), or several in turn: --label 0,1,2")
+    names = run_info(run).class_names
+    numbers = torch.tensor([_number(part.strip(), names) for part in label.split(",")])
+    return numbers[torch.arange(n) % len(numbers)]
+
+
+def _number(label: str, names: tuple[str, ...] | None) -> int:
+    if names and label in names:
+        return names.index(label)
+    if label.isdecimal():
+        return int(label)
+    raise InputError(f"--label {label}: " + (nearest(label, names) if names else "a label is a whole number, e.g. --label 3."))

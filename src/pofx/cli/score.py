@@ -1,0 +1,50 @@
+"""`pofx score RUN DATA -o FILE`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from pofx.cli.common import Answer, Common, DataFlags, load_images, load_model
+
+
+def score(
+    run: str,
+    data: str,
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(name=["-o", "--out"])] = None,
+    samples: int = 1,
+    estimate: int = 0,
+    seed: int = 0,
+    data_flags: DataFlags = DataFlags(),
+    common: Common = Common(),
+) -> Answer:
+    """What each image costs: nats and bits/dim.
+
+    The table has one row per image: id, nats, bits_per_dim, kind (exact, lower bound or estimate). Lower is more likely.
+
+    Args:
+        run: a run folder or a Hub id.
+        data: name[:part][:transform], a folder, .npz, .npy, IDX or Parquet.
+        out: .parquet, .csv or .jsonl.
+        samples: draws per image, for a model that gives a bound.
+        estimate: importance-weighted estimate over this many draws instead of the bound.
+        seed: of those draws.
+    """
+    from pofx.tasks.score import score as task
+
+    model = load_model(run, common)
+    images = load_images(data, model.space, data_flags, common)
+    with common.progress("scoring") as progress:
+        result = task(model, images.split, out=out, samples=samples, estimate=estimate, seed=seed, progress=progress)
+    s = result.score
+    given = "" if s.given is None else f", given {type(s.given).__name__.lower()}"
+    lines = [
+        f"{images.heading}: {len(result.ids)} images",
+        f"bits/dim {s.sign} {float(s.bits_per_dim.mean()):.4f}, nats {s.sign} {float(s.nats.mean()):.2f} on average ({s.kind}{given})",
+    ]
+    lines.append(f"{result.path}" if result.path else "Add -o scores.csv for one row per image.")
+    return Answer({"run": run, "data": images.heading} | result.to_json(), "\n".join(lines))

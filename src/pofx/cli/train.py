@@ -1,0 +1,173 @@
+"""`pofx train MODEL DATA --out RUN`: the flags of training, and those of the model that is named.
+
+The model's flags come from its source (`signatures`), so that help and mistakes answer before torch is imported.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+from cyclopts import Group, Parameter
+
+from pofx import catalog
+from pofx.cli.common import Answer, Common, DataFlags, Flag
+from pofx.cli.signatures import Setting, flags, gather, is_flag, settings_of
+from pofx.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from pofx.data import Data
+
+UNSET = object()  # a flag that was not typed: the model's own default holds
+
+
+def train(
+    model: str,
+    data: str,
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    epochs: float | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    average: float | None = None,
+    precision: Literal["auto", "float32", "bf16"] = "auto",
+    threads: int | None = None,
+    augment: str | None = None,
+    init_from: str | None = None,
+    logger: str | None = None,
+    extend: Flag = False,
+    dry_run: Flag = False,
+    data_flags: DataFlags = DataFlags(),
+    common: Common = Common(),
+) -> Answer:
+    """Learn p(x) from images.
+
+    Running the same command again resumes it, also after a crash; on a finished run it says "done". Every model has settings of its
+    own: pofx train MODEL --help shows them.
+
+    Args:
+        model: its name, see pofx models.
+        data: name[:transform], a folder of images, .npz, .npy, IDX, Parquet, or hf:owner/name.
+        out: the run folder.
+        epochs: budget: passes over the training images.
+        steps: budget: optimizer steps.
+        minutes: budget: the rate is measured first, then the number of steps is fixed.
+        batch_size: images per step.
+        lr: learning rate.
+        seed: of initial weights, order and noise.
+        average: decay of the averaged weights, counted in images.
+        precision: of the body; scores are float32 or better.
+        threads: of the processor; by default the faster of one and all.
+        augment: of training images only, e.g. flip,shift.
+        init_from: start from the weights of this run.
+        logger: also log to mlflow or wandb.
+        extend: add the budget to a finished run.
+        dry_run: show the plan and stop.
+    """
+    return run(model, data, {}, out=out, epochs=epochs, steps=steps, minutes=minutes, batch_size=batch_size, lr=lr, seed=seed, average=average,
+               precision=precision, threads=threads, augment=augment, init_from=init_from, logger=logger, extend=extend, dry_run=dry_run,
+               data_flags=data_flags, common=common)  # fmt: skip
+
+
+def run(model: str, spec: str, settings: dict[str, Any], *, out: Path, augment: str | None, logger: str | None, data_flags: DataFlags, common: Common, **budget: Any) -> Answer:
+    """Train one model; `settings` as `signatures.gather` returns them."""
+    from pofx.training import train as train_model
+
+    cls = catalog.get(model)
+    data = data_flags.load(spec, common)
+    arguments = catalog.arguments_from_json(with_classes(settings_of(catalog.name_of(cls)), settings, data))
+    made = cls(data.space, **arguments)
+    result = train_model(
+        made,
+        data,
+        out=out,
+        augment=_names(augment),
+        logger=_names(logger),
+        device=common.device,
+        quiet=common.quiet,
+        **budget,
+    )
+    return Answer({"run": str(result.path), "model": model, "data": data.heading, "metrics": dict(result.metrics)}, f"{result.path}")
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return () if not text else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def with_classes(known: tuple[Setting, ...], settings: dict[str, Any], data: Data) -> dict[str, Any]:
+    """Fill in the number of classes from the labels, where the model has such a setting and none was typed."""
+    given = settings.get("given")
+    label = isinstance(given, dict) and given["type"] == "Label" and "classes" not in given
+    classifier = any(setting.name == "classes" for setting in known) and "classes" not in settings
+    if not label and not classifier:
+        return settings
+    y = data.train.y
+    if y is None or not len(y):
+        what = "--given label" if label else "this model"
+        raise InputError(f"{what} needs labels, and {data.heading} has none. Give a folder with one subfolder per class, or a set with labels.")
+    classes = len(data.class_names) if data.class_names else int(y.max()) + 1
+    filled = settings | ({"given": given | {"classes": classes}} if label and given else {})
+    return filled | ({"classes": classes} if classifier else {})
+
+
+# The command for one model --------------------------------------------------------------------------------------------
+
+
+def command(tokens: Sequence[str]) -> Callable[..., Answer]:
+    """`train` with the settings of the model that these arguments name; the plain function where they name none."""
+    name = find_model(tokens)
+    if name is None:
+        return train
+    by_class = {entry.class_name: entry.name for entry in catalog.entries().values()}
+    name = by_class.get(name, name)
+    if name not in catalog.model_names():
+        raise InputError(f"No model {name!r}. {nearest(name, catalog.model_names())} See: pofx models")
+    settings = settings_of(name)
+    group = Group(f"Settings of {name}", sort_key=4)
+    own = {}
+    for flag, hint, default, text in flags(settings):
+        more: dict[str, Any] = {"negative": None} if is_flag(hint) and default == "True" else {}
+        parameter = Parameter(name=f"--{flag.replace('_', '-')}", group=group, help=text or None, show_default=default if default not in (None, "none") else False, **more)
+        own[flag.replace(".", "__")] = (flag, Annotated[hint, parameter])
+
+    base = inspect.signature(train)
+    hints = get_type_hints(train, include_extras=True)
+    # A setting of the model that training has too (lr) is the model's: it is the one that is stored as its configuration.
+    kept = {key: p for key, p in base.parameters.items() if key not in own and key != "lr" or key not in own}
+
+    def specific(model: str, data: str, /, **values: Any) -> Answer:
+        typed = {flag: values.pop(key) for key, (flag, _) in own.items() if values.get(key, UNSET) is not UNSET}
+        for key in own:
+            values.pop(key, None)
+        return run(model, data, gather(settings, typed), **values)
+
+    parameters = [p.replace(annotation=hints[key]) for key, p in kept.items()]
+    parameters += [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=UNSET, annotation=hint) for key, (_, hint) in own.items()]
+    specific.__signature__ = inspect.Signature(sorted(parameters, key=lambda p: p.kind))  # type: ignore[attr-defined]
+    specific.__annotations__ = {p.name: p.annotation for p in parameters}
+    specific.__doc__ = train.__doc__
+    specific.example = f"pofx train {name} digits --out runs/{name} --minutes 1"  # type: ignore[attr-defined]
+    return specific
+
+
+def find_model(tokens: Sequence[str]) -> str | None:
+    """The first positional argument: MODEL may stand before or after flags.
+
+    >>> find_model(["--out", "runs/a", "--dry-run", "vae", "digits"])
+    'vae'
+    """
+    switches = {"--" + key.replace("_", "-") for owner in (train, DataFlags, Common) for key, hint in get_type_hints(owner).items() if hint is bool}
+    tokens = list(tokens)
+    while tokens:
+        token = tokens.pop(0)
+        if not token.startswith("-"):
+            return token
+        if token not in switches and token not in ("--help", "-h") and "=" not in token and tokens:
+            tokens.pop(0)
+    return None

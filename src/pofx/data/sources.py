@@ -1,0 +1,215 @@
+"""What a person types → a `Source`. DATA is `name[:part][:transform]`.
+
+    digits, mnist, fashion-mnist, binarized-mnist, cifar10, ir-solar, noto-emoji, timeseries:NAME    named sets
+    path                a folder, .npz, .npy, IDX (.gz), .parquet, or one image; write ./digits for a folder called like a set
+    hf:owner/name       a set on the Hub
+    part                train, valid, calib or test
+    transform           threshold (two levels, at the middle), dynamic (two levels, drawn)
+
+`digits` is inside scikit-learn. The other names are looked up in the folder $POFX_DATA, then on the Hub where it has them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pofx.data import files
+from pofx.data.arrays import Numbered, Rows, Source, as_images
+from pofx.data.transforms import over_white
+from pofx.errors import InputError, nearest
+
+PARTS = ("train", "valid", "calib", "test")
+TRANSFORMS = ("threshold", "dynamic")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """DATA, taken apart.
+
+    Attributes:
+        text: what was typed.
+        base: without part and transform: a name, a path, or hf:owner/name.
+        part: train, valid, calib, test, or None.
+        transform: threshold, dynamic, or None.
+    """
+
+    text: str
+    base: str
+    part: str | None = None
+    transform: str | None = None
+
+    @property
+    def name(self) -> str:
+        """For headings: a named set as typed, a path by its last part."""
+        return self.base if is_name(self.base) else Path(self.base).expanduser().resolve().name or self.base
+
+
+def parse(spec: str | Path) -> Spec:
+    """Take DATA apart; raises InputError.
+
+    >>> parse("mnist:test:threshold")
+    Spec(text='mnist:test:threshold', base='mnist', part='test', transform='threshold')
+    """
+    text = str(spec)
+    base, part, transform = text, None, None
+    while not Path(base).expanduser().exists():  # a folder may have a colon in its name
+        head, colon, last = base.rpartition(":")
+        if not colon or not head:
+            break
+        if last in PARTS and part is None:
+            base, part = head, last
+        elif last in TRANSFORMS and transform is None:
+            base, transform = head, last
+        elif last in (*PARTS, *TRANSFORMS):
+            raise InputError(f"{text!r}: one part and one transform at most, e.g. {head.split(':')[0]}:test:threshold.")
+        elif head in SETS and head != "timeseries":
+            raise InputError(f"{text!r}: {last!r} is no part and no transform. {nearest(last, (*PARTS, *TRANSFORMS))}")
+        else:
+            break
+    if not base:
+        raise InputError("DATA is empty. Try digits, or a folder of images.")
+    return Spec(text, base, part, transform)
+
+
+def is_name(base: str) -> bool:
+    """Whether this is a named set or a set on the Hub (and not a path)."""
+    return base.split(":")[0] in SETS or base.startswith("hf:")
+
+
+def find(spec: Spec, limit: int) -> Source:
+    """The set that was asked for; `limit` bytes may be declared by one array; raises InputError."""
+    base = spec.base
+    if base.startswith("hf:"):
+        return files.read_hub(base[3:], base)
+    name, _, rest = base.partition(":")
+    if name in SETS and (not rest or name == "timeseries"):
+        return _named(name, rest, limit)
+    path = Path(base).expanduser()
+    try:
+        exists = path.exists()
+    except (OSError, ValueError):  # too long a name, a zero byte
+        exists = False
+    if exists:
+        return files.read(path, spec.name, limit)
+    if path.suffix or "/" in base or os.sep in base:
+        raise InputError(f"There is no file or folder {base!r} (looked in {Path.cwd()}). Give a path that exists, or a set such as digits.")
+    raise InputError(f"There is no set, file or folder {base!r}. {nearest(name, SETS)}")
+
+
+def _named(name: str, rest: str, limit: int) -> Source:
+    found = SETS[name]
+    root = os.environ.get("POFX_DATA")
+    if name == "digits" or root:
+        source = found.read(Path(root or "").expanduser(), rest, limit)
+        if source is not None:
+            return source
+    where = f"in POFX_DATA={root}" if root else "anywhere: POFX_DATA is not set"
+    fix = f"export POFX_DATA=FOLDER, where FOLDER holds {found.files}"
+    if not found.hub:
+        raise InputError(f"The set {name!r} is not {where}. It is not on the Hub. Fix: {fix}.")
+    try:
+        return files.read_hub(found.hub, name)
+    except InputError as error:
+        raise InputError(f"The set {name!r} is not {where}, and hf:{found.hub} did not answer.\n{error}\nFix: {fix}.") from error
+
+
+# Named sets: each reads its files below $POFX_DATA, or returns None where they are not there ---------------------------------------------
+
+
+def _digits(root: Path, rest: str, limit: int) -> Source:
+    """1,797 handwritten digits, 8×8, values 0 … 16 (UCI optdigits test part, in scikit-learn). No published test part."""
+    from sklearn.datasets import load_digits
+
+    bunch: Any = load_digits()
+    x = as_images(bunch.images.astype(np.uint8), "digits")
+    return Source({"all": Rows(x, Numbered("digits", np.arange(len(x))), bunch.target)}, 17, tuple("0123456789"))
+
+
+def _idx_set(name: str, *folders: str, class_names: tuple[str, ...]) -> Callable[[Path, str, int], Source | None]:
+    def read(root: Path, rest: str, limit: int) -> Source | None:
+        for folder in folders:
+            parts = files._idx_pair(root / folder)
+            if len(parts) == 2:
+                found = files.read_idx_parts(parts, name, limit, 256)
+                return Source(found.parts, 256, class_names)
+        return None
+
+    return read
+
+
+def _npz_set(name: str, file: str, levels: int, class_names: tuple[str, ...] | None = None) -> Callable[[Path, str, int], Source | None]:
+    def read(root: Path, rest: str, limit: int) -> Source | None:
+        if not (root / file).is_file():
+            return None
+        found = files.read_npz(root / file, name, limit)
+        return Source(found.parts, levels, class_names or found.class_names)
+
+    return read
+
+
+def _noto_emoji(root: Path, rest: str, limit: int) -> Source | None:
+    """RGBA; composited over white, as the files of a folder are."""
+    found = _npz_set("noto-emoji", "noto_emoji32.npz", 256)(root, rest, limit)
+    if found is None:
+        return None
+    parts = {part: Rows(over_white(np.asarray(rows.images)), rows.ids, rows.y) for part, rows in found.parts.items()}
+    return Source(parts, 256, notes=("alpha over white",))
+
+
+def _timeseries(root: Path, rest: str, limit: int) -> Source | None:
+    """Real series as images 1×1×N: 256 equal steps between the least and the largest value of train; test is clipped to them."""
+    path = root / "timeseries.npz"
+    if not path.is_file():
+        return None
+    arrays = files.npz_arrays(path, limit)
+    known = sorted(key.removesuffix("_x_train") for key in arrays if key.endswith("_x_train"))
+    if rest not in known:
+        hint = nearest(rest, known) if rest else f"Known: {', '.join(known)}."
+        raise InputError(f"Which series? timeseries:{rest or 'NAME'} is not there. {hint} Try timeseries:{known[0]}.")
+    train = arrays[f"{rest}_x_train"].astype(np.float64)
+    low, high = float(train.min()), float(train.max())
+    parts = {}
+    for part in ("train", "test"):
+        x = arrays[f"{rest}_x_{part}"].astype(np.float64)
+        if not np.isfinite(x).all():
+            raise InputError(f"{path}: {rest}_x_{part} has values that are not finite. Fill or drop them.")
+        steps = np.clip(np.floor((x - low) / ((high - low) or 1) * 256), 0, 255).astype(np.uint8)
+        parts[part] = Rows(steps[:, None, None], Numbered(f"timeseries:{rest}/{part}", np.arange(len(x))), arrays[f"{rest}_y_{part}"].astype(str))
+    return Source(parts, 256, notes=(f"256 steps of {low:.6g} … {high:.6g}",))
+
+
+@dataclass(frozen=True)
+class Named:
+    """A named set: its reader, its place on the Hub if it has one, and the files it is looked up as."""
+
+    read: Callable[[Path, str, int], Source | None]
+    hub: str | None
+    files: str
+
+
+_FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+_CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_DIGITS = tuple("0123456789")
+
+SETS: dict[str, Named] = {
+    "digits": Named(_digits, None, "nothing: it is inside scikit-learn"),
+    "mnist": Named(_idx_set("mnist", "mnist", class_names=_DIGITS), "ylecun/mnist", "mnist/train-images-idx3-ubyte.gz and its three kin"),
+    "fashion-mnist": Named(
+        _idx_set("fashion-mnist", "fashion", "fashion-mnist", class_names=_FASHION),
+        "zalando-datasets/fashion_mnist",
+        "fashion/train-images-idx3-ubyte.gz and its three kin",
+    ),
+    "binarized-mnist": Named(
+        _npz_set("binarized-mnist", "binarized_mnist.npz", 2, _DIGITS), None, "binarized_mnist.npz (x_train, x_valid, x_test of 0 and 1)"
+    ),
+    "cifar10": Named(_npz_set("cifar10", "cifar10.npz", 256, _CIFAR), "uoft-cs/cifar10", "cifar10.npz (x_train, y_train, x_test, y_test)"),
+    "ir-solar": Named(_npz_set("ir-solar", "ir_solar_modules.npz", 256), None, "ir_solar_modules.npz (x_train, y_train, x_test, y_test)"),
+    "noto-emoji": Named(_noto_emoji, None, "noto_emoji32.npz (x_train, x_test, RGBA)"),
+    "timeseries": Named(_timeseries, None, "timeseries.npz (NAME_x_train, NAME_y_train, NAME_x_test, NAME_y_test)"),
+}

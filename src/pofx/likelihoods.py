@@ -1,0 +1,252 @@
+"""Output heads: distributions over the integers {0 … L−1} of one pixel, made from a network's numbers.
+
+A head turns parameters `(n, P, *S)` into a distribution over pixels `(n, C, *S)`; S is `(H, W)` in a full pass and empty in
+an incremental step. Every head sums to one exactly: there is no clamp and no density in disguise.
+
+    Bernoulli        p(1) = σ(l)                                                             L = 2
+    Categorical      softmax over the L levels of each sub-pixel
+    Logistic         mass of the bin around x under Logistic(μ, s), open at both ends        one per sub-pixel
+    LogisticMixture  Σ_k π_k ∏_c P(x_c | μ_kc(x_<c), s_kc)                                   Salimans et al. 2017
+
+On [−1, 1] neighbouring levels are 2/(L−1) apart. With a = (x + half − μ)/s, b = (x − half − μ)/s, w = a − b = 2/((L−1)s):
+log(σ(a) − σ(b)) = log σ(a) + log σ(−b) + log(−expm1(−w)), where w is taken directly, never by subtraction.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pofx.errors import InputError
+from pofx.model import inverse_cdf
+from pofx.space import ImageSpace
+
+LikelihoodName = Literal["auto", "bernoulli", "categorical", "logistic", "logistic-mixture"]
+
+
+def log_bin_mass(x: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
+    """log P(x) of the discretized logistic, any broadcastable shapes, nats.
+
+    Args:
+        x: integers 0 … levels−1 as floats.
+        mean: on [−1, 1]; log_scale: of the same unit, clamped below at −7.
+
+    >>> x = torch.arange(256.0)
+    >>> bool(abs(log_bin_mass(x, torch.tensor(0.3), torch.tensor(-7.0), 256).double().exp().sum() - 1) < 1e-6)
+    True
+    """
+    log_scale = log_scale.clamp(min=-7)
+    inverse = torch.exp(-log_scale)
+    half = 1 / (levels - 1)
+    centred = x * (2 * half) - 1 - mean
+    upper, lower = (centred + half) * inverse, (centred - half) * inverse
+    log_below = F.logsigmoid(upper)  # log P(≤ x)
+    log_above = F.logsigmoid(-lower)  # log P(≥ x)
+    inner = log_below + log_above + torch.log(-torch.expm1(-2 * half * inverse))
+    return torch.where(x <= 0, log_below, torch.where(x >= levels - 1, log_above, inner))
+
+
+class PixelDistribution(ABC):
+    """A distribution over pixels `(n, C, *S)`; channels of a pixel may depend on earlier ones, pixels do not."""
+
+    def __init__(self, space: ImageSpace, parameters: Tensor) -> None:
+        self.space = space
+        # Numbers that end in a likelihood are computed in float32 or better, whatever the body ran in.
+        self.parameters = parameters if parameters.dtype in (torch.float32, torch.float64) else parameters.float()
+
+    @abstractmethod
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x_c | x_<c) of integers `(n, C, *S)`: the same shape, nats; their sum is log p(x)."""
+
+    @abstractmethod
+    def table(self, channel: int, earlier: Tensor) -> Tensor:
+        """log p(· | earlier) of one channel given the earlier ones `(n, channel, *S)`: `(n, *S, levels)` nats."""
+
+    @property
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """E[x], `(n, C, *S)`, a float in 0 … levels−1, differentiable."""
+
+    @final
+    def sample(self, u: Tensor) -> Tensor:
+        """Draw integers `(n, C, *S)` by the inverse CDF of uniforms `u` `(n, C, *S)`: int64."""
+        x = torch.zeros(u.shape, dtype=torch.long, device=u.device)
+        for c in range(self.space.channels):
+            x[:, c] = inverse_cdf(self.table(c, x[:, :c]).double(), u[:, c])
+        return x
+
+
+class _Independent(PixelDistribution):
+    """Heads whose channels are independent given the parameters: one table of all levels."""
+
+    @abstractmethod
+    def tables(self) -> Tensor:
+        """`(n, C, *S, levels)` nats."""
+
+    def table(self, channel: int, earlier: Tensor) -> Tensor:
+        return self.tables()[:, channel]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.tables().gather(-1, x.long()[..., None])[..., 0]
+
+    @property
+    def mean(self) -> Tensor:
+        tables = self.tables()
+        return tables.exp() @ torch.arange(self.space.levels, dtype=tables.dtype, device=tables.device)
+
+
+class BernoulliPixels(_Independent):
+    def tables(self) -> Tensor:
+        return torch.stack([F.logsigmoid(-self.parameters), F.logsigmoid(self.parameters)], -1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return F.logsigmoid(torch.where(x > 0, self.parameters, -self.parameters))
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.sigmoid(self.parameters)
+
+
+class CategoricalPixels(_Independent):
+    def tables(self) -> Tensor:
+        n, _, *size = self.parameters.shape
+        logits = self.parameters.reshape(n, self.space.channels, self.space.levels, *size)
+        return logits.movedim(2, -1).log_softmax(-1)
+
+
+class LogisticPixels(_Independent):
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        mean, log_scale = self.parameters.chunk(2, 1)
+        return mean, log_scale
+
+    def tables(self) -> Tensor:
+        mean, log_scale = self._moments()
+        x = torch.arange(self.space.levels, dtype=mean.dtype, device=mean.device)
+        return log_bin_mass(x, mean[..., None], log_scale[..., None], self.space.levels)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        mean, log_scale = self._moments()
+        return log_bin_mass(x.to(mean.dtype), mean, log_scale, self.space.levels)
+
+
+class LogisticMixturePixels(PixelDistribution):
+    def __init__(self, space: ImageSpace, parameters: Tensor, components: int) -> None:
+        super().__init__(space, parameters)
+        n, _, *size = parameters.shape
+        c, k = space.channels, components
+        logits, means, log_scales, coupling = self.parameters.split([k, c * k, c * k, c * (c - 1) // 2 * k], 1)
+        self.log_pi = logits.log_softmax(1)  # (n, K, *S)
+        self.means = means.reshape(n, c, k, *size)
+        self.log_scales = log_scales.reshape(n, c, k, *size)
+        self.coupling = torch.tanh(coupling.reshape(n, c * (c - 1) // 2, k, *size))
+
+    def _mean(self, channel: int, earlier: Tensor) -> Tensor:
+        """μ_kc given the true (integer) values of earlier channels, eq. 3: `(n, K, *S)`."""
+        mean = self.means[:, channel]
+        first = channel * (channel - 1) // 2
+        for other in range(channel):
+            value = earlier[:, other].to(mean.dtype) * (2 / (self.space.levels - 1)) - 1
+            mean = mean + self.coupling[:, first + other] * value[:, None]
+        return mean
+
+    def _posterior(self, channel: int, earlier: Tensor) -> Tensor:
+        """log of π_k ∏_{c' < channel} p_k(x_c'), not normalised: `(n, K, *S)`. The component is shared by all channels."""
+        joint = self.log_pi
+        for c in range(channel):
+            x = earlier[:, c, None].to(joint.dtype)
+            joint = joint + log_bin_mass(x, self._mean(c, earlier), self.log_scales[:, c], self.space.levels)
+        return joint
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        joint, before, out = self.log_pi, None, []
+        for c in range(self.space.channels):
+            mass = log_bin_mass(x[:, c, None].to(joint.dtype), self._mean(c, x), self.log_scales[:, c], self.space.levels)
+            joint = joint + mass
+            total = joint.logsumexp(1)
+            out.append(total if before is None else total - before)
+            before = total
+        return torch.stack(out, 1)
+
+    def table(self, channel: int, earlier: Tensor) -> Tensor:
+        weights = self._posterior(channel, earlier).log_softmax(1)
+        mean, log_scale = self._mean(channel, earlier), self.log_scales[:, channel]
+        x = torch.arange(self.space.levels, dtype=mean.dtype, device=mean.device)
+        mass = log_bin_mass(x, mean[..., None], log_scale[..., None], self.space.levels)
+        return torch.logsumexp(weights[..., None] + mass, 1)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x], each channel given the means of the earlier ones (an approximation only where channels are coupled)."""
+        out: list[Tensor] = []
+        values = torch.arange(self.space.levels, dtype=self.means.dtype, device=self.means.device)
+        for c in range(self.space.channels):
+            earlier = torch.stack(out, 1) if out else self.means[:, :0, 0]
+            mean, log_scale = self._mean(c, earlier), self.log_scales[:, c]
+            mass = log_bin_mass(values, mean[..., None], log_scale[..., None], self.space.levels).exp()
+            out.append((self.log_pi.exp() * (mass @ values)).sum(1))
+        return torch.stack(out, 1)
+
+
+class Likelihood:
+    """A head by name: how many parameters it needs per pixel, and the distribution that they make.
+
+    Args:
+        name: "auto" takes "bernoulli" for 2 levels and `default` otherwise.
+        components: of the mixture.
+
+    Raises:
+        InputError: an unknown name, or "bernoulli" where there are more than 2 levels.
+
+    >>> head = Likelihood("auto", ImageSpace(3, 4, 4), default="logistic-mixture", components=5)
+    >>> head.name, head.size
+    ('logistic-mixture', 50)
+    """
+
+    names = ("bernoulli", "categorical", "logistic", "logistic-mixture")
+
+    def __init__(self, name: str, space: ImageSpace, *, default: str = "categorical", components: int = 10) -> None:
+        if name == "auto":
+            name = "bernoulli" if space.levels == 2 else default
+        if name not in self.names:
+            raise InputError(f"likelihood={name!r} is unknown; use auto, {', '.join(self.names)}.")
+        if name == "bernoulli" and space.levels != 2:
+            raise InputError(f"likelihood='bernoulli' needs 2 levels, found {space.levels}. Use --likelihood categorical, or data like mnist:threshold.")
+        if components < 1:
+            raise InputError(f"components={components}: at least 1 is needed.")
+        c = space.channels
+        self.name, self.space, self.components = name, space, components
+        self.size = {
+            "bernoulli": c,
+            "categorical": c * space.levels,
+            "logistic": 2 * c,
+            "logistic-mixture": components * (1 + 2 * c + c * (c - 1) // 2),
+        }[name]
+
+    def __call__(self, parameters: Tensor) -> PixelDistribution:
+        """`(n, size, *S)` → a distribution over `(n, C, *S)`."""
+        if self.name == "bernoulli":
+            return BernoulliPixels(self.space, parameters)
+        if self.name == "categorical":
+            return CategoricalPixels(self.space, parameters)
+        if self.name == "logistic":
+            return LogisticPixels(self.space, parameters)
+        return LogisticMixturePixels(self.space, parameters, self.components)
+
+
+def normalised(x: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
+    """Integers 0 … levels−1 → [−1, 1], the scale that networks see."""
+    return x.to(dtype) * (2 / (levels - 1)) - 1
+
+
+def nats_to_bits_per_dim(nats: Tensor | float, dims: int) -> Tensor | float:
+    """nats of a whole image → bits per sub-pixel.
+
+    >>> nats_to_bits_per_dim(8 * math.log(2), 8)
+    1.0
+    """
+    return nats / (dims * math.log(2))

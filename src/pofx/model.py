@@ -1,0 +1,429 @@
+"""READ FIRST. What a model is, and what it can honestly tell.
+
+A model is a distribution over images of small integers. `x` at every boundary is uint8 `(n, C, H, W)` with values in
+{0 … levels−1}; scaling lives inside. What a model can tell is a *type*, never a flag:
+
+    Sampler          x ~ p(x)                        all but classifiers and plain autoencoders
+    ExactLikelihood  log p(x)                        autoregressive
+    Autoregressive   log p(x_i | x_<i), one group of sub-pixels at a time
+    LowerBound       E_q[log p(x,z) − log q(z|x)] ≤ log p(x)      variational
+    Encoder, Decoder z of x, and x of z              autoencoder, VAE; a GAN decodes only
+    Features         a vector for a supervised model to start from
+    Critic           realism, unitless               adversarial
+    Labeler          log p(y | x)                    discriminative, and Bayes over p(x | y)
+
+All nats. log_prob ≤ 0; a `Score` holds the cost −log p ≥ 0, in nats, so that bits/dim = nats / (dims · ln 2).
+Tasks ask for capabilities and never for a concrete model; training asks for `objectives()`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self, TypeVar, final
+
+import torch
+from torch import Tensor, nn
+
+from pofx.errors import CapabilityError, InputError
+from pofx.noise import Noise
+from pofx.space import ImageSpace
+from pofx.views import View
+
+Kind = Literal["exact", "lower bound", "estimate"]
+Progress = Callable[[int, int], None]  # (done, total)
+
+M = TypeVar("M", bound="ImageModel")
+
+SAMPLE_CHUNK = 256  # images drawn at once: bounds the memory of any n
+
+
+@dataclass(frozen=True)
+class Score:
+    """The cost of images under a model, with its kind.
+
+    Attributes:
+        nats: `(n,)`, −log p(x | given) or what stands for it. A "lower bound" bounds log p from below, the cost from above.
+        kind: how honest the number is; printed as =, ≤ or ≈.
+        dims: sub-pixels that were paid for (known ones are not).
+        given: the view that was known, or None; scores with and without are never put in one column.
+
+    >>> Score(torch.tensor([8 * math.log(2)]), "exact", dims=8).bits_per_dim
+    tensor([1.0000])
+    """
+
+    nats: Tensor
+    kind: Kind
+    dims: int
+    given: View | None = None
+
+    @property
+    def bits_per_dim(self) -> Tensor:
+        return self.nats / (self.dims * math.log(2))
+
+    @property
+    def sign(self) -> str:
+        """How the *cost* relates to the true one: a lower bound on log p is an upper bound on the cost."""
+        return {"exact": "=", "lower bound": "≤", "estimate": "≈"}[self.kind]
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """log p(y | x): `(n, classes)` nats, and its kind."""
+
+    log_prob: Tensor
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loss sees: `x` uint8 `(n, C, H, W)`, `y` int64 `(n,)` or None, and the view's value or None."""
+
+    x: Tensor
+    y: Tensor | None = None
+    given: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where training stands: `step` from 0, `progress` in [0, 1), and the noise of this step, keyed by image."""
+
+    step: int
+    progress: float
+    noise: Noise
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """An optimizer by its name in `torch.optim`, with warm-up (share of all steps) and a schedule."""
+
+    name: Literal["AdamW", "Adam", "RMSprop", "SGD"] = "AdamW"
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: float = 0.02
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One player of the training game: which parameters go downhill on which loss, and how.
+
+    Attributes:
+        name: shown in logs; unique within a model.
+        parameters: the module whose parameters this objective moves.
+        loss: `(batch, context) → (scalar, logs)`; `logs` are scalars, among them `bits_per_dim` where the loss is one.
+        every: run on each `every`-th step (a generator that moves once per five critic steps has 5).
+        clip: largest gradient norm, or None.
+        after: called when the step has been made (weight clipping).
+    """
+
+    name: str
+    parameters: nn.Module
+    loss: Callable[[Batch, Context], tuple[Tensor, dict[str, Tensor]]]
+    every: int = 1
+    optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
+    clip: float | None = 1.0
+    after: Callable[[], None] | None = None
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Switch a module to evaluation (BatchNorm by its stored statistics), and back."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
+class ImageModel(nn.Module, ABC):
+    """Base of every model. `__init__` stores its arguments unchanged under their names: they ARE the configuration.
+
+    Args:
+        space: what images may be.
+        given: the view that the model conditions on; None for p(x).
+    """
+
+    family: ClassVar[tuple[str, ...]]  # its place in the taxonomy, e.g. ("explicit", "tractable", "autoregressive")
+    paper: ClassVar[str]
+    smallest: ClassVar[tuple[int, int]] = (1, 1)  # (height, width)
+    refuses: ClassVar[dict[type[View], str]] = {}  # views it cannot condition on, with the reason
+
+    def __init__(self, space: ImageSpace, given: View | None = None) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if space.height < self.smallest[0] or space.width < self.smallest[1]:
+            raise InputError(f"{name} needs images of at least {self.smallest[0]}×{self.smallest[1]}, found {space.height}×{space.width}.")
+        if given is not None:
+            for view, reason in self.refuses.items():
+                if isinstance(given, view):
+                    raise InputError(f"{name} cannot take given={type(given).__name__}: {reason}")
+            given.check_space(space)
+        self.space = space
+        self.given = given
+
+    @classmethod
+    @abstractmethod
+    def small(cls, space: ImageSpace, given: View | None = None) -> Self:
+        """A tiny instance (≤ 50 k parameters) for tests."""
+
+    @abstractmethod
+    def objectives(self) -> Sequence[Objective]:
+        """What training minimises; the same objects' names on every call."""
+
+    def initialise(self, batch: Batch) -> None:
+        """Data-dependent initialisation; runs once, before the first step, on one batch. A hook: the default does nothing."""
+
+    @final
+    def config(self) -> dict[str, Any]:
+        """The arguments that made this model, by name."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    @final
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @final
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @final
+    @property
+    def dims(self) -> int:
+        """Sub-pixels that cost something: all but those the view makes known."""
+        return self.space.dims if self.given is None else self.given.dims(self.space)
+
+    @final
+    def check_given(self, given: Any, n: int) -> Tensor | None:
+        """The view's value for n images on this model's device, checked; None for an unconditional model."""
+        if self.given is None:
+            if given is not None:
+                raise InputError(f"This {type(self).__name__} is p(x): it was made without given=. Train one with e.g. --given label.")
+            return None
+        if given is None:
+            view = type(self.given).__name__
+            raise InputError(f"This {type(self).__name__} is p(x | {view.lower()}): pass given=, a value of {self.given}.")
+        return self.given.check(given, n, self.space).to(self.device)
+
+    @final
+    def known(self) -> Tensor | None:
+        """Sub-pixels that the view fixes, bool `(C, H, W)` on this model's device, or None."""
+        known = None if self.given is None else self.given.known(self.space)
+        return None if known is None else known.to(self.device)
+
+    @final
+    def unknown_sum(self, nats: Tensor) -> Tensor:
+        """Sum `(n, C, H, W)` over the sub-pixels that cost something: `(n,)`."""
+        known = self.known()
+        return (nats if known is None else nats.masked_fill(known, 0)).flatten(1).sum(1)
+
+    @final
+    def copy_known(self, x: Tensor, given: Tensor | None) -> Tensor:
+        """`x` uint8 `(n, C, H, W)` with the known sub-pixels put in their places, bit for bit."""
+        known = self.known()
+        if known is None or given is None or self.given is None:
+            return x
+        return torch.where(known, self.given.fill(given, self.space), x)
+
+    @final
+    def batch(self, x: Tensor, y: Tensor | None = None) -> Batch:
+        """Check images and labels, compute the view's value, and move all to this model's device."""
+        x = self.space.check(x)
+        given = None if self.given is None else self.given.value(x, y).to(self.device)
+        return Batch(x.to(self.device), None if y is None else y.to(self.device), given)
+
+
+class Sampler(ImageModel):
+    """True draws from the model."""
+
+    @abstractmethod
+    def draw(self, given: Tensor | None, noise: Noise, progress: Progress | None) -> Tensor:
+        """One image per entry of `noise`, uint8 `(n, C, H, W)`; `given` is checked already."""
+
+    @final
+    def samples(self, n: int, given: Any = None, *, seed: int = 0, first: int = 0, progress: Progress | None = None) -> Iterator[Tensor]:
+        """Like `sample`, in chunks of at most SAMPLE_CHUNK images, so that memory stays bounded for any n."""
+        if n < 1:
+            raise InputError(f"n={n}: ask for at least one sample, e.g. n=16.")
+        given = self.check_given(given, n)
+        for start in range(0, n, SAMPLE_CHUNK):
+            stop = min(start + SAMPLE_CHUNK, n)
+
+            def report(done: int, total: int, start: int = start, size: int = stop - start) -> None:
+                if progress is not None:
+                    progress(start * total + done * size, n * total)
+
+            with torch.inference_mode(), evaluating(self):
+                part = None if given is None else given[start:stop]
+                images = self.draw(part, Noise(seed, torch.arange(first + start, first + stop)), report)
+            yield images
+
+    @final
+    def sample(self, n: int, given: Any = None, *, seed: int = 0, first: int = 0, progress: Progress | None = None) -> Tensor:
+        """Draw n images: uint8 `(n, C, H, W)`, images first … first+n−1 of `seed`, whatever the batch.
+
+        Args:
+            given: the view's value for each image, or one for all; needed where the model is conditional.
+            progress: called with (done, total) as work goes on.
+
+        Raises:
+            InputError: n < 1, or `given` missing, superfluous or wrong.
+        """
+        return torch.cat(list(self.samples(n, given, seed=seed, first=first, progress=progress)))
+
+
+class ExactLikelihood(ImageModel):
+    @abstractmethod
+    def log_prob(self, x: Tensor, given: Any = None) -> Tensor:
+        """log p(x | given), exactly: `(n,)` nats."""
+
+
+class Steps(ABC):
+    """An image set in the making: `distribution()` of the next group given all fixed ones, then `fix(values)`."""
+
+    @abstractmethod
+    def distribution(self) -> Tensor:
+        """log p(next group | fixed): log-probabilities, `(n, sub-pixels of the group, levels)` nats."""
+
+    @abstractmethod
+    def fix(self, values: Tensor) -> None:
+        """Set the next group to `values`, integers `(n, sub-pixels of the group)`."""
+
+
+class Autoregressive(ExactLikelihood, Sampler):
+    """p(x) = ∏ p(x_i | x_<i). The product of the distributions read step by step equals `log_prob`."""
+
+    @abstractmethod
+    def conditional_log_prob(self, x: Tensor, given: Tensor | None) -> Tensor:
+        """log p(x_i | x_<i) of every sub-pixel in one pass: `(n, C, H, W)` nats. `x` holds integers, as uint8 or, where a
+        gradient by x is wanted (receptive fields), as floats; `given` is checked already."""
+
+    @final
+    def log_prob(self, x: Tensor, given: Any = None) -> Tensor:
+        x = self.space.check(x).to(self.device)
+        return self.unknown_sum(self.conditional_log_prob(x, self.check_given(given, len(x))))
+
+    @abstractmethod
+    def order(self) -> list[Tensor]:
+        """Groups of flat sub-pixel indices into (C, H, W), each group independent given the earlier ones."""
+
+    @abstractmethod
+    def begin(self, n: int, given: Any = None) -> Steps:
+        """Start n images from nothing."""
+
+    @final
+    def draw(self, given: Tensor | None, noise: Noise, progress: Progress | None) -> Tensor:
+        return self.continue_(given, noise, progress)
+
+    @final
+    def continue_(
+        self, given: Tensor | None, noise: Noise, progress: Progress | None = None, adjust: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Draw every unknown sub-pixel in order; known ones are copied. `adjust` maps log-probabilities (then: not samples of p)."""
+        n, space, groups = len(noise), self.space, self.order()
+        view = self.given
+        known = torch.zeros(space.dims, dtype=torch.bool)
+        x = torch.zeros(n, space.dims, dtype=torch.long, device=self.device)
+        if view is not None and given is not None and (mask := view.known(space)) is not None:
+            known, x = mask.flatten(), view.fill(given, space).flatten(1).long()
+        u = noise.uniform("x", space.dims).to(self.device)
+        steps = self.begin(n, given)
+        for done, group in enumerate(groups):
+            if not bool(known[group].all()):
+                logp = steps.distribution()
+                logp = logp.double() if adjust is None else adjust(logp.double())
+                drawn = inverse_cdf(logp, u[:, group])
+                x[:, group] = torch.where(known[group].to(x.device), x[:, group], drawn)
+            steps.fix(x[:, group])
+            if progress is not None:
+                progress(done + 1, len(groups))
+        return x.to(torch.uint8).reshape(n, *space.shape)
+
+
+def inverse_cdf(log_prob: Tensor, u: Tensor) -> Tensor:
+    """The value whose cumulative probability first exceeds u: `(…, levels)` nats, `(…)` in (0,1) → int64 `(…)`."""
+    cdf = log_prob.softmax(-1).cumsum(-1)
+    return (u[..., None] * cdf[..., -1:] > cdf).sum(-1).clamp_(max=log_prob.shape[-1] - 1)
+
+
+class LowerBound(ImageModel):
+    @abstractmethod
+    def elbo(self, x: Tensor, given: Any = None, *, samples: int = 1, seed: int = 0) -> Tensor:
+        """E_q[log p(x,z|given) − log q(z|x)] ≤ log p(x|given), by `samples` draws of z: `(n,)` nats. Noise is keyed by the image itself."""
+
+    @abstractmethod
+    def log_prob_estimate(self, x: Tensor, given: Any = None, *, samples: int, seed: int = 0) -> Tensor:
+        """log of the mean importance weight over `samples` draws (Burda et al. 2016): `(n,)` nats; a stochastic lower bound that grows with samples."""
+
+
+class Encoder(ImageModel):
+    @abstractmethod
+    def encode(self, x: Tensor, given: Any = None, *, sample: bool = False, seed: int = 0) -> Tensor:
+        """The code of x: `(n, d)`; the mean of q(z|x) unless a sample is asked for."""
+
+
+class Decoder(ImageModel):
+    latent_dims: int
+
+    @abstractmethod
+    def decode(self, z: Tensor, given: Any = None) -> Any:
+        """p(x | z) for `z` `(n, latent_dims)`: a distribution with `.mean` `(n, C, H, W)` in 0 … levels−1, differentiable in z."""
+
+
+class Features(ImageModel):
+    @property
+    @abstractmethod
+    def feature_layers(self) -> Sequence[str]:
+        """Names that `features(layer=)` takes, shallow to deep."""
+
+    @abstractmethod
+    def features(self, x: Tensor, layer: str | None = None) -> Tensor:
+        """A vector per image, `(n, d)`, for a supervised model or a metric."""
+
+
+class Critic(ImageModel):
+    @abstractmethod
+    def realism(self, x: Tensor, given: Any = None) -> Tensor:
+        """The critic's logit, `(n,)`, unitless: higher is more like the training images. No likelihood."""
+
+
+class Labeler(ImageModel):
+    classes: int
+
+    @abstractmethod
+    def label(self, x: Tensor) -> LabelScore:
+        """log p(y | x)."""
+
+
+CAPABILITIES: dict[str, type[ImageModel]] = {
+    c.__name__: c for c in (Sampler, ExactLikelihood, Autoregressive, LowerBound, Encoder, Decoder, Features, Critic, Labeler)
+}
+
+
+def capabilities(model: ImageModel | type[ImageModel]) -> list[str]:
+    """Names of what a model (or a class) can do.
+
+    >>> from pofx.models.autoregressive.pixelcnn import PixelCNN
+    >>> capabilities(PixelCNN)
+    ['Sampler', 'ExactLikelihood', 'Autoregressive', 'Features']
+    """
+    cls = model if isinstance(model, type) else type(model)
+    return [name for name, c in CAPABILITIES.items() if issubclass(cls, c)]
+
+
+def require(model: ImageModel, *wanted: type[M], to: str) -> M:
+    """`model` if it has one of the capabilities, else CapabilityError naming what it can give instead."""
+    if isinstance(model, wanted):
+        return model
+    has = ", ".join(capabilities(model)) or "nothing yet"
+    need = " or ".join(c.__name__ for c in wanted)
+    extra = " A GAN has no likelihood; use its samples (pofx sample) or pofx evaluate --features RUN." if isinstance(model, Critic) and ExactLikelihood in wanted else ""
+    raise CapabilityError(f"{type(model).__name__} cannot {to}: that needs {need}, and it has {has}.{extra}")

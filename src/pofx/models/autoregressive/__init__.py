@@ -1,0 +1,1 @@
+"""Explicit, tractable: p(x) = ∏ p(x_i | x_<i)."""

@@ -1,0 +1,1 @@
+"""Discriminative: p(y | x)."""

@@ -1,0 +1,51 @@
+"""How a network takes in a view: the one embedding mechanism, used by every model and every view.
+
+A view's features, a vector `(n, K)` or planes `(n, K, H, W)`, become one context `(n, width, 1, 1)` or `(n, width, H, W)`.
+Each layer that wants it adds a 1×1 projection of the context, pooled to its own size. The context is given, so it may look
+everywhere: no mask applies to it.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pofx.model import ImageModel
+
+
+class Context(nn.Module):
+    """The view's value → context `(n, width, 1, 1)` for vectors, `(n, width, H, W)` for planes."""
+
+    def __init__(self, model: ImageModel, width: int) -> None:
+        super().__init__()
+        self.space, self.view = model.space, model.given
+        self.width = width
+        if self.view is None:
+            return
+        shape = self.view.feature_shape(self.space)
+        if len(shape) == 1:
+            self.embed: nn.Module = nn.Conv2d(shape[0], width, 1)
+        else:
+            self.embed = nn.Sequential(
+                nn.Conv2d(shape[0], width, 5, padding=2), nn.ReLU(), nn.Conv2d(width, width, 5, padding=2), nn.ReLU(), nn.Conv2d(width, width, 1)
+            )
+
+    def forward(self, value: Tensor | None) -> Tensor | None:
+        if self.view is None or value is None:
+            return None
+        weight = next(self.embed.parameters())
+        features = self.view.features(value, self.space).to(weight.dtype)
+        return self.embed(features if features.ndim == 4 else features[:, :, None, None])
+
+    def into(self, features: int) -> nn.Module:
+        """A projection of the context into a layer of `features` channels; an empty module where there is no view."""
+        return nn.Identity() if self.view is None else nn.Conv2d(self.width, features, 1)
+
+
+def project(layer: nn.Module, context: Tensor | None, size: tuple[int, int] | None = None) -> Tensor | float:
+    """What a layer adds for its context: `(n, F, 1 or H, 1 or W)`, pooled to `size`; 0 where there is none."""
+    if context is None:
+        return 0.0
+    if size is not None and context.shape[2:] != (1, 1) and tuple(context.shape[2:]) != size:
+        context = F.adaptive_avg_pool2d(context, size)
+    return layer(context)

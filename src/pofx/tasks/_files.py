@@ -1,0 +1,75 @@
+"""Files written beside their place and renamed: a killed process never leaves a half-written one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pofx.errors import InputError, RunError
+
+TABLES = (".parquet", ".csv", ".jsonl")
+
+
+def check_out(path: str | Path, suffixes: Sequence[str], *, folder: bool = False) -> Path:
+    """`path` if something of that form can be written there, else InputError now and not after an hour of work."""
+    path = Path(path)
+    kinds = ", ".join(suffixes) + (" or a folder" if folder else "")
+    if path.suffix.lower() not in suffixes and not (folder and path.suffix == ""):
+        raise InputError(f"Cannot write {path}: the ending says the form, and it can be {kinds}. Try -o {path.with_suffix(suffixes[0])}")
+    if path.suffix and path.is_dir():
+        raise InputError(f"{path} is a folder; give a file, e.g. -o {path / ('out' + suffixes[0])}")
+    parent = path.parent if path.suffix else path
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot write to {parent}: {error.strerror or error}. Choose another place with -o.") from error
+    if not os.access(parent, os.W_OK):
+        raise InputError(f"Cannot write to {parent}: permission denied. Choose another place with -o.")
+    return path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"Could not write {path}: {error.strerror or error}. Free some space, or choose another place with -o.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[Any]], metadata: Mapping[str, str] | None = None) -> None:
+    """Columns of equal length as Parquet, CSV or JSONL, chosen by the suffix; `metadata` goes into Parquet's schema."""
+    rows = zip(*columns.values(), strict=True)
+    with writing(path) as temporary:
+        if path.suffix.lower() == ".parquet":
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            table = pa.table(dict(columns)).replace_schema_metadata({f"pofx.{k}": v for k, v in (metadata or {}).items()})
+            pq.write_table(table, temporary)
+        elif path.suffix.lower() == ".csv":
+            with temporary.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(columns)
+                writer.writerows(rows)
+        else:
+            with temporary.open("w", encoding="utf-8") as file:
+                for row in rows:
+                    file.write(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n")

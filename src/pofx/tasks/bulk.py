@@ -1,0 +1,121 @@
+"""One function over many images in one fixed batch shape, so that results do not depend on how images are grouped.
+
+Convolutions of different batch sizes may add in different orders: float32 results then differ in the last bit. Here every call sees
+exactly `BATCH` images; the last batch is filled up by repeating an image and the results are cropped. Image 7 of a thousand gets, bit
+for bit, the number that it gets alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pofx.errors import InputError
+from pofx.model import ImageModel, Progress, evaluating
+
+BATCH = 100
+
+
+class Images(Protocol):
+    """Indexable images with stable names; `pofx.data.Split` is one."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+    def take(self, index: Tensor, /) -> tuple[Tensor, Tensor | None]:
+        """x uint8 `(n, C, H, W)` and y int64 `(n,)` or None, of these rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class TensorImages:
+    """Images that are in memory already, as `Images`; ids are "0", "1", …"""
+
+    x: Tensor
+    y: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return [str(i) for i in range(len(self.x))]
+
+    def take(self, index: Tensor, /) -> tuple[Tensor, Tensor | None]:
+        return self.x[index], None if self.y is None else self.y[index]
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some rows of other images, in the order of `index`, int64 `(n,)`."""
+
+    images: Images
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def ids(self) -> Sequence[str]:
+        ids = self.images.ids
+        return [ids[i] for i in self.index.tolist()]
+
+    def take(self, index: Tensor, /) -> tuple[Tensor, Tensor | None]:
+        return self.images.take(self.index[index])
+
+
+def as_images(images: Images | Tensor) -> Images:
+    """Wrap a tensor; leave anything else."""
+    return TensorImages(images) if isinstance(images, Tensor) else images
+
+
+def subset(images: Images, limit: int | None, *, seed: int = 0) -> Images:
+    """All images, or a fixed random `limit` of them (in their order), the same for equal seed and length."""
+    n = len(images)
+    if limit is None or n <= limit:
+        return images
+    chosen = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:limit]
+    return Subset(images, chosen.sort().values)
+
+
+def everything(images: Images) -> tuple[Tensor, Tensor | None]:
+    """All of it at once: x and y. Only for what is known to be small."""
+    return images.take(torch.arange(len(images)))
+
+
+def per_image(
+    model: ImageModel,
+    function: Callable[[Tensor, Tensor | None], Tensor],
+    images: Images | Tensor,
+    *,
+    progress: Progress | None = None,
+) -> Tensor:
+    """`function(x, y)` over all images, BATCH at a time: its results `(BATCH, …)` joined to `(n, …)` on the CPU.
+
+    Args:
+        function: of x uint8 `(BATCH, C, H, W)` and y int64 `(BATCH,)` or None; row i depends on image i alone.
+        progress: called with (done, n).
+
+    Raises:
+        InputError: no images.
+    """
+    images = as_images(images)
+    n = len(images)
+    if n == 0:
+        raise InputError("There are no images to work on; the set or folder is empty.")
+    parts = []
+    with torch.inference_mode(), evaluating(model):
+        for start in range(0, n, BATCH):
+            index = torch.arange(start, start + BATCH).clamp_(max=n - 1)
+            x, y = images.take(index)
+            parts.append(function(x, y)[: n - start].cpu())
+            if progress is not None:
+                progress(min(start + BATCH, n), n)
+    # Cloned outside of inference mode, so that results are ordinary tensors to the caller
+    return torch.cat(parts).clone()

@@ -1,0 +1,356 @@
+"""How good is the model, honestly? Mean cost with its standard error on train, valid and test, and the gap between them.
+
+    mean = Σ cost / n,   se = sd / √n (n−1 in sd),   gap = mean(test) − mean(train),   se(gap)² = se(test)² + se(train)²
+
+Every number carries its kind. Samplers are compared with real images in the features of another run (Fréchet distance, precision and
+recall), and checked for copies of the training images. A sampler without a likelihood gets no nats: `kind` is then "none".
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pofx.catalog import name_of
+from pofx.errors import InputError
+from pofx.metrics.frechet import Frechet, frechet
+from pofx.metrics.label_coverage import LabelCoverage, label_coverage
+from pofx.metrics.memorization import Evidence, Memorization, copies, membership
+from pofx.metrics.precision_recall import PrecisionRecall, precision_recall
+from pofx.model import ExactLikelihood, Features, ImageModel, Labeler, LowerBound, Progress, Sampler, Score
+from pofx.tasks.bulk import Images, as_images, everything, per_image, subset
+from pofx.tasks.score import costs
+
+if TYPE_CHECKING:
+    from pofx.data import Data
+
+TRAIN_LIMIT = 2000  # training images whose cost is measured
+DRAWS = 2000  # samples drawn for distances, at most
+REFERENCE_LIMIT = 10_000  # real images they are compared with, at most
+NEIGHBOUR_LIMIT = 60_000  # training images searched for copies, at most
+
+SIGNS = {"exact": "=", "lower bound": "≤", "estimate": "≈", "none": ""}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean with its standard error.
+
+    >>> Mean.of(torch.tensor([1.0, 3.0]))
+    Mean(mean=2.0, se=1.0)
+    """
+
+    mean: float
+    se: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> Mean:
+        """Of `(n,)`; one value alone has no standard error (NaN)."""
+        values = values.double()
+        se = float(values.std(correction=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        return cls(float(values.mean()), se)
+
+    def scaled(self, by: float) -> Mean:
+        return Mean(self.mean * by, self.se * by)
+
+    def minus(self, other: Mean) -> Mean:
+        """Of two independent means."""
+        return Mean(self.mean - other.mean, math.hypot(self.se, other.se))
+
+    def to_json(self) -> dict[str, float | None]:
+        return {"mean": self.mean, "se": None if math.isnan(self.se) else self.se}
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """What was measured on one split.
+
+    Attributes:
+        n: images measured, of `of` that there are.
+        kind: "exact", "lower bound", "estimate", or "none".
+        nats, bits_per_dim: mean cost, or None without a likelihood.
+        accuracy, cross_entropy: of a Labeler against the labels; cross-entropy −log p(y | x) in nats.
+        estimate: the importance-weighted numbers of a model with a bound, over `k` draws.
+    """
+
+    split: str
+    n: int
+    of: int
+    kind: str = "none"
+    nats: Mean | None = None
+    bits_per_dim: Mean | None = None
+    accuracy: Mean | None = None
+    cross_entropy: Mean | None = None
+    estimate: SplitResult | None = None
+    k: int | None = None
+
+    @property
+    def sign(self) -> str:
+        """=, ≤ or ≈: how the printed cost relates to the true one."""
+        return SIGNS[self.kind]
+
+    def to_json(self) -> dict[str, Any]:
+        result: dict[str, Any] = {
+            "split": self.split,
+            "n": self.n,
+            "of": self.of,
+            "kind": self.kind,
+            "nats": None if self.nats is None else self.nats.to_json(),
+            "bits_per_dim": None if self.bits_per_dim is None else self.bits_per_dim.mean,
+            "bits_per_dim_se": None if self.bits_per_dim is None else self.bits_per_dim.to_json()["se"],
+        }
+        if self.k is not None:
+            result["k"] = self.k
+        if self.accuracy is not None and self.cross_entropy is not None:
+            result |= {"accuracy": self.accuracy.to_json(), "cross_entropy": self.cross_entropy.to_json()}
+        if self.estimate is not None:
+            result["estimate"] = self.estimate.to_json()
+        return result
+
+
+@dataclass(frozen=True)
+class SampleQuality:
+    """Samples against real images, in the features of one model.
+
+    Attributes:
+        features: name of the run the features come from.
+        frechet: samples against the reference split.
+        real: training images (as many) against the reference split: what perfect samples would get.
+        precision_recall: of samples against the reference split.
+        coverage: classes of the samples, where the features model labels.
+    """
+
+    features: str
+    frechet: Frechet
+    real: Frechet | None
+    precision_recall: PrecisionRecall
+    coverage: LabelCoverage | None
+
+    def to_json(self) -> dict[str, Any]:
+        f, pr = self.frechet, self.precision_recall
+        return {
+            "features": self.features,
+            "frechet": f.distance,
+            "frechet_of_real_images": None if self.real is None else self.real.distance,
+            "n": f.n,
+            "n_reference": f.n_reference,
+            "feature_dims": f.dims,
+            "reliable": f.reliable,
+            "precision": pr.precision,
+            "recall": pr.recall,
+            "density": pr.density,
+            "coverage": pr.coverage,
+            "k": pr.k,
+            "classes": None if self.coverage is None else list(self.coverage.counts),
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Numbers of a model on data; the top level describes `split` (test).
+
+    Attributes:
+        model: its name; data: the heading, transforms included.
+        splits: by name, in the order train, valid, test.
+        gap: cost(test) − cost(train) in nats and in bits/dim, or None.
+        memorization: the flag and its evidence.
+        quality: samples against real images, where a features model was given.
+        notes: what a reader must know.
+    """
+
+    model: str
+    data: str
+    split: str
+    given: str | None
+    splits: dict[str, SplitResult]
+    gap: tuple[Mean, Mean] | None = None
+    memorization: Memorization | None = None
+    quality: SampleQuality | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def main(self) -> SplitResult:
+        return self.splits[self.split]
+
+    def to_json(self) -> dict[str, Any]:
+        result = {"model": self.model, "data": self.data, "given": self.given} | self.main.to_json()
+        result["splits"] = {name: part.to_json() for name, part in self.splits.items()}
+        result["gap"] = None if self.gap is None else {"nats": self.gap[0].to_json(), "bits_per_dim": self.gap[1].to_json()}
+        result["memorization"] = None if self.memorization is None else self.memorization.to_json()
+        result["samples"] = None if self.quality is None else self.quality.to_json()
+        result["notes"] = list(self.notes)
+        return result
+
+
+def _measure(
+    model: ImageModel, name: str, images: Images, of: int, *, samples: int, estimate: int, seed: int, progress: Progress | None
+) -> tuple[SplitResult, Score | None]:
+    result, score = SplitResult(name, len(images), of), None
+    if isinstance(model, ExactLikelihood | LowerBound):
+        score = costs(model, images, samples=samples, seed=seed, progress=progress)
+        result = replace(result, kind=score.kind, nats=Mean.of(score.nats), bits_per_dim=Mean.of(score.bits_per_dim))
+        if estimate and isinstance(model, LowerBound):
+            better = costs(model, images, estimate=estimate, seed=seed, progress=progress)
+            tighter = SplitResult(name, len(images), of, better.kind, Mean.of(better.nats), Mean.of(better.bits_per_dim), k=estimate)
+            result = replace(result, estimate=tighter)
+    if isinstance(model, Labeler) and images.take(torch.tensor([0]))[1] is not None:
+        labeler = model
+
+        def judge(x: Tensor, y: Tensor | None) -> Tensor:
+            assert y is not None
+            log_prob = labeler.label(labeler.space.check(x).to(labeler.device)).log_prob.double().cpu()
+            inside = (y >= 0) & (y < log_prob.shape[1])
+            if not bool(inside.all()):
+                raise InputError(f"Label {int(y[~inside][0])} is outside 0 … {log_prob.shape[1] - 1} of this model.")
+            return torch.stack([(log_prob.argmax(1) == y).double(), -log_prob.gather(1, y[:, None])[:, 0]], 1)
+
+        right, nats = per_image(model, judge, images, progress=progress).unbind(1)
+        result = replace(result, accuracy=Mean.of(right), cross_entropy=Mean.of(nats))
+    return result, score
+
+
+def draws(model: Sampler, n: int, like: Images, *, seed: int = 0, progress: Progress | None = None) -> Tensor:
+    """n samples, uint8 `(n, C, H, W)`; a conditional model is given the view of `like`'s images in turn."""
+    given = None
+    if model.given is not None:
+        x, y = like.take(torch.arange(n) % len(like))
+        given = model.given.value(x, y)
+    return model.sample(n, given, seed=seed, progress=progress).cpu().clone()
+
+
+def feature_vectors(model: Features, images: Images | Tensor, *, layer: str | None = None, progress: Progress | None = None) -> Tensor:
+    """`(n, d)` float64 features, in fixed batches."""
+    return per_image(model, lambda x, _: model.features(x, layer).double(), images, progress=progress)
+
+
+def sample_quality(
+    samples: Tensor, reference: Images, train: Images | None, features: Features, *, name: str = "", layer: str | None = None
+) -> SampleQuality:
+    """Fréchet distance and precision/recall of samples against real images; `train` gives the number real images get."""
+    fake, real = feature_vectors(features, samples, layer=layer), feature_vectors(features, reference, layer=layer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # said in the result
+        floor = None
+        if train is not None and len(train) > 1:
+            floor = frechet(feature_vectors(features, subset(train, len(samples), seed=1), layer=layer), real)
+        distance = frechet(fake, real)
+    coverage = None
+    if isinstance(features, Labeler):
+        labeler = features
+        coverage = label_coverage(per_image(labeler, lambda x, _: labeler.label(x).log_prob, samples))
+    return SampleQuality(name or name_of(features), distance, floor, precision_recall(fake, real), coverage)
+
+
+def memorization(
+    model: ImageModel, data: Data, *, samples: Tensor | None = None, scores: dict[str, Score] | None = None, seed: int = 0
+) -> Memorization:
+    """The memorization flag (`metrics/memorization.py`): copies among samples, and cheap training images. Held out: valid and test."""
+    near: Evidence | None = None
+    member: Evidence | None = None
+    if samples is None and isinstance(model, Sampler):
+        samples = draws(model, 500, data.test, seed=seed)
+    if samples is not None and len(data.train) > 1 and len(data.test):
+        train, _ = everything(subset(data.train, NEIGHBOUR_LIMIT, seed=seed))
+        heldout = torch.cat([everything(subset(part, 500, seed=seed))[0] for part in (data.valid, data.test) if len(part)])
+        near = copies(samples[:1000], train, heldout)
+    if scores is None and isinstance(model, ExactLikelihood | LowerBound):
+        scores = {name: costs(model, subset(getattr(data, name), 1000, seed=seed)) for name in ("train", "test") if len(getattr(data, name))}
+    if scores and "train" in scores and "test" in scores:
+        heldout_nats = torch.cat([scores[name].nats for name in ("valid", "test") if name in scores])
+        member = membership(scores["train"].nats, heldout_nats)
+    return Memorization(near, member)
+
+
+def evaluate(
+    model: ImageModel,
+    data: Data | Images | Tensor,
+    *,
+    heading: str = "",
+    split: str = "test",
+    features: Features | None = None,
+    features_name: str = "",
+    samples: int = 1,
+    estimate: int = 64,
+    draw: int | None = None,
+    train_limit: int = TRAIN_LIMIT,
+    limit: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure a model on train, valid and test of `data`, or on one set of images.
+
+    Args:
+        data: `Data`; or a `Split` or uint8 `(n, C, H, W)`, then only that is measured, under the name `split`.
+        heading: data's name and transforms where `data` is not `Data`.
+        features: a model whose features Fréchet distance and precision/recall are computed in.
+        samples: draws per image for a bound.
+        estimate: k of the importance-weighted estimate beside a bound; 0 for none.
+        draw: samples drawn for a Sampler; by default as many as there are test images, 1,000 … 2,000. 0 for none.
+        train_limit: training images measured (a fixed random subset; their number is `n`).
+        limit: the same for every other split; None for all of it.
+
+    Raises:
+        CapabilityError: the model can neither score, sample nor label.
+        InputError: images of another space, an empty set.
+        RunError: a score that is not finite.
+
+    >>> from pofx.models.autoregressive.pixelcnn import PixelCNN
+    >>> from pofx.space import ImageSpace
+    >>> result = evaluate(PixelCNN.small(ImageSpace(1, 3, 3, levels=2)), torch.zeros(4, 1, 3, 3, dtype=torch.uint8))
+    >>> result.main.kind, result.main.n
+    ('exact', 4)
+    """
+    whole = not isinstance(data, Tensor) and hasattr(data, "train")
+    parts: dict[str, Images]
+    if whole:
+        space = data.space  # type: ignore[union-attr]
+        if space != model.space:
+            raise InputError(f"{data.heading} has images of {space}; the run was trained on {model.space}. Convert them with --size, --gray or --levels.")  # type: ignore[union-attr]
+        heading = heading or data.heading  # type: ignore[union-attr]
+        parts = {name: getattr(data, name) for name in ("train", "valid", "test") if len(getattr(data, name))}
+        split = "test"
+    else:
+        parts = {split: as_images(data)}  # type: ignore[arg-type]
+    if split not in parts or not len(parts[split]):
+        raise InputError(f"{heading or 'The data'} has no images in its {split} part to evaluate on.")
+
+    results: dict[str, SplitResult] = {}
+    scores: dict[str, Score] = {}
+    for name, images in parts.items():
+        chosen = subset(images, train_limit if name == "train" else limit, seed=seed)
+        # The tighter estimate costs k times as much: only the split that the top level describes gets it
+        k = estimate if name == split else 0
+        results[name], score = _measure(model, name, chosen, len(images), samples=samples, estimate=k, seed=seed, progress=progress)
+        if score is not None:
+            scores[name] = score
+
+    gap, flag, quality, notes = None, None, None, []
+    if "train" in scores and split in scores:
+        a, b = results["train"], results[split]
+        assert a.nats and b.nats and a.bits_per_dim and b.bits_per_dim
+        gap = (b.nats.minus(a.nats), b.bits_per_dim.minus(a.bits_per_dim))
+    drawn = None
+    if isinstance(model, Sampler):
+        reference = subset(parts[split], REFERENCE_LIMIT, seed=seed)
+        if draw is None:
+            draw = min(DRAWS, max(1000, len(reference))) if features is not None else 500 if whole else 0
+        if draw:
+            drawn = draws(model, draw, reference, seed=seed, progress=progress)
+            if features is not None:
+                quality = sample_quality(drawn, reference, parts.get("train"), features, name=features_name)
+                if not quality.frechet.reliable:
+                    f = quality.frechet
+                    notes.append(f"Fréchet distance from {f.n} samples and {f.n_reference} images in {f.dims} features: too few images, the number is too large.")
+            elif not scores:
+                notes.append("For Fréchet distance, precision and recall give a features run: pofx evaluate RUN --features RUN")
+    if whole and (drawn is not None or scores):
+        flag = memorization(model, data, samples=drawn, scores=scores or {}, seed=seed)  # type: ignore[arg-type]
+    if not scores:
+        notes.append(f"{type(model).__name__} has no likelihood: there are no nats and no bits/dim.")
+    given = None if model.given is None else repr(model.given)
+    return Evaluation(name_of(model), heading, split, given, results, gap, flag, quality, tuple(notes))

@@ -1,0 +1,186 @@
+"""Draw images from the model: x ~ p(x | given), images first … first+n−1 of a seed, whatever the batch.
+
+Temperature T and top-p change an autoregressive model's steps, log p(x_i | x_<i) / T and the smallest set of values holding a share
+top_p of the probability. Both look nicer and are **not samples of p**: the result says so.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pofx.errors import InputError
+from pofx.model import SAMPLE_CHUNK, Autoregressive, ImageModel, Progress, Sampler, evaluating, require
+from pofx.noise import Noise
+from pofx.tasks._files import check_out, writing
+
+SUFFIXES = (".png", ".npz", ".npy")
+GRID_PIXELS = 60_000_000  # a larger picture is no picture
+
+TRUE, ALTERED = "samples of p", "not samples of p"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images that were drawn.
+
+    Attributes:
+        x: uint8 `(n, C, H, W)`, or None where they went to a file as they came.
+        kind: "samples of p", or "not samples of p" (temperature, top-p).
+        n, seed, first: they are images first … first+n−1 of `seed`.
+        path: where they were written, or None.
+    """
+
+    x: Tensor | None
+    kind: str
+    n: int
+    seed: int
+    first: int
+    path: Path | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def to_json(self) -> dict:
+        out = None if self.path is None else str(self.path)
+        return {"n": self.n, "kind": self.kind, "seed": self.seed, "first": self.first, "temperature": self.temperature, "top_p": self.top_p, "out": out}
+
+
+def adjustment(temperature: float, top_p: float) -> Callable[[Tensor], Tensor] | None:
+    """The map of log-probabilities `(…, levels)` for a temperature and a top-p share; None for 1 and 1.
+
+    >>> adjustment(1.0, 0.5)(torch.tensor([0.6, 0.3, 0.1]).log()).exp()
+    tensor([1., 0., 0.])
+    """
+    if not temperature > 0 or not 0 < top_p <= 1:
+        raise InputError(f"--temperature {temperature} must be above 0 and --top-p {top_p} in (0, 1]; 1 and 1 give samples of p.")
+    if temperature == 1 and top_p == 1:
+        return None
+
+    def adjust(log_prob: Tensor) -> Tensor:
+        log_prob = (log_prob / temperature).log_softmax(-1)
+        if top_p < 1:
+            ordered, order = log_prob.sort(dim=-1, descending=True, stable=True)
+            p = ordered.exp()
+            outside = p.cumsum(-1) - p >= top_p  # the most probable value always stays
+            log_prob = log_prob.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), -torch.inf)
+        return log_prob.log_softmax(-1)
+
+    return adjust
+
+
+def _altered(
+    model: Autoregressive, n: int, given: Any, seed: int, first: int, adjust: Callable[[Tensor], Tensor], progress: Progress | None
+) -> Iterator[Tensor]:
+    if n < 1:
+        raise InputError(f"n={n}: ask for at least one sample, e.g. n=16.")
+    value = model.check_given(given, n)
+    for start in range(0, n, SAMPLE_CHUNK):
+        stop = min(start + SAMPLE_CHUNK, n)
+        with torch.inference_mode(), evaluating(model):
+            part = None if value is None else value[start:stop]
+            x = model.continue_(part, Noise(seed, torch.arange(first + start, first + stop)), adjust=adjust)
+        yield x  # outside of the block above: a generator that waits must not hold gradients off for its caller
+        if progress is not None:
+            progress(stop, n)
+
+
+def sample(
+    model: ImageModel,
+    n: int = 16,
+    given: Any = None,
+    *,
+    seed: int = 0,
+    first: int = 0,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Samples:
+    """Draw n images, and write them where `out` says.
+
+    Args:
+        given: the view's value for each image, or one for all, where the model is conditional.
+        temperature, top_p: autoregressive models only; anything but 1 gives "not samples of p".
+        out: `.png` one contact sheet; `.npy` uint8 `(n, C, H, W)`; `.npz` the same as `x` with `seed`, `first`, `levels`, `kind`;
+            a folder: one PNG per image, named by its number. All but `.png` are written as the images come, in bounded memory.
+        progress: called with (done, total).
+
+    Raises:
+        CapabilityError: the model cannot sample, or has no steps to change.
+        InputError: n < 1, wrong `given`, another ending, more images than a picture holds.
+
+    >>> from pofx.models.autoregressive.pixelcnn import PixelCNN
+    >>> from pofx.space import ImageSpace
+    >>> model = PixelCNN.small(ImageSpace(1, 3, 3, levels=2))
+    >>> sample(model, 2, temperature=0.5).kind
+    'not samples of p'
+    """
+    sampler = require(model, Sampler, to="sample")
+    adjust = adjustment(temperature, top_p)
+    path = None if out is None else check_out(out, SUFFIXES, folder=True)
+    space = sampler.space
+    if path is not None and path.suffix.lower() == ".png" and n * space.height * space.width > GRID_PIXELS:
+        raise InputError(f"{n} images do not fit into one picture; write them to {path.with_suffix('.npy')} or to a folder {path.with_suffix('')}")
+    if path is not None and path.suffix.lower() in ("", ".png") and space.channels not in (1, 3, 4):
+        raise InputError(f"Images of {space.channels} channels cannot be PNG files; write them to {path.with_suffix('.npy')}")
+    if adjust is None:
+        chunks = sampler.samples(n, given, seed=seed, first=first, progress=progress)
+    else:
+        steps = require(model, Autoregressive, to="sample with a temperature or top-p")
+        chunks = _altered(steps, n, given, seed, first, adjust, progress)
+    kind = TRUE if adjust is None else ALTERED
+    x: Tensor | None = None
+    if path is None or path.suffix.lower() == ".png":
+        x = torch.cat(list(chunks)).cpu().clone()
+        if path is not None:
+            _write_grid(path, x, space.levels)
+    elif path.suffix == "":
+        _write_folder(path, chunks, first, space.levels)
+    else:
+        _write_arrays(path, chunks, (n, *space.shape), {"seed": seed, "first": first, "levels": space.levels, "kind": kind})
+    return Samples(x, kind, n, seed, first, path, temperature, top_p)
+
+
+def _write_grid(path: Path, x: Tensor, levels: int) -> None:
+    from pofx.pictures import grid
+
+    with writing(path) as temporary:
+        grid(x, levels).save(temporary, format="PNG")
+
+
+def _write_folder(path: Path, chunks: Iterator[Tensor], first: int, levels: int) -> None:
+    from PIL import Image
+
+    number = first
+    for chunk in chunks:
+        shown = ((chunk.cpu().long() * 255 + (levels - 1) // 2) // (levels - 1)).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        for image in shown:
+            with writing(path / f"{number:08d}.png") as temporary:
+                Image.fromarray(image[..., 0] if image.shape[-1] == 1 else np.ascontiguousarray(image)).save(temporary, format="PNG")
+            number += 1
+
+
+def _write_arrays(path: Path, chunks: Iterator[Tensor], shape: tuple[int, ...], facts: dict[str, Any]) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with writing(path) as temporary:
+        if path.suffix.lower() == ".npy":
+            with temporary.open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                for chunk in chunks:
+                    file.write(chunk.cpu().numpy().tobytes())
+            return
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            with archive.open("x.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array_header_1_0(member, header)
+                for chunk in chunks:
+                    member.write(chunk.cpu().numpy().tobytes())
+            for name, value in facts.items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, np.asarray(value), allow_pickle=False)

@@ -1,0 +1,132 @@
+"""What does each image cost under the model? −log p(x) in nats and bits/dim, with its kind: exact, a bound, or an estimate.
+
+    bits/dim = −log p(x) / (dims · ln 2)
+
+A lower bound on log p (ELBO) bounds the cost from above and is printed ≤. With `estimate=k` a model with a bound gives the
+importance-weighted estimate over k draws instead, printed ≈.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pofx.errors import InputError, RunError
+from pofx.model import ExactLikelihood, ImageModel, Kind, LowerBound, Progress, Score, require
+from pofx.tasks._files import TABLES, check_out, write_table
+from pofx.tasks.bulk import Images, as_images, per_image
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Costs of images with their names.
+
+    Attributes:
+        ids: stable names, in order.
+        score: nats `(n,)` and their kind.
+        path: the file that was written, or None.
+    """
+
+    ids: Sequence[str]
+    score: Score
+    path: Path | None = None
+
+    def to_json(self) -> dict:
+        s = self.score
+        given = None if s.given is None else repr(s.given)
+        return {
+            "n": len(self.ids),
+            "kind": s.kind,
+            "given": given,
+            "dims": s.dims,
+            "nats": {"mean": float(s.nats.mean())},
+            "bits_per_dim": float(s.bits_per_dim.mean()),
+            "out": None if self.path is None else str(self.path),
+        }
+
+
+def costs(
+    model: ImageModel, images: Images | Tensor, *, samples: int = 1, estimate: int = 0, seed: int = 0, progress: Progress | None = None
+) -> Score:
+    """−log p(x | given) of every image, float64 nats `(n,)`, in fixed batches (`tasks/bulk.py`).
+
+    Args:
+        samples: draws of z per image for the ELBO of a model with a bound.
+        estimate: 0 for the bound; k > 0 for its importance-weighted estimate over k draws. Exact models take neither.
+
+    Raises:
+        CapabilityError: the model has neither a likelihood nor a bound.
+        InputError: images of another space.
+        RunError: a score that is not finite; the message names the image.
+    """
+    likelihood = require(model, ExactLikelihood, LowerBound, to="score images (no likelihood, no bound)")
+    images = as_images(images)
+    if samples < 1 or estimate < 0:
+        raise InputError(f"samples={samples} must be at least 1 and estimate={estimate} at least 0, e.g. --samples 1 --estimate 64.")
+    kind: Kind = "exact" if isinstance(likelihood, ExactLikelihood) else "estimate" if estimate else "lower bound"
+
+    def cost(x: Tensor, y: Tensor | None) -> Tensor:
+        batch = likelihood.batch(x, y)
+        if isinstance(likelihood, ExactLikelihood):
+            log_prob = likelihood.log_prob(batch.x, batch.given)
+        elif estimate:
+            log_prob = likelihood.log_prob_estimate(batch.x, batch.given, samples=estimate, seed=seed)
+        else:
+            log_prob = likelihood.elbo(batch.x, batch.given, samples=samples, seed=seed)
+        return -log_prob.double()
+
+    nats = per_image(likelihood, cost, images, progress=progress)
+    bad = (~nats.isfinite()).nonzero().flatten()
+    if len(bad):
+        i = int(bad[0])
+        raise RunError(
+            f"The score of image {images.ids[i]!r} is {float(nats[i])} ({len(bad)} of {len(nats)} are not finite). "
+            "The weights may be damaged, or the run diverged: score it with an earlier checkpoint, or train again with a lower --lr."
+        )
+    dims = likelihood.space.dims if likelihood.given is None else likelihood.given.dims(likelihood.space)
+    return Score(nats, kind, dims, likelihood.given)
+
+
+def score(
+    model: ImageModel,
+    images: Images | Tensor,
+    *,
+    out: str | Path | None = None,
+    samples: int = 1,
+    estimate: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Scores:
+    """Cost of each image; with `out`, a table with columns id, nats, bits_per_dim, kind.
+
+    Args:
+        images: a `Split`, or uint8 `(n, C, H, W)`.
+        out: `.parquet`, `.csv` or `.jsonl`; written beside and renamed.
+        samples, estimate: see `costs`.
+
+    Raises:
+        CapabilityError, InputError, RunError: see `costs`; InputError too for another file ending.
+
+    >>> from pofx.models.autoregressive.pixelcnn import PixelCNN
+    >>> from pofx.space import ImageSpace
+    >>> model = PixelCNN.small(ImageSpace(1, 3, 3, levels=2))
+    >>> score(model, torch.zeros(4, 1, 3, 3, dtype=torch.uint8)).score.kind
+    'exact'
+    """
+    path = None if out is None else check_out(out, TABLES)
+    images = as_images(images)
+    result = costs(model, images, samples=samples, estimate=estimate, seed=seed, progress=progress)
+    ids = list(images.ids)
+    if path is not None:
+        columns = {
+            "id": ids,
+            "nats": result.nats.tolist(),
+            "bits_per_dim": result.bits_per_dim.tolist(),
+            "kind": [result.kind] * len(ids),
+        }
+        write_table(path, columns, {"model": type(model).__name__, "given": repr(result.given), "dims": str(result.dims)})
+    return Scores(ids, result, path)

@@ -1,0 +1,590 @@
+"""The contract that any model must keep, usable by third parties: `check_model(model)`.
+
+Mathematics first. On tiny spaces every image can be listed, so that "is a probability" is checked and not believed:
+an exact model sums to one, a bound lies below the integral, samples follow the probabilities (chi-square), and causality is a
+gradient that is exactly zero. Everything is float64 unless it says otherwise.
+
+    >>> from pofx.models.autoregressive.pixelcnn import PixelCNN
+    >>> from pofx.space import ImageSpace
+    >>> "sums_to_one" in check_model(PixelCNN(ImageSpace(1, 3, 3, levels=2), layers=1, channels=4), slow=False)
+    True
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from pofx import views
+from pofx.errors import InputError
+from pofx.model import (
+    Autoregressive,
+    Batch,
+    Context,
+    Critic,
+    Decoder,
+    Encoder,
+    ExactLikelihood,
+    Features,
+    ImageModel,
+    Labeler,
+    LowerBound,
+    Sampler,
+)
+from pofx.noise import Noise
+from pofx.space import ImageSpace
+from pofx.views import Label, View
+
+TINY = (ImageSpace(1, 3, 3, levels=2), ImageSpace(3, 2, 2, levels=2), ImageSpace(3, 2, 1, levels=3))
+ODD = (ImageSpace(1, 5, 7), ImageSpace(3, 3, 3, levels=5), ImageSpace(1, 1, 9, levels=4), ImageSpace(1, 9, 1, levels=2))
+COLOUR = ImageSpace(3, 3, 2, levels=3)
+
+Model = type[ImageModel]
+
+
+# Tools ---------------------------------------------------------------------------------------------------------------
+
+
+def every_image(space: ImageSpace) -> Tensor:
+    """All images of a space: uint8 `(levels^dims, C, H, W)`.
+
+    >>> every_image(ImageSpace(1, 2, 1, levels=3)).shape
+    torch.Size([9, 1, 2, 1])
+    """
+    values = itertools.product(range(space.levels), repeat=space.dims)
+    return torch.tensor(list(values), dtype=torch.uint8).reshape(-1, *space.shape)
+
+
+def random_images(n: int, space: ImageSpace, seed: int = 0) -> Tensor:
+    """Uniform noise, uint8 `(n, C, H, W)`."""
+    u = Noise(seed, torch.arange(n)).uniform("images", *space.shape)
+    return (u * space.levels).to(torch.uint8)
+
+
+def random_batch(model: ImageModel, n: int, seed: int = 0) -> Batch:
+    """Random images with random labels, and the view's value."""
+    x = random_images(n, model.space, seed)
+    classes = model.given.classes if isinstance(model.given, Label) else model.classes if isinstance(model, Labeler) else 2
+    return model.batch(x, torch.arange(n) % classes)
+
+
+def fit(model: ImageModel, batch: Batch, steps: int, seed: int = 0, lr: float | None = None) -> list[dict[str, float]]:
+    """A minimal training loop on one batch; the losses of each step by objective."""
+    objectives = model.objectives()
+    make = {o.name: getattr(torch.optim, o.optimizer.name) for o in objectives}
+    optimizers = {o.name: make[o.name](o.parameters.parameters(), lr=lr or o.optimizer.lr) for o in objectives}
+    model.initialise(batch)
+    history = []
+    for step in range(steps):
+        logs = {}
+        for o in objectives:
+            if step % o.every:
+                continue
+            torch.manual_seed(step)
+            loss, _ = o.loss(batch, Context(step, step / steps, Noise(seed, step * len(batch.x) + torch.arange(len(batch.x)))))
+            optimizers[o.name].zero_grad()
+            loss.backward()
+            optimizers[o.name].step()
+            if o.after is not None:
+                o.after()
+            logs[o.name] = float(loss.detach())
+        history.append(logs)
+    return history
+
+
+def densify(model: ImageModel, seed: int = 0) -> ImageModel:
+    """Give every parameter dense random values of a size that keeps activations near one."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            fan_in = math.prod(p.shape[1:]) if p.ndim > 1 else 4
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.double) * (2 / fan_in) ** 0.5)
+    return model
+
+
+def quadrature_log_prob(model: LowerBound, x: Tensor, given: Tensor | None = None, *, points: int = 61, reach: float = 6.5) -> Tensor:
+    """log p(x) = log ∫ p(x|z) N(z; 0, I) dz by the trapezoid rule on a grid, for models with at most 2 latents: `(n,)` nats."""
+    assert isinstance(model, Decoder) and model.latent_dims <= 2
+    axis = torch.linspace(-reach, reach, points, dtype=torch.double)
+    z = torch.cartesian_prod(*[axis] * model.latent_dims).reshape(-1, model.latent_dims)
+    log_weight = (-0.5 * z**2 - 0.5 * math.log(2 * math.pi) + math.log(2 * reach / (points - 1))).sum(1)
+    out = []
+    for i in range(len(x)):
+        value = None if given is None else given[i : i + 1].expand(len(z), *given.shape[1:])
+        if i == 0 or given is not None:
+            p = model.decode(z, value)
+        log_likelihood = model.unknown_sum(p.log_prob(x[i : i + 1].expand(len(z), *x.shape[1:])))
+        out.append(torch.logsumexp(log_weight + log_likelihood, 0))
+    return torch.stack(out)
+
+
+def log_prob_of(model: ImageModel, x: Tensor, given: Tensor | None) -> Tensor:
+    """log p(x | given) exactly: the model's own, or by quadrature."""
+    if isinstance(model, ExactLikelihood):
+        return model.log_prob(x, given)
+    assert isinstance(model, LowerBound)
+    return quadrature_log_prob(model, x, given)
+
+
+def chi_square(counts: Tensor, probabilities: Tensor) -> float:
+    """p-value of Pearson's test; cells with fewer than 5 expected are merged."""
+    from scipy.stats import chisquare
+
+    order = probabilities.argsort()
+    expected = (probabilities / probabilities.sum())[order] * counts.sum()
+    group = (expected.cumsum(0) / 5).floor().long()
+    group = group.unique(return_inverse=True)[1]
+    merged = [torch.zeros(int(group.max()) + 1, dtype=torch.double).index_add(0, group, v.double()) for v in (counts[order], expected)]
+    if len(merged[0]) > 1 and merged[1][-1] < 5:
+        merged = [torch.cat([m[:-2], m[-2:].sum(0, keepdim=True)]) for m in merged]
+    return float(chisquare(merged[0].numpy(), merged[1].numpy()).pvalue)
+
+
+def image_index(x: Tensor, space: ImageSpace) -> Tensor:
+    """The position of each image in `every_image(space)`, int64 `(n,)`."""
+    place = space.levels ** torch.arange(space.dims - 1, -1, -1)
+    return (x.flatten(1).long() * place).sum(1)
+
+
+def fitting_views(space: ImageSpace) -> list[View]:
+    """One of each view that makes sense for such images."""
+    candidates: list[View] = [Label(3), views.Subsample(2), views.Top(1), views.Gray(), views.Half()]
+    out = []
+    for view in candidates:
+        try:
+            view.check_space(space)
+        except InputError:
+            continue
+        out.append(view)
+    return out
+
+
+def supports(cls: Model, view: View | None) -> bool:
+    return view is None or not any(isinstance(view, refused) for refused in cls.refuses)
+
+
+def _values(view: View, space: ImageSpace, n: int) -> Tensor:
+    return view.value(random_images(n, space, seed=7), torch.arange(n) % 3)
+
+
+# Checks: each takes a class, builds what it needs, and asserts -------------------------------------------------------
+
+
+def arguments_are_the_configuration(cls: Model) -> None:
+    """`__init__` stores its arguments unchanged, and a model made again from them with the same weights gives the same numbers."""
+    for view in (None, Label(3)):
+        if not supports(cls, view):
+            continue
+        model = cls.small(TINY[0], view)
+        assert sum(p.numel() for p in model.parameters()) <= 50_000, "small() has more than 50,000 parameters"
+        config = model.config()
+        assert set(config) == set(inspect.signature(cls).parameters)
+        again = cls(**config)
+        assert again.config() == config
+        again.load_state_dict(model.state_dict())
+        a, b = _numbers(model), _numbers(again)
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), "a model made again from its arguments differs"
+        a = _numbers(model)
+        assert all(torch.equal(a[k], b[k]) for k in a), "asking twice gives other numbers"
+
+
+def _numbers(model: ImageModel) -> dict[str, Tensor]:
+    """Everything a model can tell of a few images."""
+    batch, out = random_batch(model, 6), {}
+    with torch.no_grad():
+        if isinstance(model, ExactLikelihood):
+            out["log_prob"] = model.log_prob(batch.x, batch.given)
+        if isinstance(model, LowerBound):
+            out["elbo"] = model.elbo(batch.x, batch.given, samples=2)
+            out["estimate"] = model.log_prob_estimate(batch.x, batch.given, samples=3)
+        if isinstance(model, Sampler):
+            out["sample"] = model.sample(6, batch.given, seed=3)
+        if isinstance(model, Encoder):
+            out["encode"] = model.encode(batch.x, batch.given)
+        if isinstance(model, Features) and model.given is None:
+            out["features"] = model.features(batch.x)
+        if isinstance(model, Critic):
+            out["realism"] = model.realism(batch.x, batch.given)
+        if isinstance(model, Labeler):
+            out["label"] = model.label(batch.x).log_prob
+    return out
+
+
+def any_size(cls: Model) -> None:
+    """Default and small models work on odd, non-square, 1×N and N×1 images, in float32 and float64, with finite numbers."""
+    for space in ODD:
+        if space.height < cls.smallest[0] or space.width < cls.smallest[1]:
+            continue
+        for model in (cls.small(space), cls(space), cls.small(space).double()):
+            for name, value in _numbers(model).items():
+                assert len(value) == 6 and bool(torch.isfinite(value.double()).all()), f"{name} on {space}"
+                if value.is_floating_point():
+                    assert value.dtype == model.dtype, f"{name} is {value.dtype} in a model of {model.dtype}"
+
+
+def bad_input_is_refused(cls: Model) -> None:
+    """Another shape, another type and values outside the levels raise InputError; a missing or superfluous given too."""
+    model = cls.small(TINY[0])
+    for name in ("log_prob", "elbo", "encode", "features", "realism", "label"):
+        if not hasattr(model, name):
+            continue
+        for bad in (torch.zeros(1, 1, 2, 3, dtype=torch.uint8), torch.zeros(1, 1, 3, 3), torch.full((1, 1, 3, 3), 2, dtype=torch.uint8)):
+            _raises(lambda bad=bad, name=name: getattr(model, name)(bad), f"{name} accepts {bad.dtype} {tuple(bad.shape)} up to {bad.max()}")
+    if isinstance(model, Sampler):
+        _raises(lambda: model.sample(0), "sample(0)")
+        _raises(lambda: model.sample(1, 3), "sample(given=) of an unconditional model")
+    if supports(cls, Label(3)):
+        conditional = cls.small(TINY[0], Label(3))
+        if isinstance(conditional, Sampler):
+            _raises(lambda: conditional.sample(1), "sample() of p(x|y) without a label")
+            _raises(lambda: conditional.sample(1, 3), "a label outside the range")
+            _raises(lambda: conditional.sample(2, [0, 1, 2]), "three labels for two images")
+    else:
+        _raises(lambda: cls.small(TINY[0], Label(3)), "a view that `refuses` names")
+
+
+def _raises(call: Callable[[], object], what: str) -> None:
+    try:
+        call()
+    except InputError:
+        return
+    raise AssertionError(f"no InputError: {what}")
+
+
+def every_parameter_learns(cls: Model) -> None:
+    """After one step of every objective each parameter has received a gradient, by name, in every conditional form."""
+    for view in (None, *fitting_views(COLOUR)):
+        if not supports(cls, view):
+            continue
+        model = cls.small(COLOUR, view).double()
+        batch = random_batch(model, 8)
+        model.initialise(batch)
+        reached: set[str] = set()
+        for o in model.objectives():
+            model.zero_grad()
+            loss, _ = o.loss(batch, Context(5, 0.5, Noise(0, torch.arange(8))))
+            assert loss.dtype == torch.double and loss.ndim == 0
+            loss.backward()
+            mine = {id(p) for p in o.parameters.parameters()}
+            reached |= {name for name, p in model.named_parameters() if id(p) in mine and p.grad is not None and bool(p.grad.any())}
+        missing = sorted(set(dict(model.named_parameters())) - reached)
+        assert not missing, f"given={view}: no gradient reaches {', '.join(missing)}"
+
+
+def losses_decrease(cls: Model) -> None:
+    """Twenty steps on one batch: every loss of a single-player model goes down; a game stays finite."""
+    for dtype in (torch.float32, torch.float64):
+        torch.manual_seed(0)
+        model = cls.small(TINY[0]).to(dtype)
+        pattern = random_images(4, TINY[0]).repeat(8, 1, 1, 1)
+        batch = model.batch(pattern, torch.arange(32) % (model.classes if isinstance(model, Labeler) and model.classes < 4 else 4))
+        history = fit(model, batch, 20, lr=5e-3)
+        for name in history[0]:
+            losses = [h[name] for h in history if name in h]
+            assert all(math.isfinite(v) for v in losses), f"{name}: {losses}"
+            if len(history[0]) == 1:
+                assert sum(losses[-5:]) < sum(losses[:5]), f"{name} did not decrease in {dtype}: {losses[0]:.4f} → {losses[-1]:.4f}"
+
+
+def sums_to_one(cls: Model) -> None:
+    """Over all images of tiny spaces the probabilities sum to 1 within 1e-9, untrained and trained, for each value of each view."""
+    for space in TINY:
+        for view in (None, *fitting_views(space)):
+            if not supports(cls, view):
+                continue
+            _check_total(cls, space, view)
+
+
+def _check_total(cls: Model, space: ImageSpace, view: View | None) -> None:
+    torch.manual_seed(0)
+    model = cls.small(space, view).double()
+    x = every_image(space)
+    latent = isinstance(model, LowerBound)
+    if latent and (view is not None or space != TINY[0]):
+        x = x[:: max(1, len(x) // 512)] if not isinstance(view, Label) else x
+    for trained in (False, True):
+        if trained:
+            fit(model, random_batch(model, 16), 5)
+        if view is None:
+            if latent and len(x) < space.levels**space.dims:
+                continue
+            with torch.no_grad():
+                total = log_prob_of(model, x, None).exp().sum()
+            assert abs(float(total) - 1) < (1e-6 if latent else 1e-9), f"{space}: p sums to {float(total)!r}"
+            continue
+        if latent:  # the decoder's own table sums to one for each z and value, hence so does their integral
+            _decoder_total(model, view, space)
+            continue
+        known = view.known(space)
+        for value in _values(view, space, 2):
+            images = x
+            if known is not None:  # only images that agree with the known sub-pixels
+                fixed = view.fill(value[None], space)
+                images = x[(x[:, known] == fixed[:, known]).all(1)]
+            with torch.no_grad():
+                total = log_prob_of(model, images, value.expand(len(images), *value.shape)).exp().sum()
+            assert abs(float(total) - 1) < 1e-9, f"{space} given {view}: p sums to {float(total)!r}"
+
+
+def _decoder_total(model: ImageModel, view: View, space: ImageSpace) -> None:
+    assert isinstance(model, Decoder)
+    x = every_image(space)
+    known = view.known(space)
+    z = Noise(0, torch.arange(3)).normal("z", model.latent_dims)
+    values = _values(view, space, 3)
+    with torch.no_grad():
+        for i in range(3):
+            images = x
+            if known is not None:
+                fixed = view.fill(values[i : i + 1], space)
+                images = x[(x[:, known] == fixed[:, known]).all(1)]
+            n = len(images)
+            p = model.decode(z[i : i + 1].expand(n, -1), values[i : i + 1].expand(n, *values.shape[1:]))
+            total = model.unknown_sum(p.log_prob(images)).exp().sum()
+            assert abs(float(total) - 1) < 1e-9, f"{space} given {view}: p(x|z) sums to {float(total)!r}"
+
+
+def views_matter(cls: Model) -> None:
+    """For every view: other values give other numbers, known sub-pixels come back untouched, and dims drops by them."""
+    for view in fitting_views(COLOUR):
+        if not supports(cls, view):
+            continue
+        model = densify(cls.small(COLOUR, view).double())
+        values = _values(view, COLOUR, 6)
+        known = view.known(COLOUR)
+        assert model.dims == COLOUR.dims - (0 if known is None else int(known.sum()))
+        x = view.fill(values[:1], COLOUR).expand(6, -1, -1, -1).contiguous()
+        other = values.roll(1, 0)
+        with torch.no_grad():
+            if isinstance(model, ExactLikelihood):
+                assert not torch.allclose(model.log_prob(x, values), model.log_prob(x, other)), f"{view} changes nothing"
+            if isinstance(model, LowerBound):
+                assert not torch.allclose(model.elbo(x, values), model.elbo(x, other)), f"{view} changes nothing"
+            if isinstance(model, Sampler) and known is not None:
+                drawn = model.sample(6, values)
+                assert torch.equal(drawn[:, known], view.fill(values, COLOUR)[:, known]), f"{view}: known sub-pixels were changed"
+
+
+def samples_are_keyed_by_image(cls: Model) -> None:
+    """Image k of a batch is the image sampled alone with first=k; other seeds differ; values stay inside the levels."""
+    for dtype in (torch.float64, torch.float32):
+        model = cls.small(ODD[0]).to(dtype)
+        assert isinstance(model, Sampler)
+        batch = model.sample(8, seed=1)
+        assert batch.dtype == torch.uint8 and batch.shape == (8, *ODD[0].shape)
+        alone = torch.cat([model.sample(1, seed=1, first=k) for k in range(8)])
+        allowed = 0 if dtype == torch.float64 else 1
+        assert int((batch != alone).flatten(1).any(1).sum()) <= allowed, "an image depends on its batch"
+        assert torch.equal(model.sample(3, seed=1, first=5), model.sample(3, seed=1, first=5))
+        assert not torch.equal(batch, model.sample(8, seed=2)), "the seed changes nothing"
+    small = cls.small(TINY[2])
+    assert isinstance(small, Sampler) and int(small.sample(50).max()) < TINY[2].levels
+
+
+def scores_do_not_depend_on_the_batch(cls: Model) -> None:
+    """float64: an image scores the same alone, in a batch, and in another order."""
+    model = cls.small(ODD[0]).double()
+    x = random_images(7, ODD[0])
+    scores: list[Callable[[Tensor], Tensor]] = []
+    if isinstance(model, ExactLikelihood):
+        scores.append(model.log_prob)
+    if isinstance(model, LowerBound):
+        scores += [model.elbo, lambda x: model.log_prob_estimate(x, samples=4)]
+    with torch.no_grad():
+        for score in scores:
+            together = score(x)
+            alone = torch.cat([score(x[i : i + 1]) for i in range(7)])
+            assert torch.allclose(together, alone, rtol=1e-12, atol=0), "a score depends on its batch"
+            assert torch.allclose(together.flip(0), score(x.flip(0)), rtol=1e-12, atol=0), "a score depends on the order"
+
+
+def samples_follow_the_model(cls: Model, spaces: tuple[ImageSpace, ...] = TINY) -> None:
+    """A chi-square test of 20,000 samples against the enumerated probabilities, after a few steps of training."""
+    for space in spaces:
+        torch.manual_seed(0)
+        model = cls.small(space).double()
+        assert isinstance(model, Sampler)
+        fit(model, random_batch(model, 16), 10, lr=2e-2)
+        with torch.no_grad():
+            probabilities = log_prob_of(model, every_image(space), None).exp()
+        drawn = image_index(model.sample(20_000, seed=11), space)
+        p_value = chi_square(torch.bincount(drawn, minlength=len(probabilities)), probabilities)
+        assert p_value > 1e-4, f"{space}: samples do not follow the model (p = {p_value:.1e})"
+
+
+def steps_equal_the_full_pass(cls: Model) -> None:
+    """The product of the distributions read step by step equals log_prob, and each is normalised, to 1e-10."""
+    for space in (*TINY, *ODD[:3]):
+        for view in (None, *fitting_views(space)):
+            if not supports(cls, view):
+                continue
+            model = densify(cls.small(space, view).double())
+            assert isinstance(model, Autoregressive)
+            batch = random_batch(model, 5)
+            with torch.no_grad():
+                full = model.conditional_log_prob(batch.x, batch.given).flatten(1)
+                steps = model.begin(5, batch.given)
+                for group in model.order():
+                    log_p = steps.distribution()
+                    values = batch.x.flatten(1)[:, group].long()
+                    assert log_p.shape == (5, len(group), space.levels)
+                    assert float(log_p.exp().sum(-1).sub(1).abs().max()) < 1e-10
+                    read = log_p.gather(-1, values[..., None])[..., 0]
+                    scale = full[:, group].abs().clamp(min=1)
+                    assert float(((read - full[:, group]) / scale).abs().max()) < 1e-10, f"{space} given {view}: a step differs from the full pass"
+                    steps.fix(values)
+
+
+def order_is_a_permutation(cls: Model) -> None:
+    """Every sub-pixel is in exactly one group."""
+    for space in (*TINY, *ODD):
+        model = cls.small(space)
+        assert isinstance(model, Autoregressive)
+        assert sorted(torch.cat(model.order()).tolist()) == list(range(space.dims))
+
+
+def jacobian(model: Autoregressive, x: Tensor, given: Tensor | None = None) -> Tensor:
+    """∂ log p(x_i | x_<i) / ∂ x_j for one image: `(dims, dims)`, rows i, columns j, in flat (C, H, W) order."""
+    x = x.double().requires_grad_()
+    terms = model.conditional_log_prob(x, given).flatten()
+    rows = [torch.autograd.grad(t, x, retain_graph=True, materialize_grads=True)[0].flatten() for t in terms]
+    return torch.stack(rows)
+
+
+def is_causal(cls: Model) -> None:
+    """At default depth and width with dense random weights: the gradient of term i by sub-pixel j is exactly 0 unless j comes before i."""
+    for space in (ImageSpace(1, 6, 5, levels=4), ImageSpace(3, 4, 5, levels=3)):
+        for model in (cls(space), cls.small(space)):
+            model = densify(model.double())
+            assert isinstance(model, Autoregressive)
+            rank = torch.empty(space.dims, dtype=torch.long)
+            for k, group in enumerate(model.order()):
+                rank[group] = k
+            j = jacobian(model, random_images(1, space))
+            later = rank[None] >= rank[:, None]
+            later.fill_diagonal_(False)
+            assert bool((j[later] == 0).all()), f"{space}: a term sees a sub-pixel that does not come before it"
+            last = rank.argmax()
+            assert bool((j[last] != 0).sum() >= min(8, space.dims - 1)), f"{space}: the last term sees next to nothing"
+
+
+def bounds_are_ordered(cls: Model) -> None:
+    """E[elbo] ≤ E[estimate] ≤ log p by quadrature, within 4 standard errors; the estimate grows with its samples."""
+    torch.manual_seed(0)
+    model = cls.small(TINY[0]).double()
+    assert isinstance(model, LowerBound)
+    fit(model, random_batch(model, 16), 20, lr=1e-2)
+    x = random_images(6, TINY[0], seed=3)
+    with torch.no_grad():
+        exact = quadrature_log_prob(model, x)
+        draws = {k: torch.stack([model.log_prob_estimate(x, samples=k, seed=s) for s in range(60)]) for k in (1, 4, 64)}
+        elbo = torch.stack([model.elbo(x, samples=1, seed=s) for s in range(60)])
+    previous, error = elbo.mean(0), elbo.std(0) / 60**0.5
+    for k, draw in draws.items():
+        mean, e = draw.mean(0), draw.std(0) / 60**0.5
+        assert bool((mean + 4 * (e + error) + 1e-9 >= previous).all()), f"the estimate with k={k} lies below the bound before it"
+        assert bool((mean - 4 * e - 1e-9 <= exact).all()), f"the estimate with k={k} lies above log p"
+        previous, error = mean, e
+    assert float((draws[64].mean(0) - exact).abs().max()) < 0.05, "64 importance samples are still far from log p on a tiny model"
+
+
+def codes_decode(cls: Model) -> None:
+    """decode(z).mean has the image's shape, lies inside the levels and is differentiable in z; encode gives its mean by default."""
+    space = ODD[1]
+    model = cls.small(space).double()
+    if isinstance(model, Decoder):
+        z = Noise(0, torch.arange(3)).normal("z", model.latent_dims).requires_grad_()
+        mean = model.decode(z).mean
+        assert mean.shape == (3, *space.shape) and 0 <= float(mean.detach().min()) <= float(mean.detach().max()) <= space.levels - 1
+        assert bool(torch.autograd.grad(mean.sum(), z)[0].any())
+    if isinstance(model, Encoder):
+        x = random_images(3, space)
+        assert torch.equal(model.encode(x), model.encode(x))
+        if isinstance(model, Decoder):
+            assert model.encode(x).shape == (3, model.latent_dims)
+
+
+def features_are_vectors(cls: Model) -> None:
+    """features(x) is `(n, d)` for every named layer; an unknown layer is refused."""
+    model = cls.small(ODD[0])
+    assert isinstance(model, Features)
+    x = random_images(3, ODD[0])
+    for layer in (None, *model.feature_layers):
+        assert model.features(x, layer).ndim == 2
+    _raises(lambda: model.features(x, "nothing"), "an unknown layer")
+
+
+def labels_sum_to_one(cls: Model) -> None:
+    """Σ_y p(y | x) = 1 for every image, trained or not."""
+    model = cls.small(TINY[0]).double()
+    assert isinstance(model, Labeler)
+    with torch.no_grad():
+        log_prob = model.label(every_image(TINY[0])).log_prob
+    assert float(log_prob.exp().sum(1).sub(1).abs().max()) < 1e-12
+
+
+def promises_are_types(cls: Model) -> None:
+    """What a model cannot tell, it does not even have a name for; it can tell something, and says where it stands in the taxonomy."""
+    for capability, name in ((ExactLikelihood, "log_prob"), (LowerBound, "elbo"), (Sampler, "sample"), (Encoder, "encode"), (Critic, "realism")):
+        assert issubclass(cls, capability) == hasattr(cls, name), f"{name} without {capability.__name__}"
+    assert cls.family and cls.paper and cls.__doc__
+
+
+_CHECKS: list[tuple[Callable[[Model], None], tuple[type[ImageModel], ...], bool]] = [
+    (promises_are_types, (ImageModel,), False),
+    (arguments_are_the_configuration, (ImageModel,), False),
+    (any_size, (ImageModel,), False),
+    (bad_input_is_refused, (ImageModel,), False),
+    (every_parameter_learns, (ImageModel,), False),
+    (losses_decrease, (ImageModel,), False),
+    (sums_to_one, (ExactLikelihood, LowerBound), False),
+    (views_matter, (ImageModel,), False),
+    (samples_are_keyed_by_image, (Sampler,), False),
+    (scores_do_not_depend_on_the_batch, (ExactLikelihood, LowerBound), False),
+    (samples_follow_the_model, (ExactLikelihood, LowerBound), True),
+    (order_is_a_permutation, (Autoregressive,), False),
+    (steps_equal_the_full_pass, (Autoregressive,), False),
+    (is_causal, (Autoregressive,), False),
+    (bounds_are_ordered, (LowerBound,), False),
+    (codes_decode, (Encoder, Decoder), False),
+    (features_are_vectors, (Features,), False),
+    (labels_sum_to_one, (Labeler,), False),
+]
+
+
+def checks(cls: Model) -> Iterator[tuple[Callable[[Model], None], bool]]:
+    """The checks that apply to a class, each with whether it is slow."""
+    for check, wanted, slow in _CHECKS:
+        if issubclass(cls, wanted):
+            yield check, slow
+
+
+def check_model(model: ImageModel | Model, *, slow: bool = True) -> list[str]:
+    """Run every check that applies to a model's class; return their names.
+
+    Args:
+        model: an instance or a class; tiny instances are made with `small`.
+        slow: also those that take more than a few seconds (20,000 samples).
+
+    Raises:
+        AssertionError: saying what the model does not keep.
+    """
+    cls = model if isinstance(model, type) else type(model)
+    done = []
+    for check, is_slow in checks(cls):
+        if is_slow and not slow:
+            continue
+        try:
+            check(cls)
+        except AssertionError as error:
+            raise AssertionError(f"{cls.__name__}: {check.__name__}: {error}") from error
+        done.append(check.__name__)
+    if isinstance(model, ImageModel):
+        for name, value in _numbers(model).items():
+            assert bool(torch.isfinite(value.double()).all()), f"{cls.__name__}: {name} is not finite on random images"
+    return done

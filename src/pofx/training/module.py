@@ -1,0 +1,420 @@
+"""The loop: at step s, for each objective k that is due,
+
+    θ_k ← optimizer_k(θ_k, clip(∇_{θ_k} L_k(batch_s; noise_s))),     then  w̄ ← average(w̄, w).
+
+Batch and noise are functions of (seed, s), so the state after s steps is weights, averages, optimizer states and s itself.
+Only the parameters of objective k require a gradient while L_k is computed. No family of models is named here.
+
+One step is one batch index: Lightning's own `global_step` counts every optimizer's steps, and is not used. A Lightning
+"epoch" is the whole run; ours are counted in `plan`.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pofx.errors import RunError
+from pofx.model import Batch, Context, ImageModel, Objective, OptimizerSpec
+from pofx.noise import Noise
+from pofx.training import checkpoint
+from pofx.training.augment import augment
+from pofx.training.average import Average
+from pofx.training.logger import MetricsFile
+from pofx.training.plan import Plan, learning_rate
+from pofx.training.progress import Report
+from pofx.training.validation import validate
+
+
+def stream(seed: int, step: int) -> int:
+    """The seed of torch's own generator at a step, for models that use its random functions: 63 bits, a function of (seed, step)."""
+    return int.from_bytes(hashlib.blake2b(f"pofx/{seed}/{step}".encode(), digest_size=8).digest(), "big") >> 1
+
+
+def make_optimizer(objective: Objective) -> Optimizer:
+    """The optimizer that an objective names, over its trainable parameters."""
+    spec = objective.optimizer
+    parameters = [p for p in objective.parameters.parameters() if p.requires_grad]
+    cls = getattr(torch.optim, spec.name)
+    options: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay}
+    if spec.name in ("AdamW", "Adam"):
+        options["betas"] = spec.betas
+    return cls(parameters, **options)
+
+
+@contextmanager
+def only(model: nn.Module, players: nn.Module) -> Iterator[None]:
+    """Let only the parameters of `players` require gradients."""
+    mine = {id(p) for p in players.parameters()}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in mine]
+    for p in others:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in others:
+            p.requires_grad_(True)
+
+
+class Game(pl.LightningModule):
+    """A model, its objectives and their optimizers, and the averaged weights.
+
+    Args:
+        lr: in the place of every objective's own learning rate.
+        half_life: of the averaged weights, in images.
+    """
+
+    def __init__(
+        self, model: ImageModel, data: Any, plan: Plan, *, batch: int, seed: int, lr: float | None, half_life: float, augmentations: Sequence[str]
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.average = Average(model, half_life)
+        self.players = list(model.objectives())
+        self.source = data
+        self.plan = plan
+        self.batch, self.seed, self.lr, self.augmentations = batch, seed, lr, tuple(augmentations)
+        self.step = 0  # steps made
+        self.sums: dict[str, list[float]] = {}  # of logs since the last row: name → [sum, count]
+        self._epoch: tuple[int, Tensor] | None = None
+
+    # What step s sees ------------------------------------------------------------------------------------------------
+
+    def batch_of(self, step: int) -> tuple[Batch, Context]:
+        """The batch and the context of a step: functions of (seed, step)."""
+        from pofx.data import order
+
+        epoch, position = divmod(step, self.plan.steps_per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = epoch, order(len(self.source.train), seed=self.seed, epoch=epoch)
+        index = self._epoch[1][position * self.batch : (position + 1) * self.batch]
+        noise = Noise(self.seed, step * self.batch + torch.arange(len(index)))
+        x, y = self.source.train_batch(index, seed=self.seed, epoch=epoch)
+        return self.model.batch(augment(x, self.augmentations, noise), y), Context(step, self.plan.progress(step), noise)
+
+    # One step --------------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        return [make_optimizer(player) for player in self.players]
+
+    def optimizer_list(self) -> list[Any]:
+        found = self.optimizers()
+        return found if isinstance(found, list) else [found]
+
+    def training_step(self, step: int, _: int) -> None:
+        self.play(step)
+
+    def play(self, step: int) -> None:
+        """Make step number `step`."""
+        torch.manual_seed(stream(self.seed, step))
+        batch, context = self.batch_of(step)
+        for player, optimizer in zip(self.players, self.optimizer_list(), strict=True):
+            if (step + 1) % player.every:
+                continue
+            prefix = f"{player.name}_" if len(self.players) > 1 else ""
+            optimizer.zero_grad(set_to_none=True)
+            with only(self.model, player.parameters):
+                loss, logs = player.loss(batch, context)
+                self._finite(loss, step, f"The loss of {player.name!r}")
+                self.manual_backward(loss)
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            norm = nn.utils.get_total_norm(gradients)
+            self._finite(norm, step, f"The gradient of {player.name!r}")
+            if player.clip is not None:
+                torch._foreach_mul_(gradients, (player.clip / (norm + 1e-6)).clamp(max=1.0))
+            rate = learning_rate(self._spec(player.optimizer), context.progress)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            if player.after is not None:
+                player.after()
+            logs = {"loss": loss.detach()} | dict(logs) | {"grad_norm": norm}
+            for name, value in logs.items():
+                entry = self.sums.setdefault(f"train_{prefix}{name}", [0.0, 0])
+                entry[0] += float(value)
+                entry[1] += 1
+            self.sums[f"{prefix}lr"] = [rate, 1]
+        self.average.update(self.model, len(batch.x))
+        self.step = step + 1
+
+    def _spec(self, spec: OptimizerSpec) -> OptimizerSpec:
+        from dataclasses import replace
+
+        return spec if self.lr is None else replace(spec, lr=self.lr)
+
+    def _finite(self, value: Tensor, step: int, what: str) -> None:
+        if not math.isfinite(float(value.detach())):
+            raise NotFinite(step, f"{what} is {float(value.detach())}")
+
+    def means(self) -> dict[str, float]:
+        """Means of the logs since the last call."""
+        found = {name: total / count for name, (total, count) in self.sums.items()}
+        self.sums = {}
+        return found
+
+    def loss_text(self) -> str:
+        """The loss as a person wants it: bits/dim where there is one."""
+        shown = [name for name in self.sums if name.endswith("bits_per_dim")] or [name for name in self.sums if name.endswith("loss")]
+        parts = []
+        for name in shown:
+            total, count = self.sums[name]
+            label = name.removeprefix("train_").replace("_", " ").replace("bits per dim", "bits/dim")
+            parts.append(f"{total / count:.3f} {label}" if label == "bits/dim" else f"{label} {total / count:.3f}")
+        return ", ".join(parts)
+
+    # State -----------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a step changes, as references."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.model.state_dict(),
+            "updates": self.average.updates,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizer_list()],
+            "sums": self.sums,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.average.model.load_state_dict(state["average"])
+        self.average.updates = state["updates"]
+        for optimizer, saved in zip(self.optimizer_list(), state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+            optimizer.zero_grad(set_to_none=True)
+        self.sums = {name: list(entry) for name, entry in state["sums"].items()}
+
+    @contextmanager
+    def rolled_back(self) -> Iterator[None]:
+        """Steps made in here leave no trace."""
+        kept, step = copy.deepcopy(self.state()), self.step
+        try:
+            yield
+        finally:
+            self.restore(kept)
+            self.step = step
+
+    def seconds_per_step(self, threads: int, *, at_least: float = 0.6) -> float:
+        """Time throwaway steps with so many threads."""
+        torch.set_num_threads(threads)
+        precision = self.trainer.precision_plugin
+        with self.rolled_back():
+            step = self.step
+            with precision.train_step_context():
+                self.play(step)  # the first one allocates
+            done, start = 0, time.monotonic()
+            while done < 3 or time.monotonic() - start < at_least:
+                with precision.train_step_context():
+                    self.play(step + 1 + done)
+                done += 1
+                if done > 1 and time.monotonic() - start > 4:
+                    break
+            return (time.monotonic() - start) / done
+
+
+class NotFinite(Exception):
+    """A loss or a gradient that is no number, at a step."""
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(what)
+        self.step = step
+
+
+class Stopped(BaseException):
+    """A person or the system asked to stop; the step in hand was finished and a checkpoint written, if there was time."""
+
+    def __init__(self, signum: int, step: int | None) -> None:
+        self.signum, self.step = signum, step
+
+
+class StepNumbers:
+    """The loader: step numbers from where the run stands. Batches are made inside the step, by index."""
+
+    def __init__(self, game: Game) -> None:
+        self.game = game
+
+    def __iter__(self) -> Iterator[int]:
+        step = self.game.step
+        while self.game.plan.stop is None or step < self.game.plan.stop:
+            yield step
+            step += 1
+
+
+class Keeper(pl.Callback):
+    """Rows, validations, checkpoints and the end of a run.
+
+    Args:
+        run: its folder.
+        state: the newest checkpoint, or None for a new run.
+        started: monotonic time at which this process began to spend the budget.
+        every: seconds between checkpoints.
+        threads: 0 to find out.
+        refresh: called with the metrics after each validation, and when plan or threads were found, to bring model.json up to date.
+    """
+
+    def __init__(
+        self, run: Path, state: dict[str, Any] | None, *, started: float, every: float, threads: int, report: Report, refresh: Callable[..., None]
+    ) -> None:
+        self.run, self.saved, self.started, self.every = run, state, started, every
+        self.threads, self.report, self.refresh = threads, report, refresh
+        self.before = 0.0 if state is None else float(state["seconds"])  # spent by earlier processes, on the whole run
+        self.segment_from = 0.0 if state is None else float(state["segment_seconds"])  # when the segment began, on that clock
+        self.metrics: dict[str, float] = {} if state is None else dict(state["metrics"])
+        self.validation_seconds = 0.0
+        self.signum: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    # The clock -------------------------------------------------------------------------------------------------------
+
+    def seconds(self) -> float:
+        """Spent on the run, all its processes together."""
+        return self.before + time.monotonic() - self.started
+
+    # The start -------------------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        game = _game(pl_module)
+        if self.saved is not None:
+            game.restore(self.saved)
+            if game.step == game.plan.now.start and len(game.plan.segments) > 1:
+                self.segment_from = self.before
+        else:
+            torch.set_num_threads(1)  # so that a data-dependent start does not depend on what is found below
+            torch.manual_seed(stream(game.seed, -1))
+            game.model.eval()
+            with torch.no_grad():
+                game.model.initialise(game.batch_of(0)[0])
+            game.model.train()
+            game.average.copy_from(game.model)
+        self.saved = None
+        game.average.eval()
+        self._tune(game)
+        if game.step == game.plan.now.start:
+            self.refresh(game, self.metrics, weights=False, threads=self.threads)
+            self._checkpoint(trainer, game)
+        torch.set_num_threads(self.threads)
+        self._last_save = self._step_clock = time.monotonic()
+        self._first = game.step
+        self._listen()
+        self.report.rate(game.step)
+
+    def _tune(self, game: Game) -> None:
+        """Choose 1 or all threads by timing throwaway steps, and count on their rate until the real one is known."""
+        unknown = game.plan.now.stop is None and game.plan.now.provisional is None
+        candidates = [self.threads] if self.threads else [1, _all_threads()]
+        if not self.threads and (game.device.type != "cpu" or (not unknown and game.plan.expected - game.step < 50)):
+            candidates = candidates[1:]  # not worth the time
+        if len(set(candidates)) > 1 or unknown:
+            timed = {threads: game.seconds_per_step(threads) for threads in dict.fromkeys(candidates)}
+            self.threads = min(timed, key=lambda threads: timed[threads])
+            if unknown:
+                game.plan = game.plan.with_provisional(timed[self.threads])
+        self.threads = self.threads or candidates[0]
+        torch.set_num_threads(self.threads)
+
+    def _listen(self) -> None:
+        """The first Ctrl-C or SIGTERM ends the run after the step in hand, the second at once."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+
+        def stop(signum: int, frame: FrameType | None) -> None:
+            if self.signum is not None:
+                raise Stopped(signum, None)
+            self.signum = signum
+
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[signum] = signal.signal(signum, stop)
+
+    def unlisten(self) -> None:
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)
+        self._handlers = {}
+
+    # After each step -------------------------------------------------------------------------------------------------
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        game = _game(pl_module)
+        self.report.update(game.step, game.plan.expected, game.loss_text(), self._left(game))
+        fixed = self._fix(game)
+        done = game.step == game.plan.stop
+        if game.plan.logs(game.step) or fixed:
+            row = game.means()
+            if game.plan.validates(game.step):
+                self.metrics = self.validate(game)
+                row |= self.metrics
+                self.refresh(game, self.metrics, weights=True, threads=self.threads)
+            row |= {"epoch": game.step // game.plan.steps_per_epoch, "images": game.step * game.batch, "minutes": self.seconds() / 60}
+            for logger in trainer.loggers:
+                logger.log_metrics(row, game.step)
+        if done or fixed or self.signum is not None or time.monotonic() - self._last_save >= self.every or game.plan.validates(game.step):
+            self._checkpoint(trainer, game)
+        if self.signum is not None and not done:
+            raise Stopped(self.signum, game.step)
+
+    def validate(self, game: Game) -> dict[str, float]:
+        start = time.monotonic()
+        found = validate(game.average.model, game.source.valid)
+        self.validation_seconds = time.monotonic() - start
+        return found
+
+    def _left(self, game: Game) -> float | None:
+        """Seconds left by the clock, while it decides."""
+        minutes = game.plan.now.budget.minutes
+        return None if game.plan.stop is not None or minutes is None else minutes * 60 - (self.seconds() - self.segment_from)
+
+    def _fix(self, game: Game) -> bool:
+        """Once 5 % of a minutes budget are spent, fix the number of steps by the rate measured in them."""
+        from pofx.training.plan import MEASURED
+
+        minutes = game.plan.now.budget.minutes
+        spent = self.seconds() - self.segment_from
+        if minutes is None or game.plan.stop is not None or spent < MEASURED * minutes * 60:
+            return False
+        per_step = (time.monotonic() - self._step_clock) / max(game.step - self._first, 1)
+        if not self.validation_seconds:
+            self.validate(game)
+        game.plan = game.plan.fix(game.step, self.seconds() - self.segment_from, per_step, self.validation_seconds)
+        self.refresh(game, self.metrics, weights=False, threads=self.threads)
+        return True
+
+    def _checkpoint(self, trainer: pl.Trainer, game: Game) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.sync()
+        clock = {"seconds": self.seconds(), "segment_seconds": self.segment_from, "metrics": self.metrics}
+        checkpoint.save(self.run, {**game.state(), **clock}, game.step)
+        self._last_save = time.monotonic()
+
+
+def _game(module: pl.LightningModule) -> Game:
+    assert isinstance(module, Game)
+    return module
+
+
+def _all_threads() -> int:
+    import os
+
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(torch.get_num_threads(), there))
+
+
+def not_finite(error: NotFinite, run: Path, precision: str) -> NoReturn:
+    """Turn a loss that is no number into what a person can do about it."""
+    good = checkpoint.found(run)
+    last = f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint yet"
+    advice = "a lower --lr" + ("" if precision.startswith(("32", "64")) else ", or --precision 32")
+    raise RunError(f"{error} at step {error.step}; {last}. Try {advice}, in another --out (start it from these weights with --init-from {run}).") from error

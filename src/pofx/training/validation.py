@@ -1,0 +1,51 @@
+"""How good the averaged weights are on images that training does not see: mean cost, never augmented, in float32 or better.
+
+What is measured follows from what a model can tell: nats and bits/dim (exact or a bound), or cross entropy and accuracy.
+A model without either (a GAN) has only its losses.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pofx.model import ExactLikelihood, ImageModel, Labeler, LowerBound
+
+LARGEST = 2000  # images: validation is a thermometer, `evaluate` the measurement
+CHUNK = 100  # images at once, the last padded: one shape, whatever the set
+
+
+@torch.no_grad()
+def validate(model: ImageModel, split: Any, *, limit: int = LARGEST) -> dict[str, float]:
+    """Means over the first `limit` images of a split, by name: valid_nats, valid_bits_per_dim; valid_cross_entropy, valid_accuracy."""
+    n = min(len(split), limit)
+    if n == 0 or not isinstance(model, ExactLikelihood | LowerBound | Labeler):
+        return {}
+    chunk = min(CHUNK, n)
+    found: dict[str, list[Tensor]] = {}
+    for start in range(0, n, chunk):
+        index = torch.arange(start, min(start + chunk, n))
+        padded = torch.cat([index, index[:1].expand(chunk - len(index))])
+        x, y = split.take(padded)
+        for name, values in _measure(model, x, y).items():
+            found.setdefault(name, []).append(values[: len(index)].double().cpu())
+    return {f"valid_{name}": float(torch.cat(values).mean()) for name, values in found.items()}
+
+
+def _measure(model: ImageModel, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
+    batch = model.batch(x, y)
+    out: dict[str, Tensor] = {}
+    nats = None
+    if isinstance(model, ExactLikelihood):
+        nats = -model.log_prob(batch.x, batch.given)
+    elif isinstance(model, LowerBound):
+        nats = -model.elbo(batch.x, batch.given)
+    if nats is not None:
+        out |= {"nats": nats, "bits_per_dim": nats / (model.dims * math.log(2))}
+    if isinstance(model, Labeler) and batch.y is not None:
+        log_prob = model.label(batch.x).log_prob
+        out |= {"cross_entropy": -log_prob.gather(1, batch.y[:, None])[:, 0], "accuracy": (log_prob.argmax(1) == batch.y).float()}
+    return out

@@ -1,0 +1,1 @@
+"""What needs data, training and tasks together: features, report, demo."""

@@ -1,0 +1,177 @@
+"""One self-contained HTML page: text, tables and pictures inlined as base64. No script, no network, light and dark, and it prints well."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+
+import torch
+from torch import Tensor
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c1e21; --soft: #63686f; --line: #dfe2e6; --ground: #fff; --panel: #f6f7f8; --accent: #0b6e69; --alarm: #b3261e; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e6e8; --soft: #9aa1a9; --line: #34383d; --ground: #16181b; --panel: #1f2226; --accent: #5cc8bf; --alarm: #ff8a80; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 52rem; background: var(--ground); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; letter-spacing: -.01em; }
+h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; padding-top: .9rem; border-top: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
+p { margin: .5rem 0; } .soft, figcaption, caption { color: var(--soft); } .lead { font-size: 1.05rem; color: var(--soft); margin-bottom: 1.2rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; margin: .8rem 0; font-variant-numeric: tabular-nums; }
+caption { caption-side: bottom; text-align: left; font-size: .85rem; padding-top: .5rem; }
+th, td { padding: .38rem .7rem .38rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { font-weight: 600; color: var(--soft); font-size: .85rem; } th:first-child, td:first-child { text-align: left; }
+td.text, th.text { text-align: left; white-space: normal; }
+figure { margin: .8rem 0; } figcaption { font-size: .85rem; margin-top: .35rem; }
+img { image-rendering: pixelated; max-width: 100%; height: auto; vertical-align: top; }
+img.smooth { image-rendering: auto; }
+.tiles { display: flex; flex-wrap: wrap; gap: .45rem .55rem; margin: .6rem 0; }
+.tiles figure { margin: 0; text-align: center; } .tiles figcaption { font-size: .72rem; margin-top: .15rem; line-height: 1.25; font-variant-numeric: tabular-nums; }
+.tiles img { border-radius: 2px; }
+.beside { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: 1rem; align-items: start; } .beside figure { margin: 0; }
+.flag { border-left: 4px solid var(--accent); background: var(--panel); padding: .6rem .9rem; margin: .9rem 0; border-radius: 0 4px 4px 0; }
+.flag.alarm { border-color: var(--alarm); } .flag.alarm strong { color: var(--alarm); }
+pre { background: var(--panel); padding: .8rem 1rem; overflow-x: auto; border-radius: 4px; font-size: .85rem; } code { font-size: .9em; }
+details summary { cursor: pointer; color: var(--accent); } a { color: var(--accent); }
+@media print { body { max-width: none; padding: 0; font-size: 11pt; } h2, h3 { break-after: avoid; } figure, tr, .flag, .tiles figure { break-inside: avoid; } pre { white-space: pre-wrap; } details { display: block; } }
+"""
+
+
+def page(title: str, lead: str, body: Iterable[str]) -> str:
+    """A whole document; `title` and `lead` are text, `body` is HTML."""
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n'
+        f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(lead)}</p>\n' + "\n".join(part for part in body if part) + "\n</body>\n</html>\n"
+    )
+
+
+def section(title: str, *body: str) -> str:
+    content = "\n".join(part for part in body if part)
+    return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>" if content else ""
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+
+
+def flag(text: str, *, alarm: bool) -> str:
+    head, _, rest = text.partition(":")
+    return f'<div class="flag{" alarm" if alarm else ""}"><strong>{escape(head)}</strong>{":" if rest else ""}{escape(rest)}</div>'
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", *, text: Iterable[int] = ()) -> str:
+    """A table of plain text; columns in `text` are left-aligned and may wrap."""
+    left = set(text)
+
+    def cells(row: Sequence[str], tag: str) -> str:
+        return "".join(f'<{tag}{" class=text" if i in left else ""}>{escape(cell)}</{tag}>' for i, cell in enumerate(row))
+
+    lines = "\n".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
+    below = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f'<div class="wide"><table>{below}<thead><tr>{cells(head, "th")}</tr></thead><tbody>\n{lines}\n</tbody></table></div>'
+
+
+def details(summary: str, content: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>\n{content}\n</details>"
+
+
+def code(text: str) -> str:
+    return f"<pre><code>{escape(text)}</code></pre>"
+
+
+def shown(x: Tensor, levels: int) -> Tensor:
+    """Integers 0 … levels−1 `(n, C, H, W)` → uint8 0 … 255 `(n, 1, 3 or 4, H, W)` to look at; other channel counts show the first."""
+    if x.shape[1] not in (1, 3, 4):
+        x = x[:, :1]
+    return ((x.long() * 255 + (levels - 1) // 2) // (levels - 1)).to(torch.uint8)
+
+
+def picture(x: Tensor) -> str:
+    """One image, uint8 0 … 255 `(C, H, W)`, as a data URI."""
+    from PIL import Image
+
+    array = x.permute(1, 2, 0).contiguous().cpu().numpy()
+    file = io.BytesIO()
+    Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(file, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _width(x: Tensor, want: int) -> int:
+    """Pixels wide on the page: a whole multiple of the image near `want`, so that pixels stay square and sharp."""
+    return x.shape[-1] * max(1, round(want / max(x.shape[-2:])))
+
+
+def grid(x: Tensor, levels: int, columns: int, *, want: int = 40, caption: str = "", alt: str = "images") -> str:
+    """One picture of many images `(n, C, H, W)`, with thin gaps."""
+    tiles = shown(x, levels)
+    n, c, h, w = tiles.shape
+    columns = min(columns, n)
+    rows = math.ceil(n / columns)
+    gap = max(1, round(max(h, w) / 16))
+    sheet = torch.full((c, rows * (h + gap) - gap, columns * (w + gap) - gap), 128, dtype=torch.uint8)
+    for i, tile in enumerate(tiles):
+        r, q = divmod(i, columns)
+        sheet[:, r * (h + gap) : r * (h + gap) + h, q * (w + gap) : q * (w + gap) + w] = tile
+    scale = max(1, round(want / max(h, w)))
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<figure><img src="{picture(sheet)}" width="{sheet.shape[2] * scale}" height="{sheet.shape[1] * scale}" alt="{escape(alt)}">{below}</figure>'
+
+
+def tiles(x: Tensor, levels: int, captions: Sequence[str] | None = None, *, want: int = 56) -> str:
+    """Images side by side, each with a caption (lines separated by a newline)."""
+    figures = []
+    for i, image in enumerate(shown(x, levels)):
+        caption = "" if captions is None else f"<figcaption>{escape(captions[i]).replace(chr(10), '<br>')}</figcaption>"
+        width = _width(image, want)
+        height = image.shape[-2] * width // image.shape[-1]
+        figures.append(f'<figure><img src="{picture(image)}" width="{width}" height="{height}" alt="">{caption}</figure>')
+    return f'<div class="tiles">{"".join(figures)}</div>'
+
+
+def beside(parts: Iterable[str]) -> str:
+    return f'<div class="beside">{"".join(parts)}</div>'
+
+
+def curves(panels: Sequence[tuple[str, dict[str, tuple[list[float], list[float]]]]], caption: str = "") -> str:
+    """Line plots as inline SVG: panels of (y label, name → (x, y)). Grey axes on no ground, so that both themes show them."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    panels = [(label, {k: v for k, v in lines.items() if v[0]}) for label, lines in panels]
+    panels = [p for p in panels if p[1]]
+    if not panels:
+        return ""
+    grey = "#8a9097"
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "pofx", "font.size": 9, "font.family": "sans-serif"}
+    settings |= {key: grey for key in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")}
+    with rc_context(settings):
+        figure = Figure(figsize=(7.4, 2.5), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axis, (label, lines) in zip(axes, panels, strict=True):
+            for (name, (xs, ys)), color in zip(lines.items(), ("#1f9e96", "#e08a1e", "#7a6ff0", "#d2527f", "#5a9bd4", "#8a9097") * 2, strict=False):
+                axis.plot(xs, ys, color=color, linewidth=1.4, label=name)
+            values = sorted(v for _, ys in lines.values() for v in ys if math.isfinite(v))
+            if len(values) > 20:  # the first steps must not flatten the rest
+                low, high = values[0], values[int(0.97 * len(values))]
+                pad = 0.06 * (high - low) or 0.1
+                axis.set_ylim(low - pad, high + pad)
+            axis.set_xlabel("step")
+            axis.set_ylabel(label)
+            axis.grid(color=grey, alpha=0.2, linewidth=0.6)
+            axis.spines[["top", "right"]].set_visible(False)
+            if len(lines) > 1:
+                axis.legend(frameon=False, labelcolor=grey)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :].replace("<svg ", '<svg role="img" style="max-width:100%;height:auto" ', 1)
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{svg}{below}</figure>"
