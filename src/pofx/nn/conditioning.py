@@ -27,7 +27,11 @@ class Context(nn.Module):
             self.embed: nn.Module = nn.Conv2d(shape[0], width, 1)
         else:
             self.embed = nn.Sequential(
-                nn.Conv2d(shape[0], width, 5, padding=2), nn.ReLU(), nn.Conv2d(width, width, 5, padding=2), nn.ReLU(), nn.Conv2d(width, width, 1)
+                nn.Conv2d(shape[0], width, 5, padding=2),
+                nn.ReLU(),
+                nn.Conv2d(width, width, 5, padding=2),
+                nn.ReLU(),
+                nn.Conv2d(width, width, 1),
             )
 
     def forward(self, value: Tensor | None) -> Tensor | None:

@@ -47,7 +47,10 @@ class MaskedConv2d(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int, mask: Literal["A", "B"], channels: int) -> None:
         super().__init__()
         if min(inputs, outputs) < channels:
-            raise InputError(f"A masked layer of {min(inputs, outputs)} features cannot serve {channels} image channels; use at least {channels}, e.g. --channels {32 * channels}.")
+            raise InputError(
+                f"A masked layer of {min(inputs, outputs)} features cannot serve {channels} image channels; "
+                f"use at least {channels}, e.g. --channels {32 * channels}."
+            )
         self.reach = kernel // 2
         self.in_colour, self.out_colour = colours(inputs, channels), colours(outputs, channels)
         before = self.in_colour[None] < self.out_colour[:, None] if mask == "A" else self.in_colour[None] <= self.out_colour[:, None]
@@ -149,7 +152,7 @@ class StepPass(Pass):
         return self.read(layer)
 
     def context(self, c: Tensor | float) -> Tensor | float:
-        if isinstance(c, float):
+        if not isinstance(c, Tensor):
             return c
         first, last = _range(colours(c.shape[1], self.channels), self.colour)
         return c[:, first:last, min(self.row, c.shape[2] - 1), min(self.column, c.shape[3] - 1)]
