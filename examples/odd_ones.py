@@ -27,4 +27,4 @@ def main(source: str = "digits", out: str = "runs/odd-ones", minutes: float = 0.
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:3])

@@ -1,9 +1,6 @@
-"""A model of your own in fifty lines: a histogram for every pixel, p(x) = ∏ p_i(x_i), held to the contract of every other model.
+"""A model of your own in fifty lines: a histogram for every pixel, p(x) = ∏ p_i(x_i), held to the contract of every other model."""
 
-    python examples/own_model.py
-"""
-
-from __future__ import annotations
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +15,7 @@ class Histogram(Autoregressive):
 
     family = ("explicit", "tractable", "autoregressive")
     paper = "the baseline that every model must beat"
-    refuses = {pofx.views.View: "it looks at nothing but one pixel at a time."}
+    refuses: ClassVar = {pofx.views.View: "it looks at nothing but one pixel at a time."}
 
     def __init__(self, space, given=None) -> None:
         super().__init__(space, given)
@@ -29,7 +26,8 @@ class Histogram(Autoregressive):
         return cls(space, given)
 
     def objectives(self):
-        return [Objective("nll", self, lambda b, _: (-self.conditional_log_prob(b.x, None).mean(), {}), optimizer=OptimizerSpec("Adam", lr=0.1))]
+        loss = lambda batch, context: (-self.conditional_log_prob(batch.x, None).mean(), {})  # noqa: E731
+        return [Objective("nll", self, loss, optimizer=OptimizerSpec("Adam", lr=0.1))]
 
     def conditional_log_prob(self, x: Tensor, given) -> Tensor:
         table = self.logits.log_softmax(-1).expand(len(x), -1, -1, -1, -1)

@@ -156,9 +156,7 @@ class RunData:
 
     @property
     def heading(self) -> str:
-        data = self.meta["data"]
-        name = data.get("name") or "?"
-        return f"{name} [{', '.join(self.transforms)}]" if self.transforms else str(name)
+        return str(self.meta["data"].get("heading") or "?")
 
     def is_own(self, data: str) -> bool:
         """Whether this is what was typed as DATA when the run was trained."""

@@ -96,6 +96,7 @@ class Data:
         """For model.json: `load_data(**json["spec"])` makes this set again (for arrays it cannot, and says so)."""
         return {
             "name": self.name,
+            "heading": self.heading,
             "spec": dict(self.arguments),
             "space": self.space.to_json(),
             "transforms": list(self.transforms),
