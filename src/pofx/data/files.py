@@ -301,6 +301,7 @@ def read_hub(repository: str, name: str) -> Source:
         raise InputError(f"hf:{repository}: a set on the Hub is hf:owner/name, e.g. hf:ylecun/mnist.")
     import datasets
 
+    _say_at_once_that_there_is_no_network()
     try:
         found = datasets.load_dataset(f"{owner}/{short}", configuration or None)
     except (OSError, ValueError, RuntimeError, LookupError, datasets.exceptions.DatasetsError) as error:  # pyright: ignore[reportAttributeAccessIssue]
@@ -316,6 +317,21 @@ def read_hub(repository: str, name: str) -> Source:
             )
         parts = {"all": next(iter(splits.values()))}
     return _tables({k: v.data.table for k, v in parts.items()}, name, {k: str(v._fingerprint) for k, v in parts.items()}, None)
+
+
+def _say_at_once_that_there_is_no_network() -> None:
+    """Where the Hub's name does not resolve, put its client offline: it then takes its cache, or fails now and not after half a minute of retries."""
+    import socket
+    from urllib.parse import urlsplit
+
+    import huggingface_hub.constants as hub
+    from datasets import config
+
+    address = urlsplit(hub.ENDPOINT)
+    try:
+        socket.getaddrinfo(address.hostname, address.port or address.scheme)
+    except OSError:
+        hub.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
 
 
 def _tables(tables: dict[str, Any], name: str, stamps: dict[str, str], folder: Path | None) -> Source:
