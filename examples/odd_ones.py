@@ -15,7 +15,7 @@ import pofx
 from pofx.tasks.outliers import outliers
 
 
-def main(source: str = "digits", out: str = "runs/odd-ones", minutes: float = 0.5) -> list[str]:
+def main(source: str = "digits", out: str = "runs/odd-ones", *, minutes: float = 0.5) -> list[str]:
     options = {} if source == "digits" else {"size": 32, "gray": True}
     data = pofx.load_data(source, **options)
     torch.manual_seed(0)
@@ -27,4 +27,4 @@ def main(source: str = "digits", out: str = "runs/odd-ones", minutes: float = 0.
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(*sys.argv[1:])

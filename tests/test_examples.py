@@ -23,5 +23,5 @@ def test_own_model_keeps_the_contract(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_odd_ones(tmp_path: Path) -> None:
     main = runpy.run_path(str(EXAMPLES[0].parent / "odd_ones.py"))["main"]
-    odd = main("digits", str(tmp_path / "run"), 0.1)
+    odd = main("digits", str(tmp_path / "run"), minutes=0.1)
     assert 0 < len(odd) < 100

@@ -34,9 +34,9 @@ class Job:
 
 # Tune here. About a minute each on 2 cores.
 JOBS = (
-    Job("pixelcnn", steps=600, arguments={"dropout": 0.2}),
-    Job("vae", steps=800),
-    Job("gan", steps=2000),
+    Job("pixelcnn", steps=500, arguments={"dropout": 0.2}),
+    Job("vae", steps=550),
+    Job("gan", steps=1500),
 )
 PIXELCNN_MOST = 1.90  # bits/dim on test; a histogram per position gives 2.43
 VAE_BELOW = 2.43
