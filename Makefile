@@ -54,11 +54,12 @@ format: install ## let ruff format and fix what it can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-readme: install ## write the capability table of README.md anew from `pofx models`
+readme: install ## write the tables of README.md anew, from `pofx models` and results/demo.json
 	$(BIN)/python tests/test_readme.py
 
-figures: demo ## draw the pictures of README.md anew, from the runs of `make demo`
+figures: demo ## draw the pictures of README.md anew and renew results/demo.json, from the runs of `make demo`
 	@mkdir -p docs/pictures
+	cp demo/results.json results/demo.json
 	$(BIN)/pofx data digits -o docs/pictures/digits.png --quiet >/dev/null
 	for model in pixelcnn vae gan; do $(BIN)/pofx sample demo/$$model -n 64 -o docs/pictures/$$model.png --quiet; done
 

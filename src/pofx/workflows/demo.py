@@ -187,7 +187,9 @@ def demo(out: str | Path = "demo") -> tuple[Path, list[Check]]:
     results = {name: f.evaluation.to_json() for name, f in findings.items()}
     found = checks(results)
     write_text(report, _page(findings, found, time.perf_counter() - begun, out))
-    write_text(memory, json.dumps({"weights": state, "results": results}, indent=1, ensure_ascii=False))
+    kept = ("steps", "minutes", "images_per_second", "threads", "precision", "hardware")
+    training = {job.model: {key: read_run(paths[job.model]).training.get(key) for key in kept} for job in JOBS}
+    write_text(memory, json.dumps({"weights": state, "training": training, "results": results}, indent=1, ensure_ascii=False))
     return report, found
 
 
