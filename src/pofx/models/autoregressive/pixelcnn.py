@@ -125,13 +125,13 @@ class PixelCNN(Autoregressive, Features):
         return self.head(parameters).log_prob(x)
 
     def conditional_log_prob(self, x: Tensor, given: Tensor | None) -> Tensor:
-        return self._conditionals(FullPass(), x, given)
+        return self._conditionals(FullPass(self.space.channels), x, given)
 
     def objectives(self) -> Sequence[Objective]:
         return [Objective("nll", self, self._loss, optimizer=OptimizerSpec("AdamW", lr=self.lr, betas=(0.9, 0.99)))]
 
     def _loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        nats_per_dim = -self.unknown_sum(self._conditionals(FullPass(context.noise), batch.x, batch.given)).mean() / self.dims
+        nats_per_dim = -self.unknown_sum(self._conditionals(FullPass(self.space.channels, context.noise), batch.x, batch.given)).mean() / self.dims
         return nats_per_dim, {"bits_per_dim": nats_per_dim.detach() / math.log(2)}
 
     # Steps -----------------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ class PixelCNN(Autoregressive, Features):
         if layer not in names:
             raise InputError(f"layer={layer!r}: PixelCNN has {', '.join(names)}.")
         x = self.space.check(x).to(self.device)
-        h = self.trunk(FullPass(), normalised(x, self.space.levels, self.dtype), None, blocks=names.index(layer) + 1)
+        h = self.trunk(FullPass(self.space.channels), normalised(x, self.space.levels, self.dtype), None, blocks=names.index(layer) + 1)
         return F.relu(h).mean((2, 3))
 
 
