@@ -15,7 +15,7 @@ export OMP_WAIT_POLICY := PASSIVE
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	if "$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then command -v "$$p"; break; fi; done)
 
-.PHONY: help install demo test test-slow check format readme wheel constraints clean
+.PHONY: help install demo test test-slow check format readme figures wheel constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,11 @@ format: install ## let ruff format and fix what it can
 
 readme: install ## write the capability table of README.md anew from `pofx models`
 	$(BIN)/python tests/test_readme.py
+
+figures: demo ## draw the pictures of README.md anew, from the runs of `make demo`
+	@mkdir -p docs/pictures
+	$(BIN)/pofx data digits -o docs/pictures/digits.png --quiet >/dev/null
+	for model in pixelcnn vae gan; do $(BIN)/pofx sample demo/$$model -n 64 -o docs/pictures/$$model.png --quiet; done
 
 wheel: install ## dist/pofx-*.whl
 	rm -rf dist

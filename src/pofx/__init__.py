@@ -91,7 +91,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'pofx' has no attribute {name!r}")
     home = _HOME[name]
-    value = getattr(importlib.import_module(home), "load_model" if name == "load" else name) if home else importlib.import_module(f"pofx.{name}")
+    module = importlib.import_module(home or f"pofx.{name}")
+    value = getattr(module, "load_model" if name == "load" else name) if home else module
     globals()[name] = value
     return value
 

@@ -74,7 +74,9 @@ class Entry:
         try:
             return getattr(importlib.import_module(self.module), self.class_name)
         except (ImportError, AttributeError) as error:
-            raise InputError(f"The model {self.name!r} is declared as {self.module}:{self.class_name} and cannot be imported: {error}") from error
+            raise InputError(
+                f"The model {self.name!r} is declared as {self.module}:{self.class_name} and cannot be imported: {error}"
+            ) from error
 
 
 def _module(path: Path) -> str:
@@ -223,7 +225,7 @@ def arguments_to_json(value: Any) -> Any:
         return {str(key): arguments_to_json(item) for key, item in value.items()}
     if is_dataclass(value) and not isinstance(value, type) and settings().get(type(value).__name__) is type(value):
         return {"type": type(value).__name__} | {f.name: arguments_to_json(getattr(value, f.name)) for f in fields(value) if f.init}
-    raise InputError(f"An argument of type {type(value).__name__} cannot be stored: {value!r}. Use JSON values or a frozen dataclass of pofx.catalog.settings().")
+    raise InputError(f"An argument {value!r} ({type(value).__name__}) cannot be stored. Use JSON values or one of pofx.catalog.settings().")
 
 
 def arguments_from_json(value: Any) -> Any:

@@ -215,7 +215,9 @@ class Likelihood:
         if name not in self.names:
             raise InputError(f"likelihood={name!r} is unknown; use auto, {', '.join(self.names)}.")
         if name == "bernoulli" and space.levels != 2:
-            raise InputError(f"likelihood='bernoulli' needs 2 levels, found {space.levels}. Use --likelihood categorical, or data like mnist:threshold.")
+            raise InputError(
+                f"likelihood='bernoulli' needs 2 levels, found {space.levels}. Use --likelihood categorical, or data like mnist:threshold."
+            )
         if components < 1:
             raise InputError(f"components={components}: at least 1 is needed.")
         c = space.channels

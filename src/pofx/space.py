@@ -71,7 +71,9 @@ class ImageSpace:
                 f"Convert them with --size {self.height}x{self.width}{' --gray' if self.channels == 1 else ''}."
             )
         if self.levels < 256 and x.numel() and int(x.max()) >= self.levels:
-            raise InputError(f"A pixel has the value {int(x.max())}; this space has {self.levels} levels (0 … {self.levels - 1}). Convert with --levels {self.levels}.")
+            raise InputError(
+                f"A pixel has the value {int(x.max())}; this space has {self.levels} levels (0 … {self.levels - 1}). Convert with --levels {self.levels}."
+            )
         return x
 
     def to_json(self) -> dict[str, Any]:

@@ -92,7 +92,9 @@ class Label(View):
 
     def value(self, x: Tensor, y: Tensor | None) -> Tensor:
         if y is None:
-            raise InputError("This model is p(x | label), but the data has no labels. Give a folder with one subfolder per class, or a set with labels.")
+            raise InputError(
+                "This model is p(x | label), but the data has no labels. Give a folder with one subfolder per class, or a set with labels."
+            )
         return self.check(y, len(x), ImageSpace(1, 1, 1))
 
     def check(self, value: Any, n: int, space: ImageSpace) -> Tensor:
@@ -175,7 +177,9 @@ class Top(View):
     def check_space(self, space: ImageSpace) -> None:
         length = space.width if space.height == 1 else space.height
         if not 1 <= self.rows < length:
-            raise InputError(f"Top(rows={self.rows}) of images with {length} {'columns' if space.height == 1 else 'rows'}: use 1 … {length - 1}.")
+            raise InputError(
+                f"Top(rows={self.rows}) of images with {length} {'columns' if space.height == 1 else 'rows'}: use 1 … {length - 1}."
+            )
 
     def _corner(self, space: ImageSpace) -> tuple[int, int]:
         return (1, self.rows) if space.height == 1 else (self.rows, space.width)
@@ -219,7 +223,9 @@ class Gray(View):
 
     def check_space(self, space: ImageSpace) -> None:
         if space.channels != 3:
-            raise InputError(f"Gray() needs images of 3 channels (RGB), found {space.channels}; for grey images use Half() or Subsample(2).")
+            raise InputError(
+                f"Gray() needs images of 3 channels (RGB), found {space.channels}; for grey images use Half() or Subsample(2)."
+            )
 
     def value(self, x: Tensor, y: Tensor | None) -> Tensor:
         r, g, b = x.long().unbind(1)

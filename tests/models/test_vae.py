@@ -66,7 +66,9 @@ def test_encode_gives_the_mean_unless_a_sample_is_asked_for() -> None:
         assert not torch.equal(model.encode(x, sample=True), model.encode(x))
 
 
-@pytest.mark.parametrize("wrong", [{"latents": 0}, {"likelihood": "bernoulli"}, {"likelihood": "gauss"}, {"dropout": -0.1}, {"kl_warmup": 2.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"latents": 0}, {"likelihood": "bernoulli"}, {"likelihood": "gauss"}, {"dropout": -0.1}, {"kl_warmup": 2.0}]
+)
 def test_wrong_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(InputError):
         VAE(ImageSpace(1, 8, 8), **wrong)

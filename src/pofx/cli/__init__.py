@@ -13,6 +13,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from pofx.errors import CapabilityError, InputError, PofxError, nearest
@@ -30,13 +31,19 @@ VERBS: dict[str, tuple[str, str]] = {
     "score": ("What each image costs: nats and bits/dim.", "pofx score runs/digits digits:test -o scores.csv"),
     "outliers": ("Flag the images that do not fit.", "pofx outliers runs/digits digits:test -o odd"),
     "report": ("One self-contained page about a run.", "pofx report runs/digits"),
-    "compare": ("Runs side by side, with paired differences.", "pofx compare runs/digits runs/vae digits:test"),
+    "compare": ("Runs side by side, with paired differences.", "pofx compare runs/digits runs/vae"),
     "info": ("What a run is, and how it was made.", "pofx info runs/digits"),
     "models": ("What each model can tell and accepts.", "pofx models --tree"),
     "data": ("Look at images before learning from them.", "pofx data digits -o contact.png"),
-    "push": ("Share a run: to a folder or the Hugging Face Hub.", "pofx push runs/digits you/digits-pixelcnn"),
-    "pull": ("Fetch a shared run.", "pofx pull you/digits-pixelcnn runs/theirs"),
+    "push": ("Share a run: to a folder or the Hugging Face Hub.", "pofx push runs/digits hf:you/digits-pixelcnn"),
+    "pull": ("Fetch a shared run.", "pofx pull hf:you/digits-pixelcnn -o runs/theirs"),
 }
+
+
+EPILOGUE = f"""Start with:  {VERBS["train"][1]}
+Then:        {VERBS["report"][1]}
+
+pofx VERB --help shows what a verb takes, with an example."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(tokens, verb)
     except KeyboardInterrupt:
-        _tell("interrupted; the same command goes on where it stopped." if verb == "train" else "interrupted.", verb)
+        _tell("interrupted.", verb)
         return 130
     except BrokenPipeError:
         # The reader (head, less) has seen enough. Python would complain once more when it flushes stdout at exit.
@@ -72,8 +79,11 @@ def _run(tokens: list[str], verb: str | None) -> int:
     if tokens and verb is None and not tokens[0].startswith("-"):
         raise InputError(f"No verb {tokens[0]!r}. {nearest(tokens[0], VERBS)} See: pofx --help")
     app = make_app(verb, tokens[1:])
-    command, bound, _ = app.parse_args(tokens)
-    if verb is None or "common" not in bound.signature.parameters:  # --help, --version, or nothing
+    if verb and {"--help", "-h"} & set(tokens):
+        app.help_print([verb])
+        return 0
+    command, bound, _ = _parse(app, tokens, verb)
+    if verb is None or "common" not in bound.signature.parameters:  # pofx alone, --help, --version
         command(*bound.args, **bound.kwargs)
         return 0
     from pofx.cli.common import Common, show
@@ -85,6 +95,26 @@ def _run(tokens: list[str], verb: str | None) -> int:
     return 0
 
 
+def _parse(app: App, tokens: list[str], verb: str | None) -> Any:
+    """`App.parse_args`; a mistyped flag is named before anything that is missing because of it."""
+    from cyclopts import MissingArgumentError
+
+    try:
+        return app.parse_args(tokens)
+    except MissingArgumentError as error:
+        if verb is None:
+            raise
+        flags = [name for argument in app[verb].assemble_argument_collection() for name in argument.names if name.startswith("-")]
+        typed = [token.partition("=")[0] for token in error.unused_tokens or () if token.startswith("-")]
+        unknown = [flag for flag in typed if flag not in flags]
+        if not unknown:
+            raise
+        close = get_close_matches(unknown[0], flags, n=1)
+        raise InputError(
+            f"Unknown option: {unknown[0]}." + (f" Did you mean {close[0]}?" if close else "") + f"\nSee: pofx {verb} --help"
+        ) from error
+
+
 @contextlib.contextmanager
 def _only_answers(common: Common) -> Any:
     """While a verb works, whatever a library prints goes to stderr: stdout is for the answer."""
@@ -94,6 +124,8 @@ def _only_answers(common: Common) -> Any:
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         if not common.debug:
             warnings.simplefilter("ignore")
+            warnings.filterwarnings("default", module=r"pofx(\..*)?")  # what we warn of is meant for the user
+            warnings.showwarning = lambda message, *_: common.note(str(message))
             for name in ("lightning", "lightning.pytorch", "lightning.fabric", "datasets", "huggingface_hub"):
                 logging.getLogger(name).setLevel(logging.ERROR)
         yield
@@ -108,7 +140,7 @@ def make_app(verb: str | None, rest: Sequence[str]) -> App:
     app = App(
         name="pofx",
         help="Learn p(x) from your images, without labels, and put it to work.",
-        help_epilogue="Start with:  pofx train pixelcnn digits --out runs/digits --minutes 1\nThen:        pofx report runs/digits\n\npofx VERB --help shows what a verb takes, with an example.",
+        help_epilogue=EPILOGUE,
         help_format="plaintext",
         version=pofx.__version__,
         default_parameter=Parameter(negative=()),
@@ -121,7 +153,12 @@ def make_app(verb: str | None, rest: Sequence[str]) -> App:
             continue
         module = importlib.import_module(f"pofx.cli.{name}")
         function: Callable[..., Any] = module.command(rest) if hasattr(module, "command") else getattr(module, name)
-        app.command(function, name=name, help_epilogue=f"Example:\n  {getattr(function, 'example', example)}", group_parameters=Group("Options"))
+        app.command(
+            function,
+            name=name,
+            help_epilogue=f"Example:\n  {getattr(function, 'example', example)}",
+            group_parameters=Group("Options", sort_key=2),
+        )
     return app
 
 
@@ -142,7 +179,7 @@ def _explain(error: Exception, verb: str | None) -> int:
         message = " ".join(str(error).split())
         if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
             message = f"{len(error.unused_tokens)} argument{'s' * (len(error.unused_tokens) > 1)} too many: {' '.join(error.unused_tokens)}"
-        elif isinstance(error, MissingArgumentError) and error.argument is not None and not error.argument.tokens:
+        elif isinstance(error, MissingArgumentError) and error.argument is not None and not error.keyword:
             message = f"{error.argument.names[0]} is missing."
         hint = f"See: pofx {verb or ''} --help".replace("  ", " ")
         _tell(f"{message}\n{hint}" + (f"\nExample: {VERBS[verb][1]}" if verb else ""), verb)

@@ -111,7 +111,7 @@ def load_model(run: str, common: Common) -> ImageModel:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Images that a verb was given: `heading` names them with their transforms, `part` the part they are."""
+    """Images that a verb was given: `heading` names them with their part and transforms; `part` is one of the set's, or "all"."""
 
     split: Split
     heading: str
@@ -124,16 +124,19 @@ def load_images(spec: str, space: ImageSpace, flags: DataFlags = DataFlags(), co
     Raises:
         InputError: they are not; the flags that convert them are in the message.
     """
-    from pofx.data import load_images
+    from pofx.data import load_images, parse
+    from pofx.data.sources import is_name
 
     split, found = load_images(spec, **flags.arguments())
+    _skipped(split.skipped, common)
     if found != space:
         convert = [f"--size {space.height}x{space.width}"] if (found.height, found.width) != (space.height, space.width) else []
         convert += ["--gray"] if space.channels == 1 and found.channels == 3 else []
         convert += [f"--levels {space.levels}"] if found.levels != space.levels else []
         fix = f"Add {' '.join(convert)}" if convert and found.channels in (space.channels, 3) else "Give images of the same kind"
         raise InputError(f"The run is a model of {space}; {spec} holds {found}. {fix}, the same conversion that was used in training.")
-    return Loaded(split, spec, "test")
+    parsed = parse(spec)
+    return Loaded(split, split.heading, parsed.part or ("test" if is_name(parsed.base) else "all"))
 
 
 @dataclass(frozen=True)
@@ -153,16 +156,14 @@ class RunData:
 
     @property
     def heading(self) -> str:
-        data = self.meta["data"]
-        name = data.get("name") or "?"
-        return data.get("heading") or (f"{name} [{', '.join(self.transforms)}]" if self.transforms else str(name))
+        return str(self.meta["data"].get("heading") or "?")
 
-    @property
-    def spec(self) -> str | None:
-        """DATA as it was typed."""
-        return (self.meta["data"].get("spec") or {}).get("spec")
+    def is_own(self, data: str) -> bool:
+        """Whether this is what was typed as DATA when the run was trained."""
+        stored = self.meta["data"]
+        return data in (stored.get("name"), (stored.get("spec") or {}).get("spec"))
 
-    def load_data(self) -> Data:
+    def load_data(self, common: Common) -> Data:
         """The run's own data, made again.
 
         Raises:
@@ -170,10 +171,15 @@ class RunData:
         """
         from pofx.data import load_data
 
-        arguments = self.meta["data"].get("spec")
-        if not arguments or not arguments.get("spec"):
-            raise InputError("This run was trained on arrays in memory, which cannot be read again: name the images, e.g. DATA = images.npz")
-        return load_data(**arguments)
+        stored = self.meta["data"]
+        if not stored.get("spec"):
+            raise InputError("This run does not say what it was trained on; name the images as DATA.")
+        data = load_data(**stored["spec"])
+        if data.fingerprint != stored.get("fingerprint"):
+            common.note(
+                f"{data.heading} is not what it was when the run was trained: images were added, removed or changed, or split in another way."
+            )
+        return data
 
 
 def run_info(run: str) -> RunData:
@@ -224,10 +230,12 @@ def print_rich(what: Any) -> None:
 def make_console() -> Console:
     from rich.console import Console
 
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=False, emoji=False, markup=False)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, highlight=False, emoji=False, markup=False, width=200)
-    return console
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # `main` knows what to do; rich would exit 1
+
+    width = None if sys.stdout.isatty() else 200  # a file has no edge
+    return Plain(file=sys.stdout, highlight=False, emoji=False, markup=False, width=width)
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Any:

@@ -32,19 +32,21 @@ def compare(
     from pofx.tasks.compare import compare as task
 
     if len(set(runs)) < 2:
-        raise InputError("compare needs at least two different runs, e.g. pofx compare runs/a runs/b")
+        raise InputError("at least two different runs are needed, e.g. pofx compare runs/a runs/b")
     models = {run: load_model(run, common) for run in runs}
     infos = {run: run_info(run) for run in runs}
     if data is None:
-        own = infos[runs[0]].load_data()
+        own = infos[runs[0]].load_data(common)
         images: Any = own.test
-        heading = f"{own.heading}, test"
+        heading = own.test.heading
     else:
         loaded = load_images(data, models[runs[0]].space, data_flags, common)
         images, heading = loaded.split, loaded.heading
     transforms = {run: info.transforms for run, info in infos.items()}
     with common.progress("scoring") as progress:
-        result = task(models, images, transforms=transforms, heading=heading, samples=samples, estimate=estimate, seed=seed, progress=progress)
+        result = task(
+            models, images, transforms=transforms, heading=heading, samples=samples, estimate=estimate, seed=seed, progress=progress
+        )
     shown = table("run", "bits/dim", "± se", "to the best", "± se", right=("bits/dim", "± se", "to the best"))
     for row in result.rows:
         best = row is result.best

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pofx.cli.common import Answer, Common, DataFlags, load_images, load_model, run_info, table
+from pofx.cli.common import Answer, Common, DataFlags, RunData, load_images, load_model, run_info, table
 
 
 def evaluate(
@@ -29,39 +29,48 @@ def evaluate(
     Args:
         run: a run folder or a Hub id.
         data: name[:part][:transform], a folder, .npz, .npy, IDX or Parquet.
-        features: run whose features samples are judged in, or "auto": one is trained for this data once and kept.
+        features: run whose features samples are judged in; "auto": a small model of the run's data, trained once and kept (what a model
+            without likelihood gets by default); "none".
         samples: draws per image, for a model that gives a bound.
         estimate: draws of the importance-weighted estimate beside a bound; 0 for none.
         draw: samples to draw; 0 for none.
         limit: images of each part that are measured; by default all of valid and test.
         seed: of draws and choices.
     """
+    from pofx.model import ExactLikelihood, Features, LowerBound, Sampler, require
     from pofx.tasks.evaluate import evaluate as task
 
     model = load_model(run, common)
     own = run_info(run)
     more: dict[str, Any] = {}
-    if data is None or (data == own.spec and data_flags == DataFlags()):
-        whole = own.load_data()
-        measured: Any = whole
-    else:
+    measured = _own_data(own, data, data_flags, common)
+    if measured is None:
+        assert data is not None
         loaded = load_images(data, model.space, data_flags, common)
         measured, more["heading"], more["split"] = loaded.split, loaded.heading, loaded.part
-        whole = None
-    if features is not None:
-        judge, name = _features(features, own, common)
-        more |= {"features": judge, "features_name": name}
+    # A sampler without a likelihood has nothing else to be measured by.
+    if features is None and isinstance(model, Sampler) and not isinstance(model, ExactLikelihood | LowerBound) and draw != 0:
+        features = "auto"
+    if features == "auto":
+        from pofx.workflows.features import features_run
+
+        judge = features_run(own.load_data(common), say=common.note)
+        more |= {"features": judge.model, "features_name": judge.name}
+    elif features not in (None, "none"):
+        more |= {"features": require(load_model(features, common), Features, to="give features"), "features_name": features}
     with common.progress("evaluating") as progress:
         result = task(model, measured, samples=samples, estimate=estimate, draw=draw, limit=limit, seed=seed, progress=progress, **more)
     return Answer({"run": run} | result.to_json(), _text(result))
 
 
-def _features(features: str, own: Any, common: Common) -> tuple[Any, str]:
-    if features == "auto":
-        from pofx.workflows.features import features_for
-
-        return features_for(own.load_data())
-    return load_model(features, common), features
+def _own_data(own: RunData, data: str | None, flags: DataFlags, common: Common) -> Any:
+    """The run's own data with all its parts, if that is what DATA names; else None."""
+    if data is None or (own.is_own(data) and flags == DataFlags()):
+        return own.load_data(common)
+    if not own.is_own(data):
+        return None
+    found = flags.load(data, common)
+    return found if found.fingerprint == own.meta["data"].get("fingerprint") else None
 
 
 def _text(result: Any) -> list[Any]:
@@ -75,7 +84,15 @@ def _text(result: Any) -> list[Any]:
                 if line is None or line.nats is None or line.bits_per_dim is None:
                     continue
                 count = f"{line.n}" if line.n == line.of else f"{line.n} of {line.of}"
-                shown.add_row(line.split, count, f"{line.sign} {line.nats.mean:.3f}", f"{line.nats.se:.3f}", f"{line.sign} {line.bits_per_dim.mean:.4f}", f"{line.bits_per_dim.se:.4f}", what)
+                shown.add_row(
+                    line.split,
+                    count,
+                    f"{line.sign} {line.nats.mean:.3f}",
+                    f"{line.nats.se:.3f}",
+                    f"{line.sign} {line.bits_per_dim.mean:.4f}",
+                    f"{line.bits_per_dim.se:.4f}",
+                    what,
+                )
         parts += [shown, ""]
     if any(row.accuracy for row in rows):
         shown = table("part", "images", "accuracy", "± se", "cross-entropy (nats)", right=("images", "accuracy"))

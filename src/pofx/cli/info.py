@@ -34,5 +34,9 @@ def info(run: str, /, *, common: Common = Common()) -> Answer:
 
 
 def _flat(values: dict) -> str:
-    shown = {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in values.items() if isinstance(value, str | int | float)}
+    shown = {
+        key: f"{value:.4g}" if isinstance(value, float) else str(value)
+        for key, value in values.items()
+        if isinstance(value, str | int | float)
+    }
     return ", ".join(f"{key}={value}" for key, value in shown.items())

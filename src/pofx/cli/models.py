@@ -13,7 +13,9 @@ from pofx.cli.common import Answer, Common, Flag, table
 HEADS = {"ExactLikelihood": "exact p(x)", "Autoregressive": "step by step", "LowerBound": "bound", "Sampler": "sample"}
 
 
-def models(*, tree: Annotated[Flag, Parameter(help="The taxonomy instead; what is not built yet is in grey.")] = False, common: Common = Common()) -> Answer:
+def models(
+    *, tree: Annotated[Flag, Parameter(help="The taxonomy instead; what is not built yet is in grey.")] = False, common: Common = Common()
+) -> Answer:
     """What each model can tell and accepts."""
     return _tree() if tree else _table()
 
@@ -43,25 +45,35 @@ def _table() -> Answer:
     from pofx.views import View
 
     views = {catalog.kebab(name): cls for name, cls in catalog.settings().items() if issubclass(cls, View)}
+    heads = {c: HEADS.get(c, c.lower()) for c in CAPABILITIES}
     found: dict[str, dict[str, Any]] = {}
-    shown = table("model", *(HEADS.get(c, c.lower()) for c in CAPABILITIES), "levels", "from", "given")
+    wide = table("model", *heads.values(), "levels", "from", "given")
+    narrow = table("model", "can", "levels", "from", "given")
     remarks: list[str] = []
     for name, cls in catalog.models().items():
         refused = {view: why for view, view_class in views.items() for base, why in cls.refuses.items() if issubclass(view_class, base)}
         given = [view for view in views if view not in refused]
+        can = capabilities(cls)
         found[name] = {
             "class": cls.__name__,
             "family": list(cls.family),
             "paper": cls.paper,
-            "capabilities": capabilities(cls),
+            "capabilities": can,
             "levels": [2, 256],
             "smallest": list(cls.smallest),
             "given": given,
             "refuses": refused,
         }
-        marks = ["●" if c in found[name]["capabilities"] else "·" for c in CAPABILITIES]
-        shown.add_row(name, *marks, "2–256", "×".join(map(str, cls.smallest)), "any" if not refused else " ".join(given) or "none")
+        accepts = ("2–256", "×".join(map(str, cls.smallest)), "any" if not refused else " ".join(given) or "none")
+        wide.add_row(name, *("●" if c in can else "·" for c in CAPABILITIES), *accepts)
+        narrow.add_row(name, ", ".join(heads[c] for c in can), *accepts)
         for why in dict.fromkeys(refused.values()):
             remarks.append(f"{name} takes no --given {', '.join(view for view in refused if refused[view] == why)}: {why}")
     legend = f"--given is one of: {', '.join(views)}. Settings of a model: pofx train MODEL --help"
-    return Answer({"models": found}, [shown, "", *remarks, legend])
+
+    def draw(console: Any) -> None:
+        fits = wide.__rich_measure__(console, console.options.update(max_width=1000)).maximum <= console.width
+        for part in (wide if fits else narrow, "", *remarks, legend):
+            console.print(part)
+
+    return Answer({"models": found}, draw)

@@ -38,13 +38,16 @@ def outliers(
 
     model = load_model(run, common)
     images = load_images(data, model.space, data_flags, common)
-    own = run_info(run).load_data()
+    own = run_info(run).load_data(common)
     with common.progress("scoring") as progress:
-        result = task(model, images.split, calib=own.calib, center=own.valid, alpha=alpha, out=out, samples=samples, seed=seed, progress=progress)
+        result = task(
+            model, images.split, calib=own.calib, center=own.valid, alpha=alpha, out=out, samples=samples, seed=seed, progress=progress
+        )
     facts = result.to_json()
     shown = table("oddest", "score", "p", right=("score", "p"))
     for row in facts["oddest"][:10]:
         shown.add_row(row["id"], f"{row['score']:.4f}", f"{row['p_value']:.4f}")
-    head = f"{images.heading}: {facts['outliers']} of {facts['n']} images are odd (alpha {alpha:g}, {facts['calibration']} calibration images)"
+    head = f"{images.heading}: {facts['outliers']} of {facts['n']} images are odd (p ≤ {alpha:g})"
+    rate = f"At most {alpha:.0%} of normal images are flagged on average; with {facts['calibration']} calibration images it may be up to {result.rate95:.0%}."
     tail = f"{result.path}" if result.path else "Add -o DIR for one row per image."
-    return Answer({"run": run, "data": images.heading} | facts, [head, "", shown, "", tail])
+    return Answer({"run": run, "data": images.heading} | facts, [head, rate, "", shown, "", tail])

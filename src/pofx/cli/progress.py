@@ -38,7 +38,13 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(show_speed=True), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(show_speed=True),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
     start = time.monotonic()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None, rate="")
@@ -59,6 +65,10 @@ def _lines(what: str) -> Iterator[Callable[[int, int], None]]:
             return
         last = now
         rate = done / (now - start)
-        print(f"{what}: {done}/{total} ({100 * done / max(total, 1):.0f} %), {rate:.3g}/s, {duration((total - done) / rate)} left", file=sys.stderr, flush=True)
+        print(
+            f"{what}: {done}/{total} ({100 * done / max(total, 1):.0f} %), {rate:.3g}/s, {duration((total - done) / rate)} left",
+            file=sys.stderr,
+            flush=True,
+        )
 
     yield report

@@ -68,7 +68,9 @@ def _given(model: Any, run: str, n: int, label: str | None, like: str | None) ->
         raise InputError("--label and --like both say what to condition on; give one of them.")
     if view is None:
         if label is not None or like is not None:
-            raise InputError(f"{run} is p(x), without a condition: leave out --{'label' if label is not None else 'like'}, or train one with --given label.")
+            raise InputError(
+                f"{run} is p(x), without a condition: leave out --{'label' if label is not None else 'like'}, or train one with --given label."
+            )
         return None
     if like is not None:
         images = load_images(like, model.space)

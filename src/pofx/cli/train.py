@@ -36,19 +36,20 @@ def train(
     lr: float | None = None,
     seed: int = 0,
     average: float | None = None,
-    precision: Literal["auto", "float32", "bf16"] = "auto",
+    precision: Literal["auto", "32", "bf16", "64"] = "auto",
     threads: int | None = None,
     augment: str | None = None,
     init_from: str | None = None,
     logger: str | None = None,
     extend: Flag = False,
     dry_run: Flag = False,
+    checkpoint_seconds: float | None = None,
     data_flags: DataFlags = DataFlags(),
     common: Common = Common(),
 ) -> Answer:
-    """Learn p(x) from images.
+    """Learn p(x) from images; the same command resumes.
 
-    Running the same command again resumes it, also after a crash; on a finished run it says "done". Every model has settings of its
+    A run that was stopped or killed goes on, a finished one says "done" (--extend adds to it). Every model has settings of its
     own: pofx train MODEL --help shows them.
 
     Args:
@@ -61,39 +62,38 @@ def train(
         batch_size: images per step.
         lr: learning rate.
         seed: of initial weights, order and noise.
-        average: decay of the averaged weights, counted in images.
-        precision: of the body; scores are float32 or better.
+        average: half-life of the averaged weights in images, 10000 by default; 0 keeps the last weights.
+        precision: of the body; auto is bf16 where the processor or GPU is fast at it. Likelihoods are float32 or better.
         threads: of the processor; by default the faster of one and all.
         augment: of training images only, e.g. flip,shift.
         init_from: start from the weights of this run.
         logger: also log to mlflow or wandb.
         extend: add the budget to a finished run.
         dry_run: show the plan and stop.
+        checkpoint_seconds: between checkpoints, 30 by default.
     """
     return run(model, data, {}, out=out, epochs=epochs, steps=steps, minutes=minutes, batch_size=batch_size, lr=lr, seed=seed, average=average,
                precision=precision, threads=threads, augment=augment, init_from=init_from, logger=logger, extend=extend, dry_run=dry_run,
-               data_flags=data_flags, common=common)  # fmt: skip
+               checkpoint_seconds=checkpoint_seconds, data_flags=data_flags, common=common)  # fmt: skip
 
 
-def run(model: str, spec: str, settings: dict[str, Any], *, out: Path, augment: str | None, logger: str | None, data_flags: DataFlags, common: Common, **budget: Any) -> Answer:
-    """Train one model; `settings` as `signatures.gather` returns them."""
+def run(model: str, spec: str, settings: dict[str, Any], *, data_flags: DataFlags, common: Common, **arguments: Any) -> Answer:
+    """Train one model; `settings` as `signatures.gather` returns them, `arguments` as `train` takes them."""
+    import torch
+
+    from pofx.training import TrainingPlan
     from pofx.training import train as train_model
 
     cls = catalog.get(model)
     data = data_flags.load(spec, common)
-    arguments = catalog.arguments_from_json(with_classes(settings_of(catalog.name_of(cls)), settings, data))
-    made = cls(data.space, **arguments)
-    result = train_model(
-        made,
-        data,
-        out=out,
-        augment=_names(augment),
-        logger=_names(logger),
-        device=common.device,
-        quiet=common.quiet,
-        **budget,
-    )
-    return Answer({"run": str(result.path), "model": model, "data": data.heading, "metrics": dict(result.metrics)}, f"{result.path}")
+    own = catalog.arguments_from_json(with_classes(settings_of(catalog.name_of(cls)), settings, data))
+    torch.manual_seed(arguments["seed"])  # of the initial weights: the same command makes the same model
+    made = cls(data.space, **own)
+    arguments |= {"augment": _names(arguments["augment"]), "logger": _names(arguments["logger"])}
+    result = train_model(made, data, device=common.device, quiet=common.quiet, **arguments)
+    if isinstance(result, TrainingPlan):
+        return Answer(result.to_json(), str(result))
+    return Answer({"run": str(result.path), "model": model, "data": data.heading, "metrics": dict(result.metrics)}, str(result.path))
 
 
 def _names(text: str | None) -> tuple[str, ...]:
@@ -107,11 +107,12 @@ def with_classes(known: tuple[Setting, ...], settings: dict[str, Any], data: Dat
     classifier = any(setting.name == "classes" for setting in known) and "classes" not in settings
     if not label and not classifier:
         return settings
-    y = data.train.y
-    if y is None or not len(y):
+    classes = data.classes
+    if not classes:
         what = "--given label" if label else "this model"
-        raise InputError(f"{what} needs labels, and {data.heading} has none. Give a folder with one subfolder per class, or a set with labels.")
-    classes = len(data.class_names) if data.class_names else int(y.max()) + 1
+        raise InputError(
+            f"{what} needs labels, and {data.heading} has none. Give a folder with one subfolder per class, or a set with labels."
+        )
     filled = settings | ({"given": given | {"classes": classes}} if label and given else {})
     return filled | ({"classes": classes} if classifier else {})
 
@@ -133,26 +134,29 @@ def command(tokens: Sequence[str]) -> Callable[..., Answer]:
     own = {}
     for flag, hint, default, text in flags(settings):
         more: dict[str, Any] = {"negative": None} if is_flag(hint) and default == "True" else {}
-        parameter = Parameter(name=f"--{flag.replace('_', '-')}", group=group, help=text or None, show_default=default if default not in (None, "none") else False, **more)
+        if flag in ("classes", "given.classes"):
+            default = "as many as the data has"
+        shown = default if default not in (None, "none") else False
+        parameter = Parameter(name=f"--{flag.replace('_', '-')}", group=group, help=text or None, show_default=shown, **more)
         own[flag.replace(".", "__")] = (flag, Annotated[hint, parameter])
 
     base = inspect.signature(train)
     hints = get_type_hints(train, include_extras=True)
     # A setting of the model that training has too (lr) is the model's: it is the one that is stored as its configuration.
-    kept = {key: p for key, p in base.parameters.items() if key not in own and key != "lr" or key not in own}
+    kept = {key: p for key, p in base.parameters.items() if key not in own}
+    defaults = {key: p.default for key, p in kept.items() if p.default is not p.empty}
 
     def specific(model: str, data: str, /, **values: Any) -> Answer:
-        typed = {flag: values.pop(key) for key, (flag, _) in own.items() if values.get(key, UNSET) is not UNSET}
-        for key in own:
-            values.pop(key, None)
+        typed = {flag: values[key] for key, (flag, _) in own.items() if values.get(key, UNSET) is not UNSET}
+        values = defaults | {key: value for key, value in values.items() if key not in own}
         return run(model, data, gather(settings, typed), **values)
 
     parameters = [p.replace(annotation=hints[key]) for key, p in kept.items()]
     parameters += [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=UNSET, annotation=hint) for key, (_, hint) in own.items()]
-    specific.__signature__ = inspect.Signature(sorted(parameters, key=lambda p: p.kind))  # type: ignore[attr-defined]
+    specific.__signature__ = inspect.Signature(sorted(parameters, key=lambda p: p.kind))
     specific.__annotations__ = {p.name: p.annotation for p in parameters}
     specific.__doc__ = train.__doc__
-    specific.example = f"pofx train {name} digits --out runs/{name} --minutes 1"  # type: ignore[attr-defined]
+    specific.example = f"pofx train {name} digits --out runs/{name} --minutes 1"
     return specific
 
 
@@ -162,7 +166,9 @@ def find_model(tokens: Sequence[str]) -> str | None:
     >>> find_model(["--out", "runs/a", "--dry-run", "vae", "digits"])
     'vae'
     """
-    switches = {"--" + key.replace("_", "-") for owner in (train, DataFlags, Common) for key, hint in get_type_hints(owner).items() if hint is bool}
+    switches = {
+        "--" + key.replace("_", "-") for owner in (train, DataFlags, Common) for key, hint in get_type_hints(owner).items() if hint is bool
+    }
     tokens = list(tokens)
     while tokens:
         token = tokens.pop(0)

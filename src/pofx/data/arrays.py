@@ -46,7 +46,9 @@ class Numbered(Sequence[str]):
 
 def pick(ids: Sequence[str], rows: NDArray[np.int64]) -> Sequence[str]:
     """The names of these rows."""
-    return Numbered(ids.prefix, ids.numbers[rows]) if isinstance(ids, Numbered) else [ids[i] for i in rows.tolist()]
+    if isinstance(ids, Numbered):
+        return Numbered(ids.prefix, ids.numbers[rows])
+    return [ids[int(i)] for i in rows]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +100,9 @@ def as_images(array: Any, what: str) -> NDArray[np.uint8]:
             )
         low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
         if low < 0 or high > 255:
-            raise InputError(f"{what} ({array.dtype}) has values {low} … {high}; images must be 0 … 255. Rescale it, e.g. (x >> 8).astype('uint8') for 16 bits.")
+            raise InputError(
+                f"{what} ({array.dtype}) has values {low} … {high}; images must be 0 … 255. Rescale it, e.g. (x >> 8).astype('uint8') for 16 bits."
+            )
         array = array.astype(np.uint8)
     if array.ndim == 3:
         array = array[:, None]

@@ -36,11 +36,20 @@ from pofx.data.transforms import luma, over_white
 PIXEL_LIMIT = 1 << 26
 """Largest width × height that is decoded: 64 megapixels."""
 
-SUFFIXES = frozenset(".png .jpg .jpeg .jpe .jfif .bmp .dib .gif .webp .tif .tiff .pgm .ppm .pbm .pnm .jp2 .j2k .tga .avif .apng".split())
+SUFFIXES = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".bmp", ".dib", ".gif", ".webp", ".avif"}
+    | {".tif", ".tiff", ".tga", ".pgm", ".ppm", ".pbm", ".pnm"}
+)
 """File names that are taken for images."""
 
+# Pillow looks at content, not at names, and knows formats that start other programs (EPS); these are the ones it may open.
+_FORMATS = ("PNG", "JPEG", "JPEG2000", "BMP", "DIB", "GIF", "WEBP", "AVIF", "TIFF", "TGA", "PPM")
+
 # Decoders raise whatever their parser trips on when bytes are wrong; these are the ones Pillow's documentation and fuzzing have shown.
-_BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError, MemoryError, RuntimeError, struct.error, zlib.error)
+_BROKEN = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError, MemoryError, RuntimeError),
+    *(struct.error, zlib.error),
+)
 _GREY = {"1", "L", "LA", "La"}
 _KNOWN = _GREY | {"P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"}
 
@@ -49,8 +58,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Refused(Exception):  # noqa: N818 - a verdict about one file, not an error of the program
-    """This file is not taken; the text says why in a few words."""
+class Refused(Exception):
+    """A verdict about one file, not an error of the program: it is not taken; the text says why in a few words."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +110,15 @@ def decode(source: Encoded, channels: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.broadcast_to(x, (channels, *x.shape[1:])))
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(form for form in _FORMATS if form in Image.OPEN)  # a build of Pillow may lack some
+
+
 def _open(source: Encoded) -> Image.Image:
     try:
-        image = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
+        image = Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Refused(f"more than {PIXEL_LIMIT >> 20} megapixels, not decoded") from error
     except Image.UnidentifiedImageError as error:

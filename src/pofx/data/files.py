@@ -27,7 +27,16 @@ from pofx.data.decode import SUFFIXES
 from pofx.data.pixels import ArrowItems, FileItems
 from pofx.errors import InputError
 
-PART_NAMES = {"train": "train", "training": "train", "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid", "test": "test", "testing": "test"}
+PART_NAMES = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "val": "valid",
+    "validation": "valid",
+    "dev": "valid",
+    "test": "test",
+    "testing": "test",
+}
 _READ = (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile, struct.error, MemoryError)
 
 
@@ -65,7 +74,8 @@ def read_folder(root: Path, name: str, limit: int) -> Source:
             return read_parquet(_parquet_parts(tables), name, limit)
         kinds = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in Counter(f.suffix.lower() for f in files).most_common(3))
         raise InputError(
-            f"There is no image in {root} ({'it holds ' + kinds if files else 'it is empty'}). Put .png, .jpg, … files there, one subfolder per label if there are labels."
+            f"There is no image in {root} ({'it holds ' + kinds if files else 'it is empty'}). "
+            "Put .png, .jpg, … files there, one subfolder per label if there are labels."
         )
     tops = {f.relative_to(root).parts[0].lower() if f.parent != root else "" for f in images}
     if "train" in {PART_NAMES.get(top) for top in tops} and len(tops) > 1 and tops <= PART_NAMES.keys():
@@ -119,7 +129,9 @@ def read_npz(path: Path, name: str, limit: int) -> Source:
     names = {"train": "x_train", "valid": "x_valid", "test": "x_test"} if "x_train" in arrays else {"all": "x"}
     parts = {part: key for part, key in names.items() if key in arrays}
     if not parts:
-        raise InputError(f"{path} holds {', '.join(map(repr, found)) or 'nothing'}; expected 'x' (and 'y'), or 'x_train', 'y_train', 'x_test', 'y_test'.")
+        raise InputError(
+            f"{path} holds {', '.join(map(repr, found)) or 'nothing'}; expected 'x' (and 'y'), or 'x_train', 'y_train', 'x_test', 'y_test'."
+        )
     rows = {}
     for part, key in parts.items():
         x = as_images(arrays[key], f"{path}: {key}")
@@ -150,7 +162,9 @@ def npz_arrays(path: Path, limit: int, only: Callable[[str], bool] = lambda key:
     except InputError:
         raise
     except _READ as error:
-        raise InputError(f"{path} cannot be read as .npz: {_first_line(error)}. Make it again with np.savez_compressed(path, x=x, y=y).") from error
+        raise InputError(
+            f"{path} cannot be read as .npz: {_first_line(error)}. Make it again with np.savez_compressed(path, x=x, y=y)."
+        ) from error
 
 
 def read_npy(path: Path, name: str, limit: int) -> Source:
@@ -165,7 +179,9 @@ def read_npy(path: Path, name: str, limit: int) -> Source:
     except _READ as error:
         raise InputError(f"{path} cannot be read as .npy: {_first_line(error)}. Make it again with np.save(path, x).") from error
     if big and dtype != np.uint8:
-        raise InputError(f"{path} is {dtype} and larger than memory allows; save it as uint8 (then it stays on disk), or raise POFX_MEMORY_LIMIT.")
+        raise InputError(
+            f"{path} is {dtype} and larger than memory allows; save it as uint8 (then it stays on disk), or raise POFX_MEMORY_LIMIT."
+        )
     x = as_images(array, str(path))
     return Source({"all": Rows(x, Numbered(name, np.arange(len(x))))}, 2 if array.dtype == bool else None)
 
@@ -176,10 +192,12 @@ def _check_npy(stream: Any, what: str, limit: int | None) -> tuple[tuple[int, ..
     reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = reader(stream)
     if dtype.hasobject:
-        raise InputError(f"{what} holds pickled Python objects, which could run code; they are never opened. Save it again as whole numbers: x.astype('uint8').")
+        raise InputError(
+            f"{what} holds pickled Python objects, which could run code; they are never opened. Save it again as whole numbers: x.astype('uint8')."
+        )
     size = math.prod(shape) * dtype.itemsize
     if limit is not None and size > limit:
-        raise InputError(f"{what} declares {size / 2**30:.1f} GiB; the limit is {limit / 2**30:.1f}. Save it as .npy, which can stay on disk, or raise POFX_MEMORY_LIMIT.")
+        raise InputError(f"{what} declares {_gib(size, limit)}. Save it as .npy, which can stay on disk, or raise POFX_MEMORY_LIMIT.")
     return shape, dtype
 
 
@@ -219,20 +237,26 @@ def _idx(path: Path, limit: int) -> NDArray[np.uint8]:
         with gzip.open(path) if packed else path.open("rb") as stream:
             head = stream.read(4)
             if len(head) < 4 or head[:2] != b"\0\0" or not 1 <= head[3] <= 4:
-                raise InputError(f"{path} is no IDX file (its first bytes are {head.hex(' ')}). Give a folder of images, .npz, .npy, IDX (.gz) or .parquet.")
+                raise InputError(
+                    f"{path} is no IDX file (its first bytes are {head.hex(' ')}). Give a folder of images, .npz, .npy, IDX (.gz) or .parquet."
+                )
             if head[2] != 8:
                 raise InputError(f"{path} is IDX of type {head[2]:#x}; only bytes (0x8) can be images. Save it as uint8.")
             shape = struct.unpack(f">{head[3]}I", stream.read(4 * head[3]))
             size = math.prod(shape)
             if size > limit:
-                raise InputError(f"{path} declares {size / 2**30:.1f} GiB of pixels; the limit is {limit / 2**30:.1f}. Save it as .npy, or raise POFX_MEMORY_LIMIT.")
+                raise InputError(
+                    f"{path} declares {_gib(size, limit)}. Save it as .npy, which can stay on disk, or raise POFX_MEMORY_LIMIT."
+                )
             data = stream.read(size + 1)
     except _READ as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} cannot be read as IDX: {_first_line(error)}. Download it again.") from error
     if len(data) != size:
-        raise InputError(f"{path} declares {' × '.join(map(str, shape))} bytes and holds {'fewer' if len(data) < size else 'more'}. Download it again.")
+        raise InputError(
+            f"{path} declares {' × '.join(map(str, shape))} bytes and holds {'fewer' if len(data) < size else 'more'}. Download it again."
+        )
     return np.frombuffer(bytearray(data), np.uint8).reshape(shape)
 
 
@@ -263,7 +287,7 @@ def read_parquet(parts: dict[str, list[Path]], name: str, limit: int) -> Source:
             else:  # an Arrow copy in the cache of `datasets`, memory-mapped
                 import datasets
 
-                tables[part] = datasets.Dataset.from_parquet([str(p) for p in paths]).data.table  # pyright: ignore[reportAttributeAccessIssue]
+                tables[part] = datasets.Dataset.from_parquet([str(p) for p in paths]).data.table
         except (OSError, ValueError, pa.ArrowException) as error:
             raise InputError(f"{paths[0]} cannot be read as Parquet: {_first_line(error)}.") from error
     return _tables(tables, name, {part: cache.stamp(paths) for part, paths in parts.items()}, next(iter(parts.values()))[0].parent)
@@ -277,17 +301,37 @@ def read_hub(repository: str, name: str) -> Source:
         raise InputError(f"hf:{repository}: a set on the Hub is hf:owner/name, e.g. hf:ylecun/mnist.")
     import datasets
 
+    _say_at_once_that_there_is_no_network()
     try:
         found = datasets.load_dataset(f"{owner}/{short}", configuration or None)
     except (OSError, ValueError, RuntimeError, LookupError, datasets.exceptions.DatasetsError) as error:  # pyright: ignore[reportAttributeAccessIssue]
-        raise InputError(f"hf:{repository} could not be had from the Hub: {_first_line(error)}. Check the name and the network, or give files.") from error
+        raise InputError(
+            f"hf:{repository} could not be had from the Hub: {_first_line(error)}. Check the name and the network, or give files."
+        ) from error
     splits = dict(found) if isinstance(found, dict) else {"all": found}
     parts = {PART_NAMES[str(k)]: v for k, v in splits.items() if str(k) in PART_NAMES}
     if "train" not in parts:
         if len(splits) != 1:
-            raise InputError(f"hf:{repository} has the parts {', '.join(map(str, splits))}, none of them 'train'. Download it and give a folder.")
+            raise InputError(
+                f"hf:{repository} has the parts {', '.join(map(str, splits))}, none of them 'train'. Download it and give a folder."
+            )
         parts = {"all": next(iter(splits.values()))}
     return _tables({k: v.data.table for k, v in parts.items()}, name, {k: str(v._fingerprint) for k, v in parts.items()}, None)
+
+
+def _say_at_once_that_there_is_no_network() -> None:
+    """Where the Hub's name does not resolve, put its client offline: it then takes its cache, or fails now and not after half a minute of retries."""
+    import socket
+    from urllib.parse import urlsplit
+
+    import huggingface_hub.constants as hub
+    from datasets import config
+
+    address = urlsplit(hub.ENDPOINT)
+    try:
+        socket.getaddrinfo(address.hostname, address.port or address.scheme)
+    except OSError:
+        hub.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
 
 
 def _tables(tables: dict[str, Any], name: str, stamps: dict[str, str], folder: Path | None) -> Source:
@@ -298,11 +342,14 @@ def _tables(tables: dict[str, Any], name: str, stamps: dict[str, str], folder: P
 
     def is_image(field: Any) -> bool:
         kind = field.type
-        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+        return (
+            pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+        )
 
     images = sorted((f.name for f in schema if is_image(f)), key=lambda n: n not in {"image", "img", "images"})
     if not images:
-        raise InputError(f"{name} has no column of images; its columns are {', '.join(f'{f.name} ({f.type})' for f in schema)}. Store PNG bytes in a column 'image'.")
+        columns = ", ".join(f"{f.name} ({f.type})" for f in schema)
+        raise InputError(f"{name} has no column of images; its columns are {columns}. Store PNG bytes in a column 'image'.")
     label = next((n for n in ("label", "labels", "y", "class", "target", "fine_label") if n in schema.names), None)
     class_names = None
     if label is not None and not (pa.types.is_integer(schema.field(label).type) or pa.types.is_string(schema.field(label).type)):
@@ -323,7 +370,9 @@ def _tables(tables: dict[str, Any], name: str, stamps: dict[str, str], folder: P
     return Source(rows, 256, class_names)
 
 
+def _gib(size: int, limit: int) -> str:
+    return f"{size:,} bytes ({size / 2**30:.1f} GiB); the limit is {limit:,}"
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
-
-

@@ -1,8 +1,8 @@
 """Where the pixels of a part are: in one tensor, or on disk and decoded when asked for. Both answer the same `read(index)`.
 
-    Memory    uint8 (n, C, H, W); a batch is one gather
-    Mapped    a .npy file larger than the limit, memory-mapped
-    OnDisk    image files, or the bytes in a memory-mapped Arrow column, decoded by a few threads
+Memory    uint8 (n, C, H, W); a batch is one gather
+Mapped    a .npy file larger than the limit, memory-mapped
+OnDisk    image files, or the bytes in a memory-mapped Arrow column, decoded by a few threads
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,8 +81,12 @@ class Mapped(Pixels):
     array: NDArray[np.uint8]
     rows: NDArray[np.int64]
     convert: Conversion
-    shape: tuple[int, int, int]  # pyright: ignore[reportIncompatibleMethodOverride]
+    form: tuple[int, int, int]
     in_memory = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.form
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -92,7 +95,7 @@ class Mapped(Pixels):
         return torch.from_numpy(np.ascontiguousarray(self.convert(np.asarray(self.array[self.rows[index.numpy()]]))))
 
     def select(self, rows: NDArray[np.int64]) -> Pixels:
-        return Mapped(self.array, self.rows[rows], self.convert, self.shape)
+        return Mapped(self.array, self.rows[rows], self.convert, self.form)
 
 
 class Items(Protocol):
@@ -116,7 +119,7 @@ class FileItems:
     def __getitem__(self, i: int) -> Encoded:
         return self.paths[i]
 
-    @cached_property
+    @property
     def stamp(self) -> str:
         return stamp(self.paths)
 
@@ -151,8 +154,12 @@ class OnDisk(Pixels):
     rows: NDArray[np.int64]
     names: Sequence[str] = field(repr=False)
     convert: Conversion
-    shape: tuple[int, int, int]  # pyright: ignore[reportIncompatibleMethodOverride]
+    form: tuple[int, int, int]
     in_memory = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.form
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -179,7 +186,61 @@ class OnDisk(Pixels):
         return torch.from_numpy(out)
 
     def select(self, rows: NDArray[np.int64]) -> Pixels:
-        return OnDisk(self.items, self.rows[rows], self.names, self.convert, self.shape)
+        return OnDisk(self.items, self.rows[rows], self.names, self.convert, self.form)
+
+
+@dataclass(frozen=True, eq=False)
+class Chain(Pixels):
+    """Parts end to end, in memory or not."""
+
+    pieces: list[Pixels]
+    in_memory = False
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pieces))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.pieces[0].shape
+
+    def flat(self) -> Pixels:
+        tensors = [p.x for p in self.pieces if isinstance(p, Memory)]
+        return Memory(torch.cat(tensors)) if len(tensors) == len(self.pieces) else self
+
+    def read(self, index: Tensor) -> Tensor:
+        out = torch.empty(len(index), *self.shape, dtype=torch.uint8)
+        begin = 0
+        for piece in self.pieces:
+            here = (index >= begin) & (index < begin + len(piece))
+            if here.any():
+                out[here] = piece.read(index[here] - begin)
+            begin += len(piece)
+        return out
+
+    def select(self, rows: NDArray[np.int64]) -> Pixels:
+        return Chosen(self, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen(Pixels):
+    """Some rows of other pixels."""
+
+    base: Pixels
+    rows: NDArray[np.int64]
+    in_memory = False
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.base.shape
+
+    def read(self, index: Tensor) -> Tensor:
+        return self.base.read(torch.from_numpy(self.rows[index.numpy()]))
+
+    def select(self, rows: NDArray[np.int64]) -> Pixels:
+        return Chosen(self.base, self.rows[rows])
 
 
 def memory_limit(given: int | str | None) -> int:

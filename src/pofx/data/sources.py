@@ -57,8 +57,10 @@ def parse(spec: str | Path) -> Spec:
     Spec(text='mnist:test:threshold', base='mnist', part='test', transform='threshold')
     """
     text = str(spec)
+    if isinstance(spec, Path):  # a Path is a path, whatever it is called
+        return Spec(text, str(spec) if spec.is_absolute() else f"./{spec}")
     base, part, transform = text, None, None
-    while not Path(base).expanduser().exists():  # a folder may have a colon in its name
+    while not _exists(base):  # a folder may have a colon in its name
         head, colon, last = base.rpartition(":")
         if not colon or not head:
             break
@@ -68,7 +70,7 @@ def parse(spec: str | Path) -> Spec:
             base, transform = head, last
         elif last in (*PARTS, *TRANSFORMS):
             raise InputError(f"{text!r}: one part and one transform at most, e.g. {head.split(':')[0]}:test:threshold.")
-        elif head in SETS and head != "timeseries":
+        elif (head in SETS and head != "timeseries") or _exists(head):
             raise InputError(f"{text!r}: {last!r} is no part and no transform. {nearest(last, (*PARTS, *TRANSFORMS))}")
         else:
             break
@@ -82,6 +84,13 @@ def is_name(base: str) -> bool:
     return base.split(":")[0] in SETS or base.startswith("hf:")
 
 
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long a name, a zero byte, no such user
+        return False
+
+
 def find(spec: Spec, limit: int) -> Source:
     """The set that was asked for; `limit` bytes may be declared by one array; raises InputError."""
     base = spec.base
@@ -90,13 +99,9 @@ def find(spec: Spec, limit: int) -> Source:
     name, _, rest = base.partition(":")
     if name in SETS and (not rest or name == "timeseries"):
         return _named(name, rest, limit)
-    path = Path(base).expanduser()
-    try:
-        exists = path.exists()
-    except (OSError, ValueError):  # too long a name, a zero byte
-        exists = False
-    if exists:
-        return files.read(path, spec.name, limit)
+    path = Path(base)
+    if _exists(base):
+        return files.read(path.expanduser(), spec.name, limit)
     if path.suffix or "/" in base or os.sep in base:
         raise InputError(f"There is no file or folder {base!r} (looked in {Path.cwd()}). Give a path that exists, or a set such as digits.")
     raise InputError(f"There is no set, file or folder {base!r}. {nearest(name, SETS)}")
@@ -180,7 +185,9 @@ def _timeseries(root: Path, rest: str, limit: int) -> Source | None:
         if not np.isfinite(x).all():
             raise InputError(f"{path}: {rest}_x_{part} has values that are not finite. Fill or drop them.")
         steps = np.clip(np.floor((x - low) / ((high - low) or 1) * 256), 0, 255).astype(np.uint8)
-        parts[part] = Rows(steps[:, None, None], Numbered(f"timeseries:{rest}/{part}", np.arange(len(x))), arrays[f"{rest}_y_{part}"].astype(str))
+        parts[part] = Rows(
+            steps[:, None, None], Numbered(f"timeseries:{rest}/{part}", np.arange(len(x))), arrays[f"{rest}_y_{part}"].astype(str)
+        )
     return Source(parts, 256, notes=(f"256 steps of {low:.6g} … {high:.6g}",))
 
 

@@ -32,8 +32,10 @@ def pixel_keys(x: NDArray[np.uint8]) -> Keys:
     >>> pixel_keys(np.zeros((2, 3), np.uint8)).tolist() == [pixel_keys(np.zeros((1, 3), np.uint8)).item()] * 2
     True
     """
+    if not len(x):
+        return np.empty(0, np.uint64)
     rows = np.ascontiguousarray(x).reshape(len(x), -1)
-    return np.frombuffer(b"".join(blake2b(row, digest_size=8).digest() for row in rows), dtype=">u8").astype(np.uint64)
+    return np.frombuffer(b"".join(blake2b(row.data, digest_size=8).digest() for row in rows), dtype=">u8").astype(np.uint64)
 
 
 def _mix(keys: Keys, seed: int) -> Keys:
@@ -71,36 +73,36 @@ def share(fraction: float, n: int) -> int:
     return max(1, round(fraction * n))
 
 
-def split(parts: dict[str, Keys], seed: int) -> dict[str, list[tuple[str, Rows]]]:
+def split(parts: dict[str, Keys], seed: int) -> dict[str, tuple[str, Rows]]:
     """Make four parts of what is published.
 
     Args:
         parts: keys of the published parts: {"all"} or {"train"[, "valid"][, "test"]}.
 
     Returns:
-        for train, valid, calib and test: which rows of which published part, rows ascending.
+        for train, valid, calib and test: a published part and which of its rows, ascending.
     """
     source = "train" if "train" in parts else "all"
     keys = parts[source]
     rest = np.arange(len(keys))
-    out: dict[str, list[tuple[str, Rows]]] = {}
+    out: dict[str, tuple[str, Rows]] = {}
     if "test" in parts:
-        out["test"] = [("test", np.arange(len(parts["test"])))]
+        out["test"] = "test", np.arange(len(parts["test"]))
         barred = parts["test"]
     else:
         test = choose(keys, share(TEST, len(keys)), seed=seed)
-        out["test"] = [(source, rest[test])]
+        out["test"] = source, rest[test]
         rest, barred = rest[~test], None
     if "valid" in parts:
         valid = choose(parts["valid"], len(parts["valid"]) // 2, seed=seed)
-        out["valid"], out["calib"] = [("valid", np.flatnonzero(valid))], [("valid", np.flatnonzero(~valid))]
+        out["valid"], out["calib"] = ("valid", np.flatnonzero(valid)), ("valid", np.flatnonzero(~valid))
         if not valid.any():  # one image, or copies of one: selection needs it more than alarms do
             out["valid"], out["calib"] = out["calib"], out["valid"]
     else:
         n = len(rest)
         for name, fraction in (("valid", VALID), ("calib", CALIB)):
             chosen = choose(keys[rest], share(fraction, n), seed=seed, barred=barred)
-            out[name] = [(source, rest[chosen])]
+            out[name] = source, rest[chosen]
             rest = rest[~chosen]
-    out["train"] = [(source, rest)]
+    out["train"] = source, rest
     return out

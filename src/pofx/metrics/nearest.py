@@ -51,9 +51,7 @@ def nearest(queries: Tensor, base: Tensor | Iterable[Tensor], k: int = 1, *, blo
         candidates = rough.topk(min(k + SPARE, len(b)), largest=False).indices  # (m, c)
         # Exact distances, a part of the queries at a time: (part, c, d) float64 stays under about 64 MB
         part = max(1, int(8e6 / max(1, candidates.shape[1] * b.shape[1])))
-        exact = [
-            (b[candidates[i : i + part]].double() - q64[i : i + part, None]).square_().sum(-1).sqrt_() for i in range(0, len(q), part)
-        ]
+        exact = [(b[candidates[i : i + part]].double() - q64[i : i + part, None]).square_().sum(-1).sqrt_() for i in range(0, len(q), part)]
         best = torch.cat([best, torch.cat(exact).cpu()], 1) if exact else best
         index = torch.cat([index, candidates.cpu() + start], 1)
         start += len(b)

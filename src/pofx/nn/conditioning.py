@@ -27,7 +27,11 @@ class Context(nn.Module):
             self.embed: nn.Module = nn.Conv2d(shape[0], width, 1)
         else:
             self.embed = nn.Sequential(
-                nn.Conv2d(shape[0], width, 5, padding=2), nn.ReLU(), nn.Conv2d(width, width, 5, padding=2), nn.ReLU(), nn.Conv2d(width, width, 1)
+                nn.Conv2d(shape[0], width, 5, padding=2),
+                nn.ReLU(),
+                nn.Conv2d(width, width, 5, padding=2),
+                nn.ReLU(),
+                nn.Conv2d(width, width, 1),
             )
 
     def forward(self, value: Tensor | None) -> Tensor | None:
@@ -58,7 +62,9 @@ class Dense(nn.Module):
         super().__init__()
         planes = context.view is not None and len(context.view.feature_shape(context.space)) == 3
         self.size = (min(8, context.space.height), min(8, context.space.width)) if planes else (1, 1)
-        self.linear = nn.Identity() if context.view is None else nn.Linear(context.width * self.size[0] * self.size[1], features, bias=False)
+        self.linear = (
+            nn.Identity() if context.view is None else nn.Linear(context.width * self.size[0] * self.size[1], features, bias=False)
+        )
 
     def forward(self, context: Tensor | None) -> Tensor | float:
         if context is None:

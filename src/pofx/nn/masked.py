@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pofx.errors import InputError
 from pofx.noise import Noise
+from pofx.space import ImageSpace
 
 
 def colours(features: int, channels: int) -> Tensor:
@@ -28,6 +29,12 @@ def colours(features: int, channels: int) -> Tensor:
     [0, 0, 0, 1, 1, 2, 2]
     """
     return torch.arange(features) * channels // features
+
+
+def raster(space: ImageSpace) -> list[Tensor]:
+    """The order of `Autoregressive.order`: row by row, pixel by pixel, colour by colour, one sub-pixel a group."""
+    c, h, w = space.shape
+    return list(torch.arange(c * h * w).reshape(c, h * w).t().reshape(-1, 1))
 
 
 class MaskedConv2d(nn.Module):
@@ -48,7 +55,10 @@ class MaskedConv2d(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int, mask: Literal["A", "B"], channels: int, rows: int | None = None) -> None:
         super().__init__()
         if min(inputs, outputs) < channels:
-            raise InputError(f"A masked layer of {min(inputs, outputs)} features cannot serve {channels} image channels; use at least {channels}, e.g. --channels {32 * channels}.")
+            raise InputError(
+                f"A masked layer of {min(inputs, outputs)} features cannot serve {channels} image channels; "
+                f"use at least {channels}, e.g. --channels {32 * channels}."
+            )
         self.reach = kernel // 2
         self.rows = self.reach if rows is None else rows
         self.in_colour, self.out_colour = colours(inputs, channels), colours(outputs, channels)
@@ -174,7 +184,7 @@ class StepPass(Pass):
         return self.parts[features][self.colour]
 
     def context(self, c: Tensor | float) -> Tensor | float:
-        if isinstance(c, float):
+        if not isinstance(c, Tensor):
             return c
         return c[:, self._part(c.shape[1]), min(self.row, c.shape[2] - 1), min(self.column, c.shape[3] - 1)]
 

@@ -8,6 +8,7 @@ a step computes the units of one degree, each once, and a whole image costs the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from pofx.likelihoods import Likelihood, normalised
 from pofx.model import Autoregressive, Steps
 from pofx.nn import conditioning
+from pofx.nn.masked import raster
 from pofx.space import ImageSpace
 
 
@@ -58,7 +60,7 @@ class OrderedNet(nn.Module):
     def __init__(self, space: ImageSpace, hidden: Sequence[int], outputs: int, context: conditioning.Context) -> None:
         super().__init__()
         degrees = [torch.arange(space.dims) + 1, *(hidden_degrees(units, space.dims) for units in hidden)]
-        self.layers = nn.ModuleList(OrderedLinear(a, b, strict=False) for a, b in zip(degrees, degrees[1:], strict=False))
+        self.layers = nn.ModuleList(OrderedLinear(a, b, strict=False) for a, b in pairwise(degrees))
         self.given = nn.ModuleList(conditioning.Dense(context, units) for units in hidden)
         self.out = OrderedLinear(degrees[-1], (torch.arange(space.dims) + 1).repeat_interleave(outputs), strict=True)
         self.out_given = conditioning.Dense(context, space.dims * outputs)
@@ -88,8 +90,7 @@ class OrderedModel(Autoregressive):
         return log_prob.reshape(len(x), h, w, c).permute(0, 3, 1, 2)
 
     def order(self) -> list[Tensor]:
-        c, h, w = self.space.shape
-        return list(torch.arange(c * h * w).reshape(c, h * w).t().reshape(-1, 1))
+        return raster(self.space)
 
     def begin(self, n: int, given=None) -> Steps:
         return OrderedSteps(self, n, self.check_given(given, n))

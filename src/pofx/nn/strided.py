@@ -6,6 +6,8 @@ images need no padding by hand.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 
 def pyramid(height: int, width: int, stages: int, smallest: int = 2) -> list[tuple[int, int]]:
     """Sizes from the image down, halving each axis (rounded up) while it is larger than `smallest`.
@@ -31,4 +33,4 @@ def strides(sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
     >>> strides([(1, 5), (1, 3), (1, 2)])
     [(1, 2), (1, 2)]
     """
-    return [(2 if h2 < h1 else 1, 2 if w2 < w1 else 1) for (h1, w1), (h2, w2) in zip(sizes, sizes[1:], strict=False)]
+    return [(2 if h2 < h1 else 1, 2 if w2 < w1 else 1) for (h1, w1), (h2, w2) in pairwise(sizes)]

@@ -64,7 +64,7 @@ class Subset:
     @property
     def ids(self) -> Sequence[str]:
         ids = self.images.ids
-        return [ids[i] for i in self.index.tolist()]
+        return [ids[int(i)] for i in self.index.tolist()]
 
     def take(self, index: Tensor, /) -> tuple[Tensor, Tensor | None]:
         return self.images.take(self.index[index])

@@ -104,7 +104,9 @@ def compare(
     for name in names[1:]:
         a, b = models[first], models[name]
         if a.space != b.space:
-            raise InputError(f"{first} is a model of {a.space}, {name} of {b.space}: bits of different images do not compare. Train both on the same DATA.")
+            raise InputError(
+                f"{first} is a model of {a.space}, {name} of {b.space}: bits of different images do not compare. Train both on the same DATA."
+            )
         if a.given != b.given:
             raise InputError(
                 f"{first} is {_what(a)}, {name} is {_what(b)}: conditional and unconditional costs are never put in one column. "
@@ -116,7 +118,9 @@ def compare(
                 "transforms decide the number of bits. Train both on the same DATA."
             )
     images = as_images(images)
-    scores = {name: costs(model, images, samples=samples, estimate=estimate, seed=seed, progress=progress) for name, model in models.items()}
+    scores = {
+        name: costs(model, images, samples=samples, estimate=estimate, seed=seed, progress=progress) for name, model in models.items()
+    }
     order = sorted(names, key=lambda name: float(scores[name].nats.mean()))
     best = scores[order[0]]
     rows = tuple(
@@ -132,7 +136,9 @@ def compare(
     )
     notes = []
     if any(row.kind != "exact" for row in rows):
-        notes.append("≤ is a bound and ≈ an estimate: such a model's true cost may be lower than printed, so a lead over it may be smaller.")
+        notes.append(
+            "≤ is a bound and ≈ an estimate: such a model's true cost may be lower than printed, so a lead over it may be smaller."
+        )
     given = models[first].given
     return Comparison(heading, len(images), None if given is None else repr(given), rows, tuple(notes))
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 TRAIN_LIMIT = 2000  # training images whose cost is measured
 DRAWS = 2000  # samples drawn for distances, at most
 REFERENCE_LIMIT = 10_000  # real images they are compared with, at most
-NEIGHBOUR_LIMIT = 60_000  # training images searched for copies, at most
+NEIGHBOUR_BYTES = 256 * 2**20  # pixels of training images searched for copies, at most: all of MNIST or CIFAR-10
 
 SIGNS = {"exact": "=", "lower bound": "≤", "estimate": "≈", "none": ""}
 
@@ -147,6 +147,7 @@ class SampleQuality:
             "coverage": pr.coverage,
             "k": pr.k,
             "classes": None if self.coverage is None else list(self.coverage.counts),
+            "classes_covered": None if self.coverage is None else self.coverage.covered,
         }
 
 
@@ -161,6 +162,7 @@ class Evaluation:
         memorization: the flag and its evidence.
         quality: samples against real images, where a features model was given.
         notes: what a reader must know.
+        measured: for each split, the images that were scored and their scores; drawn: the samples. Neither is in the JSON.
     """
 
     model: str
@@ -172,6 +174,8 @@ class Evaluation:
     memorization: Memorization | None = None
     quality: SampleQuality | None = None
     notes: tuple[str, ...] = ()
+    measured: dict[str, tuple[Images, Score]] = field(default_factory=dict, repr=False)
+    drawn: Tensor | None = field(default=None, repr=False)
 
     @property
     def main(self) -> SplitResult:
@@ -223,6 +227,11 @@ def draws(model: Sampler, n: int, like: Images, *, seed: int = 0, progress: Prog
     return model.sample(n, given, seed=seed, progress=progress).cpu().clone()
 
 
+def train_images(data: Data, *, seed: int = 0) -> Tensor:
+    """Training images to search for copies in: all, or a fixed random choice that fits into NEIGHBOUR_BYTES."""
+    return everything(subset(data.train, max(1000, NEIGHBOUR_BYTES // data.space.dims), seed=seed))[0]
+
+
 def feature_vectors(model: Features, images: Images | Tensor, *, layer: str | None = None, progress: Progress | None = None) -> Tensor:
     """`(n, d)` float64 features, in fixed batches."""
     return per_image(model, lambda x, _: model.features(x, layer).double(), images, progress=progress)
@@ -255,11 +264,13 @@ def memorization(
     if samples is None and isinstance(model, Sampler):
         samples = draws(model, 500, data.test, seed=seed)
     if samples is not None and len(data.train) > 1 and len(data.test):
-        train, _ = everything(subset(data.train, NEIGHBOUR_LIMIT, seed=seed))
+        train = train_images(data, seed=seed)
         heldout = torch.cat([everything(subset(part, 500, seed=seed))[0] for part in (data.valid, data.test) if len(part)])
         near = copies(samples[:1000], train, heldout)
     if scores is None and isinstance(model, ExactLikelihood | LowerBound):
-        scores = {name: costs(model, subset(getattr(data, name), 1000, seed=seed)) for name in ("train", "test") if len(getattr(data, name))}
+        scores = {
+            name: costs(model, subset(getattr(data, name), 1000, seed=seed)) for name in ("train", "test") if len(getattr(data, name))
+        }
     if scores and "train" in scores and "test" in scores:
         heldout_nats = torch.cat([scores[name].nats for name in ("valid", "test") if name in scores])
         member = membership(scores["train"].nats, heldout_nats)
@@ -305,29 +316,31 @@ def evaluate(
     >>> result.main.kind, result.main.n
     ('exact', 4)
     """
-    whole = not isinstance(data, Tensor) and hasattr(data, "train")
+    # `Data` by what it has, not by its class: tests and third parties may bring their own
+    whole = cast("Data", data) if not isinstance(data, Tensor) and hasattr(data, "train") else None
     parts: dict[str, Images]
-    if whole:
-        space = data.space  # type: ignore[union-attr]
-        if space != model.space:
-            raise InputError(f"{data.heading} has images of {space}; the run was trained on {model.space}. Convert them with --size, --gray or --levels.")  # type: ignore[union-attr]
-        heading = heading or data.heading  # type: ignore[union-attr]
-        parts = {name: getattr(data, name) for name in ("train", "valid", "test") if len(getattr(data, name))}
-        split = "test"
+    if whole is None:
+        parts = {split: as_images(cast("Images | Tensor", data))}
     else:
-        parts = {split: as_images(data)}  # type: ignore[arg-type]
+        if whole.space != model.space:
+            raise InputError(
+                f"{whole.heading} has images of {whole.space}; the run was trained on {model.space}. Convert them with --size, --gray or --levels."
+            )
+        heading, split = heading or whole.heading, "test"
+        parts = {name: getattr(whole, name) for name in ("train", "valid", "test") if len(getattr(whole, name))}
     if split not in parts or not len(parts[split]):
         raise InputError(f"{heading or 'The data'} has no images in its {split} part to evaluate on.")
 
     results: dict[str, SplitResult] = {}
     scores: dict[str, Score] = {}
+    measured: dict[str, tuple[Images, Score]] = {}
     for name, images in parts.items():
         chosen = subset(images, train_limit if name == "train" else limit, seed=seed)
         # The tighter estimate costs k times as much: only the split that the top level describes gets it
         k = estimate if name == split else 0
         results[name], score = _measure(model, name, chosen, len(images), samples=samples, estimate=k, seed=seed, progress=progress)
         if score is not None:
-            scores[name] = score
+            scores[name], measured[name] = score, (chosen, score)
 
     gap, flag, quality, notes = None, None, None, []
     if "train" in scores and split in scores:
@@ -338,19 +351,21 @@ def evaluate(
     if isinstance(model, Sampler):
         reference = subset(parts[split], REFERENCE_LIMIT, seed=seed)
         if draw is None:
-            draw = min(DRAWS, max(1000, len(reference))) if features is not None else 500 if whole else 0
+            draw = min(DRAWS, max(1000, len(reference))) if features is not None else 500 if whole is not None else 0
         if draw:
             drawn = draws(model, draw, reference, seed=seed, progress=progress)
             if features is not None:
                 quality = sample_quality(drawn, reference, parts.get("train"), features, name=features_name)
                 if not quality.frechet.reliable:
                     f = quality.frechet
-                    notes.append(f"Fréchet distance from {f.n} samples and {f.n_reference} images in {f.dims} features: too few images, the number is too large.")
+                    notes.append(
+                        f"Fréchet distance from {f.n} samples and {f.n_reference} images in {f.dims} features: too few images, the number is too large."
+                    )
             elif not scores:
                 notes.append("For Fréchet distance, precision and recall give a features run: pofx evaluate RUN --features RUN")
-    if whole and (drawn is not None or scores):
-        flag = memorization(model, data, samples=drawn, scores=scores or {}, seed=seed)  # type: ignore[arg-type]
+    if whole is not None and (drawn is not None or scores):
+        flag = memorization(model, whole, samples=drawn, scores=scores or {}, seed=seed)
     if not scores:
         notes.append(f"{type(model).__name__} has no likelihood: there are no nats and no bits/dim.")
     given = None if model.given is None else repr(model.given)
-    return Evaluation(name_of(model), heading, split, given, results, gap, flag, quality, tuple(notes))
+    return Evaluation(name_of(model), heading, split, given, results, gap, flag, quality, tuple(notes), measured, drawn)

@@ -1,20 +1,21 @@
 """Which images are odd? Split-conformal p-values of the cost in bits/dim (Vovk et al. 2005; Papadopoulos et al. 2002).
 
-    s(x) = |cost(x) − median of the costs of `center`|          two-sided: too dear or too cheap are both odd
+    s(x) = |cost(x) − m| / d±          m: median cost of `center`; d+, d−: mean distance from m of those above, and below
     p(x) = (1 + #{calibration images with s ≥ s(x)}) / (n + 1)
     outlier: p ≤ α
 
-Why two-sided: plain −log p *inverts* on published pairs; simple images (MNIST under a model of clothes) are cheaper than the
-normal ones. The median comes from other images than the calibration ones (the valid split), so that a normal image and the n
-calibration images are exchangeable and P(p ≤ α) ≤ α holds exactly, whatever the model. It is a rate over calibration sets: for
-one fixed set the rate is Beta(k, n+1−k) distributed, k = ⌊α(n+1)⌋, and its 95th percentile is reported.
+Two-sided, so that too dear and too cheap are both odd, each in units of its own tail. Why: plain −log p *inverts* on published
+pairs; simple images (MNIST under a model of clothes) are cheaper than the normal ones. m and d± come from other images than the
+calibration ones (the valid split), so that a normal image and the n calibration images are exchangeable and P(p ≤ α) ≤ α holds
+exactly, whatever the model. It is a rate over calibration sets: for one fixed set the rate is Beta(k, n+1−k) distributed,
+k = ⌊α(n+1)⌋, and its 95th percentile is reported.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from pofx.errors import InputError
-from pofx.model import ImageModel, Progress
+from pofx.model import ImageModel, Progress, Score
 from pofx.tasks._files import TABLES, check_out, write_table
 from pofx.tasks.bulk import Images, as_images
 from pofx.tasks.score import costs
@@ -34,7 +35,7 @@ class Outliers:
 
     Attributes:
         ids: names, in order.
-        score: `(n,)` bits/dim away from the median cost; higher is odder.
+        score: `(n,)` distance from the median cost, in mean distances on that side; higher is odder.
         p_value: `(n,)` in [1/(calibration+1), 1].
         outlier: `(n,)` bool, p ≤ alpha.
         bits_per_dim: `(n,)`, the signed cost that the score comes from.
@@ -130,19 +131,41 @@ def outliers(
     if not len(center):
         raise InputError("outliers needs images for the median cost; the valid part is empty.")
     path = None if out is None else check_out(Path(out) / "scores.parquet", TABLES)
-    middle = float(costs(model, center, samples=samples, seed=seed).bits_per_dim.median())
-    normal = (costs(model, calib, samples=samples, seed=seed).bits_per_dim - middle).abs()
-    cost = costs(model, images, samples=samples, seed=seed, progress=progress)
-    score = (cost.bits_per_dim - middle).abs()
-    p_value = conformal_p_values(score, normal)
-    flagged = p_value <= alpha + 1e-12
-    ids = list(images.ids)
+    middle = costs(model, center, samples=samples, seed=seed)
+    normal = costs(model, calib, samples=samples, seed=seed)
+    result = judge(list(images.ids), costs(model, images, samples=samples, seed=seed, progress=progress), normal, middle, alpha=alpha)
     if path is not None:
-        columns = {"id": ids, "score": score.tolist(), "p_value": p_value.tolist(), "outlier": flagged.tolist()}
-        write_table(path, columns, {"model": type(model).__name__, "alpha": str(alpha), "calibration": str(len(calib)), "center": str(middle)})
-    return Outliers(
-        ids, score, p_value, flagged, cost.bits_per_dim, cost.kind, alpha, middle, len(calib), rate95(alpha, len(calib)), path
-    )
+        columns = {
+            "id": result.ids,
+            "score": result.score.tolist(),
+            "p_value": result.p_value.tolist(),
+            "outlier": result.outlier.tolist(),
+        }
+        write_table(
+            path,
+            columns,
+            {"model": type(model).__name__, "alpha": str(alpha), "calibration": str(len(calib)), "center": str(result.center)},
+        )
+    return replace(result, path=path)
+
+
+def judge(ids: Sequence[str], cost: Score, calib: Score, center: Score, *, alpha: float) -> Outliers:
+    """The same from costs that are there already: of the images, of calibration images, and of those that give the median."""
+    check_alpha(alpha, len(calib.nats))
+    middle = float(center.bits_per_dim.median())
+    away = center.bits_per_dim - middle
+    # A side without spread (few images, all alike) takes the other's, or plain bits/dim
+    sides = [float(part.mean()) if len(part) else 0.0 for part in (away[away > 0], -away[away < 0])]
+    above, below = (side or max(sides) or 1.0 for side in sides)
+
+    def oddness(bits: Tensor) -> Tensor:
+        d = bits - middle
+        return torch.where(d > 0, d / above, -d / below)
+
+    score = oddness(cost.bits_per_dim)
+    p_value = conformal_p_values(score, oddness(calib.bits_per_dim))
+    n = len(calib.nats)
+    return Outliers(ids, score, p_value, p_value <= alpha + 1e-12, cost.bits_per_dim, cost.kind, alpha, middle, n, rate95(alpha, n))
 
 
 def rate95(alpha: float, n: int) -> float:

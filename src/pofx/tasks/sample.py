@@ -49,7 +49,15 @@ class Samples:
 
     def to_json(self) -> dict:
         out = None if self.path is None else str(self.path)
-        return {"n": self.n, "kind": self.kind, "seed": self.seed, "first": self.first, "temperature": self.temperature, "top_p": self.top_p, "out": out}
+        return {
+            "n": self.n,
+            "kind": self.kind,
+            "seed": self.seed,
+            "first": self.first,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "out": out,
+        }
 
 
 def adjustment(temperature: float, top_p: float) -> Callable[[Tensor], Tensor] | None:
@@ -126,10 +134,12 @@ def sample(
     adjust = adjustment(temperature, top_p)
     path = None if out is None else check_out(out, SUFFIXES, folder=True)
     space = sampler.space
-    if path is not None and path.suffix.lower() == ".png" and n * space.height * space.width > GRID_PIXELS:
-        raise InputError(f"{n} images do not fit into one picture; write them to {path.with_suffix('.npy')} or to a folder {path.with_suffix('')}")
-    if path is not None and path.suffix.lower() in ("", ".png") and space.channels not in (1, 3, 4):
-        raise InputError(f"Images of {space.channels} channels cannot be PNG files; write them to {path.with_suffix('.npy')}")
+    if path is not None and path.suffix.lower() == ".png" and n * max(64, space.height) * max(64, space.width) > GRID_PIXELS:
+        raise InputError(
+            f"{n} images do not fit into one picture; write them to {path.with_suffix('.npy')} or to a folder {path.with_suffix('')}"
+        )
+    if path is not None and path.suffix == "" and space.channels not in (1, 3, 4):
+        raise InputError(f"Images of {space.channels} channels cannot be PNG files; write them to {path}.npy")
     if adjust is None:
         chunks = sampler.samples(n, given, seed=seed, first=first, progress=progress)
     else:
@@ -160,7 +170,8 @@ def _write_folder(path: Path, chunks: Iterator[Tensor], first: int, levels: int)
 
     number = first
     for chunk in chunks:
-        shown = ((chunk.cpu().long() * 255 + (levels - 1) // 2) // (levels - 1)).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        # Stretched to 0 … 255 and rounded up, so that reading them back with --levels gives the very same integers.
+        shown = (-(chunk.cpu().long() * -255 // (levels - 1))).to(torch.uint8).permute(0, 2, 3, 1).numpy()
         for image in shown:
             with writing(path / f"{number:08d}.png") as temporary:
                 Image.fromarray(image[..., 0] if image.shape[-1] == 1 else np.ascontiguousarray(image)).save(temporary, format="PNG")

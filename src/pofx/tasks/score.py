@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from pofx.errors import InputError, RunError
@@ -111,6 +110,7 @@ def score(
     Raises:
         CapabilityError, InputError, RunError: see `costs`; InputError too for another file ending.
 
+    >>> import torch
     >>> from pofx.models.autoregressive.pixelcnn import PixelCNN
     >>> from pofx.space import ImageSpace
     >>> model = PixelCNN.small(ImageSpace(1, 3, 3, levels=2))

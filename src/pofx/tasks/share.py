@@ -84,7 +84,7 @@ pipeline_tag: unconditional-image-generation
 
 # {name}
 
-`{meta.get("class", meta.get("model"))}` {"p(x)" if not given else f"p(x | {given.get('type')})"} of images, made with [pofx](https://pypi.org/project/pofx) {meta.get("pofx", "")}.
+`{meta.get("class", meta.get("model"))}` {"p(x)" if not given else f"p(x | {given.get('type')})"} of images, made with pofx {meta.get("pofx", "")}.
 
 - **Images**: {size}
 - **Data**: {heading}; transforms: {transforms}
@@ -111,7 +111,7 @@ def _hub(hub: Hub | None) -> Hub:
         return hub
     from huggingface_hub import HfApi
 
-    return HfApi()  # type: ignore[return-value]
+    return HfApi()
 
 
 def push(run: str | Path, to: str, *, private: bool = True, hub: Hub | None = None) -> Shared:
@@ -145,7 +145,12 @@ def push(run: str | Path, to: str, *, private: bool = True, hub: Hub | None = No
     api = _hub(hub)
     with _hub_errors(repo, "push to"):
         api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=str(run), allow_patterns=list(files), commit_message=f"pofx {meta.get('pofx', '')}: {meta.get('model')}")
+        api.upload_folder(
+            repo_id=repo,
+            folder_path=str(run),
+            allow_patterns=list(files),
+            commit_message=f"pofx {meta.get('pofx', '')}: {meta.get('model')}",
+        )
     return Shared(str(run), f"hf:{repo}", files)
 
 
@@ -194,9 +199,13 @@ class _hub_errors:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, RepositoryNotFoundError
 
         if isinstance(error, RepositoryNotFoundError):
-            raise InputError(f"There is no {self.repo} on the Hub, or it is private. Check the name, or log in with: hf auth login") from error
+            raise InputError(
+                f"There is no {self.repo} on the Hub, or it is private. Check the name, or log in with: hf auth login"
+            ) from error
         if isinstance(error, HFValidationError):
             raise InputError(f"{self.repo!r} is no Hub id: {str(error).splitlines()[0]}") from error
-        if isinstance(error, HfHubHTTPError | LocalTokenNotFoundError | OSError) or type(error).__module__.partition(".")[0].startswith("httpx"):
+        if isinstance(error, HfHubHTTPError | LocalTokenNotFoundError | OSError) or type(error).__module__.partition(".")[0].startswith(
+            "httpx"
+        ):
             line = (str(error) or type(error).__name__).splitlines()[0]
             raise RunError(f"Could not {self.what} hf:{self.repo}: {line}. Check the network, or log in with: hf auth login") from error

@@ -1,7 +1,7 @@
 """Augmentation of training images: a random but reproducible symmetry of each one. Never used where anything is scored.
 
-    flip    mirrored left to right, with probability ½
-    shift   moved by −2 … 2 pixels down and right; the edge is repeated
+flip    mirrored left to right, with probability ½
+shift   moved by −2 … 2 pixels down and right; the edge is repeated
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ newest cannot be read, the one before it is used.
 from __future__ import annotations
 
 import io
-import pickle
 import re
 import warnings
 import zlib
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import IO, Any
 
 import torch
@@ -58,7 +58,7 @@ def load(path: Path) -> dict[str, Any]:
         raise ValueError("its checksum does not match")
     try:
         state = torch.load(io.BytesIO(content[:-4]), map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, KeyError, UnpicklingError) as error:
         raise ValueError(str(error).splitlines()[0]) from error
     if state["format"] > FORMAT:
         raise RunError(f"{path} was written by a newer pofx (checkpoint format {state['format']}). Update: pip install -U pofx")
@@ -80,5 +80,7 @@ def newest(run: Path) -> dict[str, Any] | None:
             if not isinstance(error, OSError):
                 path.replace(path.with_suffix(".damaged"))  # else it would outlive good checkpoints of fewer steps
     if paths:
-        raise RunError(f"No checkpoint of {run} can be read. Its last averaged weights may still load: pofx info {run}. To train anew, choose another --out.")
+        raise RunError(
+            f"No checkpoint of {run} can be read. Its last averaged weights may still load: pofx info {run}. To train anew, choose another --out."
+        )
     return None

@@ -26,7 +26,8 @@ def full_disk(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise RunError(
-                f"The disk is full: {path} could not be written ({error.strerror}). What was there before is intact. Free some space and run the same command: it goes on."
+                f"The disk is full: {path} could not be written ({error.strerror}). What was there before is intact. "
+                "Free some space and run the same command: it goes on."
             ) from error
         raise
 

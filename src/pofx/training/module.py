@@ -14,11 +14,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -35,7 +37,7 @@ from pofx.training import checkpoint
 from pofx.training.augment import augment
 from pofx.training.average import Average
 from pofx.training.logger import MetricsFile
-from pofx.training.plan import Plan, learning_rate
+from pofx.training.plan import MEASURED, Plan, learning_rate
 from pofx.training.progress import Report
 from pofx.training.validation import validate
 
@@ -79,7 +81,16 @@ class Game(pl.LightningModule):
     """
 
     def __init__(
-        self, model: ImageModel, data: Any, plan: Plan, *, batch: int, seed: int, lr: float | None, half_life: float, augmentations: Sequence[str]
+        self,
+        model: ImageModel,
+        data: Any,
+        plan: Plan,
+        *,
+        batch: int,
+        seed: int,
+        lr: float | None,
+        half_life: float,
+        augmentations: Sequence[str],
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -135,7 +146,7 @@ class Game(pl.LightningModule):
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             norm = nn.utils.get_total_norm(gradients)
             self._finite(norm, step, f"The gradient of {player.name!r}")
-            if player.clip is not None:
+            if player.clip is not None and gradients:
                 torch._foreach_mul_(gradients, (player.clip / (norm + 1e-6)).clamp(max=1.0))
             rate = learning_rate(self._spec(player.optimizer), context.progress)
             for group in optimizer.param_groups:
@@ -146,15 +157,13 @@ class Game(pl.LightningModule):
             logs = {"loss": loss.detach()} | dict(logs) | {"grad_norm": norm}
             for name, value in logs.items():
                 entry = self.sums.setdefault(f"train_{prefix}{name}", [0.0, 0])
-                entry[0] += float(value)
+                entry[0] += float(torch.as_tensor(value).detach())
                 entry[1] += 1
             self.sums[f"{prefix}lr"] = [rate, 1]
         self.average.update(self.model, len(batch.x))
         self.step = step + 1
 
     def _spec(self, spec: OptimizerSpec) -> OptimizerSpec:
-        from dataclasses import replace
-
         return spec if self.lr is None else replace(spec, lr=self.lr)
 
     def _finite(self, value: Tensor, step: int, what: str) -> None:
@@ -185,7 +194,8 @@ class Game(pl.LightningModule):
             "model": self.model.state_dict(),
             "average": self.average.model.state_dict(),
             "updates": self.average.updates,
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizer_list()],
+            # The plain ones: Lightning's wrappers do not pass `load_state_dict` on.
+            "optimizers": [optimizer.state_dict() for optimizer in self.trainer.optimizers],
             "sums": self.sums,
         }
 
@@ -193,7 +203,7 @@ class Game(pl.LightningModule):
         self.model.load_state_dict(state["model"])
         self.average.model.load_state_dict(state["average"])
         self.average.updates = state["updates"]
-        for optimizer, saved in zip(self.optimizer_list(), state["optimizers"], strict=True):
+        for optimizer, saved in zip(self.trainer.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
             optimizer.zero_grad(set_to_none=True)
         self.sums = {name: list(entry) for name, entry in state["sums"].items()}
@@ -260,29 +270,30 @@ class Keeper(pl.Callback):
     Args:
         run: its folder.
         state: the newest checkpoint, or None for a new run.
-        started: monotonic time at which this process began to spend the budget.
         every: seconds between checkpoints.
         threads: 0 to find out.
         refresh: called with the metrics after each validation, and when plan or threads were found, to bring model.json up to date.
     """
 
     def __init__(
-        self, run: Path, state: dict[str, Any] | None, *, started: float, every: float, threads: int, report: Report, refresh: Callable[..., None]
+        self, run: Path, state: dict[str, Any] | None, *, every: float, threads: int, report: Report, refresh: Callable[..., None]
     ) -> None:
-        self.run, self.saved, self.started, self.every = run, state, started, every
+        self.run, self.saved, self.every = run, state, every
         self.threads, self.report, self.refresh = threads, report, refresh
         self.before = 0.0 if state is None else float(state["seconds"])  # spent by earlier processes, on the whole run
         self.segment_from = 0.0 if state is None else float(state["segment_seconds"])  # when the segment began, on that clock
         self.metrics: dict[str, float] = {} if state is None else dict(state["metrics"])
+        self.started: float | None = None  # monotonic time of this process' first step
         self.validation_seconds = 0.0
         self.signum: int | None = None
-        self._handlers: dict[int, Any] = {}
+        # Taken before Lightning puts its own in their place.
+        self._handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
 
     # The clock -------------------------------------------------------------------------------------------------------
 
     def seconds(self) -> float:
-        """Spent on the run, all its processes together."""
-        return self.before + time.monotonic() - self.started
+        """Spent on steps, validations and checkpoints by all processes of the run together; imports and tuning do not count."""
+        return self.before + (0.0 if self.started is None else time.monotonic() - self.started)
 
     # The start -------------------------------------------------------------------------------------------------------
 
@@ -295,10 +306,8 @@ class Keeper(pl.Callback):
         else:
             torch.set_num_threads(1)  # so that a data-dependent start does not depend on what is found below
             torch.manual_seed(stream(game.seed, -1))
-            game.model.eval()
             with torch.no_grad():
                 game.model.initialise(game.batch_of(0)[0])
-            game.model.train()
             game.average.copy_from(game.model)
         self.saved = None
         game.average.eval()
@@ -307,9 +316,8 @@ class Keeper(pl.Callback):
             self.refresh(game, self.metrics, weights=False, threads=self.threads)
             self._checkpoint(trainer, game)
         torch.set_num_threads(self.threads)
-        self._last_save = self._step_clock = time.monotonic()
+        self._last_save = self.started = time.monotonic()
         self._first = game.step
-        self._listen()
         self.report.rate(game.step)
 
     def _tune(self, game: Game) -> None:
@@ -326,7 +334,7 @@ class Keeper(pl.Callback):
         self.threads = self.threads or candidates[0]
         torch.set_num_threads(self.threads)
 
-    def _listen(self) -> None:
+    def listen(self) -> None:
         """The first Ctrl-C or SIGTERM ends the run after the step in hand, the second at once."""
         if threading.current_thread() is not threading.main_thread():
             return
@@ -336,13 +344,13 @@ class Keeper(pl.Callback):
                 raise Stopped(signum, None)
             self.signum = signum
 
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[signum] = signal.signal(signum, stop)
+        for signum in self._handlers:
+            signal.signal(signum, stop)
 
     def unlisten(self) -> None:
-        for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
-        self._handlers = {}
+        if threading.current_thread() is threading.main_thread():
+            for signum, handler in self._handlers.items():
+                signal.signal(signum, handler)
 
     # After each step -------------------------------------------------------------------------------------------------
 
@@ -378,13 +386,12 @@ class Keeper(pl.Callback):
 
     def _fix(self, game: Game) -> bool:
         """Once 5 % of a minutes budget are spent, fix the number of steps by the rate measured in them."""
-        from pofx.training.plan import MEASURED
-
         minutes = game.plan.now.budget.minutes
         spent = self.seconds() - self.segment_from
         if minutes is None or game.plan.stop is not None or spent < MEASURED * minutes * 60:
             return False
-        per_step = (time.monotonic() - self._step_clock) / max(game.step - self._first, 1)
+        assert self.started is not None
+        per_step = (time.monotonic() - self.started - self.validation_seconds) / max(game.step - self._first, 1)
         if not self.validation_seconds:
             self.validate(game)
         game.plan = game.plan.fix(game.step, self.seconds() - self.segment_from, per_step, self.validation_seconds)
@@ -406,8 +413,6 @@ def _game(module: pl.LightningModule) -> Game:
 
 
 def _all_threads() -> int:
-    import os
-
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(torch.get_num_threads(), there))
 
@@ -417,4 +422,6 @@ def not_finite(error: NotFinite, run: Path, precision: str) -> NoReturn:
     good = checkpoint.found(run)
     last = f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint yet"
     advice = "a lower --lr" + ("" if precision.startswith(("32", "64")) else ", or --precision 32")
-    raise RunError(f"{error} at step {error.step}; {last}. Try {advice}, in another --out (start it from these weights with --init-from {run}).") from error
+    raise RunError(
+        f"{error} at step {error.step}; {last}. Try {advice}, in another --out (start it from these weights with --init-from {run})."
+    ) from error

@@ -63,7 +63,8 @@ class Segment:
     def progress(self, step: int) -> float:
         """Share of this segment done before `step`, in [0, 1)."""
         stop = self.stop if self.stop is not None and (self.provisional is None or step >= self.fixed) else self.provisional
-        assert stop is not None
+        if stop is None:  # the throwaway steps that find the provisional number
+            return 0.0
         return min((step - self.start) / max(stop - self.start, 1), 1 - 1e-6)
 
 

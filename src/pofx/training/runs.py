@@ -90,7 +90,13 @@ def describe(model: ImageModel) -> dict[str, Any]:
 
     arguments = catalog.arguments_to_json(dict(model.config()))
     space, given = arguments.pop("space"), arguments.pop("given", None)
-    return {"model": catalog.name_of(model), "class": type(model).__name__, "arguments": arguments, "space": _untyped(space), "given": given}
+    return {
+        "model": catalog.name_of(model),
+        "class": type(model).__name__,
+        "arguments": arguments,
+        "space": _untyped(space),
+        "given": given,
+    }
 
 
 def _untyped(value: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +143,8 @@ def read_run(path: str | Path) -> RunInfo:
         value = json.loads(file.read_text(encoding="utf-8"))
         written = value["format"]
         if isinstance(written, int) and written > FORMAT:
-            raise InputError(f"{folder} was made by a newer pofx ({value.get('pofx', '?')}, format {written}; this is {pofx_version()}). Update: pip install -U pofx")
+            made = f"{value.get('pofx', '?')}, format {written}; this is {pofx_version()}"
+            raise InputError(f"{folder} was made by a newer pofx ({made}). Update: pip install -U pofx")
         return RunInfo(
             path=folder,
             model=str(value["model"]),
@@ -178,7 +185,9 @@ def build(info: RunInfo) -> ImageModel:
     try:
         cls = catalog.get(info.model)
     except InputError as error:
-        raise InputError(f"{info.path} holds a model of the class {info.class_name}, which this pofx {pofx_version()} does not know. {error}") from error
+        raise InputError(
+            f"{info.path} holds a model of the class {info.class_name}, which this pofx {pofx_version()} does not know. {error}"
+        ) from error
     try:
         arguments = catalog.arguments_from_json(info.arguments)
         given = catalog.arguments_from_json(info.given)
@@ -186,7 +195,9 @@ def build(info: RunInfo) -> ImageModel:
         with torch.random.fork_rng(devices=[]):
             return cls(space=info.space, given=given, **arguments) if "given" in cls_arguments(cls) else cls(space=info.space, **arguments)
     except (InputError, TypeError) as error:
-        raise InputError(f"{info.path / JSON} (pofx {info.version}) does not fit {info.class_name} of this pofx {pofx_version()}: {error}") from error
+        raise InputError(
+            f"{info.path / JSON} (pofx {info.version}) does not fit {info.class_name} of this pofx {pofx_version()}: {error}"
+        ) from error
 
 
 def cls_arguments(cls: type[ImageModel]) -> list[str]:
@@ -205,22 +216,30 @@ def load_weights(model: ImageModel, folder: Path) -> None:
     tensors = read_weights(folder)
     own = model.state_dict()
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    shapes = [f"{n} {tuple(tensors[n].shape)} ≠ {tuple(own[n].shape)}" for n in own.keys() & tensors.keys() if tensors[n].shape != own[n].shape]
+    shapes = [
+        f"{n} {tuple(tensors[n].shape)} ≠ {tuple(own[n].shape)}" for n in own.keys() & tensors.keys() if tensors[n].shape != own[n].shape
+    ]
     if missing or extra or shapes:
         parts = [("missing", missing), ("not of this model", extra), ("of another shape", sorted(shapes))]
         found = "; ".join(f"{what}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}" for what, names in parts if names)
-        raise InputError(f"{file} does not hold the weights of the {type(model).__name__} in {JSON} ({found}). Do the two files come from one run?")
+        raise InputError(
+            f"{file} does not hold the weights of the {type(model).__name__} in {JSON} ({found}). Do the two files come from one run?"
+        )
     model.load_state_dict(tensors)
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     file = folder / WEIGHTS
     if not file.is_file():
-        raise InputError(f"{folder} has no {WEIGHTS} yet: its training was stopped early. Go on with the same `pofx train … --out {folder}` command.")
+        raise InputError(
+            f"{folder} has no {WEIGHTS} yet: its training was stopped early. Go on with the same `pofx train … --out {folder}` command."
+        )
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise InputError(f"{file} is damaged: {error}. Run the same `pofx train … --out {folder}` command again, or restore the file.") from error
+        raise InputError(
+            f"{file} is damaged: {error}. Run the same `pofx train … --out {folder}` command again, or restore the file."
+        ) from error
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -261,4 +280,6 @@ def locate(path: str | Path) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=[JSON, WEIGHTS]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise InputError(f"No run {name}: no such folder here, and the Hub did not give it ({str(error).strip().splitlines()[0]}).") from error
+        raise InputError(
+            f"No run {name}: no such folder here, and the Hub did not give it ({str(error).strip().splitlines()[0]})."
+        ) from error

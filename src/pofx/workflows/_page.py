@@ -7,9 +7,14 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
+
+from pofx import pictures
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #63686f; --line: #dfe2e6; --ground: #fff; --panel: #f6f7f8; --accent: #0b6e69; --alarm: #b3261e; }
@@ -49,7 +54,9 @@ def page(title: str, lead: str, body: Iterable[str]) -> str:
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n'
-        f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(lead)}</p>\n' + "\n".join(part for part in body if part) + "\n</body>\n</html>\n"
+        f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(lead)}</p>\n'
+        + "\n".join(part for part in body if part)
+        + "\n</body>\n</html>\n"
     )
 
 
@@ -72,7 +79,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "",
     left = set(text)
 
     def cells(row: Sequence[str], tag: str) -> str:
-        return "".join(f'<{tag}{" class=text" if i in left else ""}>{escape(cell)}</{tag}>' for i, cell in enumerate(row))
+        return "".join(f"<{tag}{' class=text' if i in left else ''}>{escape(cell)}</{tag}>" for i, cell in enumerate(row))
 
     lines = "\n".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     below = f"<caption>{escape(caption)}</caption>" if caption else ""
@@ -87,52 +94,31 @@ def code(text: str) -> str:
     return f"<pre><code>{escape(text)}</code></pre>"
 
 
-def shown(x: Tensor, levels: int) -> Tensor:
-    """Integers 0 … levels−1 `(n, C, H, W)` → uint8 0 … 255 `(n, 1, 3 or 4, H, W)` to look at; other channel counts show the first."""
-    if x.shape[1] not in (1, 3, 4):
-        x = x[:, :1]
-    return ((x.long() * 255 + (levels - 1) // 2) // (levels - 1)).to(torch.uint8)
-
-
-def picture(x: Tensor) -> str:
-    """One image, uint8 0 … 255 `(C, H, W)`, as a data URI."""
-    from PIL import Image
-
-    array = x.permute(1, 2, 0).contiguous().cpu().numpy()
+def data_uri(image: Image) -> str:
+    """A picture as a PNG inside the page."""
     file = io.BytesIO()
-    Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(file, format="PNG", optimize=True)
+    image.save(file, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _width(x: Tensor, want: int) -> int:
-    """Pixels wide on the page: a whole multiple of the image near `want`, so that pixels stay square and sharp."""
-    return x.shape[-1] * max(1, round(want / max(x.shape[-2:])))
-
-
 def grid(x: Tensor, levels: int, columns: int, *, want: int = 40, caption: str = "", alt: str = "images") -> str:
-    """One picture of many images `(n, C, H, W)`, with thin gaps."""
-    tiles = shown(x, levels)
-    n, c, h, w = tiles.shape
-    columns = min(columns, n)
-    rows = math.ceil(n / columns)
-    gap = max(1, round(max(h, w) / 16))
-    sheet = torch.full((c, rows * (h + gap) - gap, columns * (w + gap) - gap), 128, dtype=torch.uint8)
-    for i, tile in enumerate(tiles):
-        r, q = divmod(i, columns)
-        sheet[:, r * (h + gap) : r * (h + gap) + h, q * (w + gap) : q * (w + gap) + w] = tile
-    scale = max(1, round(want / max(h, w)))
+    """One picture of many images `(n, C, H, W)`, each about `want` screen pixels large, by a whole factor so that pixels stay sharp."""
+    sheet = pictures.grid(x, levels, min(columns, len(x)), scale=1)
+    scale = max(1, round(want / max(x.shape[-2:])))
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><img src="{picture(sheet)}" width="{sheet.shape[2] * scale}" height="{sheet.shape[1] * scale}" alt="{escape(alt)}">{below}</figure>'
+    return f'<figure><img src="{data_uri(sheet)}" width="{sheet.width * scale}" height="{sheet.height * scale}" alt="{escape(alt)}">{below}</figure>'
 
 
 def tiles(x: Tensor, levels: int, captions: Sequence[str] | None = None, *, want: int = 56) -> str:
     """Images side by side, each with a caption (lines separated by a newline)."""
+    scale = max(1, round(want / max(x.shape[-2:])))
     figures = []
-    for i, image in enumerate(shown(x, levels)):
+    for i in range(len(x)):
+        image = pictures.grid(x[i : i + 1], levels, 1, scale=1, pad=0)
         caption = "" if captions is None else f"<figcaption>{escape(captions[i]).replace(chr(10), '<br>')}</figcaption>"
-        width = _width(image, want)
-        height = image.shape[-2] * width // image.shape[-1]
-        figures.append(f'<figure><img src="{picture(image)}" width="{width}" height="{height}" alt="">{caption}</figure>')
+        figures.append(
+            f'<figure><img src="{data_uri(image)}" width="{image.width * scale}" height="{image.height * scale}" alt="">{caption}</figure>'
+        )
     return f'<div class="tiles">{"".join(figures)}</div>'
 
 
@@ -150,13 +136,15 @@ def curves(panels: Sequence[tuple[str, dict[str, tuple[list[float], list[float]]
     if not panels:
         return ""
     grey = "#8a9097"
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "pofx", "font.size": 9, "font.family": "sans-serif"}
-    settings |= {key: grey for key in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")}
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "pofx", "font.size": 9, "font.family": "sans-serif"}
+    settings |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), grey)
     with rc_context(settings):
         figure = Figure(figsize=(7.4, 2.5), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axis, (label, lines) in zip(axes, panels, strict=True):
-            for (name, (xs, ys)), color in zip(lines.items(), ("#1f9e96", "#e08a1e", "#7a6ff0", "#d2527f", "#5a9bd4", "#8a9097") * 2, strict=False):
+            for (name, (xs, ys)), color in zip(
+                lines.items(), ("#1f9e96", "#e08a1e", "#7a6ff0", "#d2527f", "#5a9bd4", "#8a9097") * 2, strict=False
+            ):
                 axis.plot(xs, ys, color=color, linewidth=1.4, label=name)
             values = sorted(v for _, ys in lines.values() for v in ys if math.isfinite(v))
             if len(values) > 20:  # the first steps must not flatten the rest

@@ -147,7 +147,9 @@ class GAN(Sampler, Decoder, Critic, Features):
     ) -> None:
         super().__init__(space, given)
         if latents < 1 or channels < 1 or stages < 0:
-            raise InputError(f"GAN: latents={latents} and channels={channels} must be at least 1, stages={stages} at least 0, e.g. --latents 64.")
+            raise InputError(
+                f"GAN: latents={latents} and channels={channels} must be at least 1, stages={stages} at least 0, e.g. --latents 64."
+            )
         self.latents, self.channels, self.stages, self.lr = latents, channels, stages, lr
         self.latent_dims = latents
         sizes = pyramid(space.height, space.width, stages, smallest=4)
@@ -228,8 +230,7 @@ class GAN(Sampler, Decoder, Critic, Features):
 
     def features(self, x: Tensor, layer: str | None = None) -> Tensor:
         """The critic's last activations, `(n, d)`."""
-        if layer not in (None, "critic"):
-            raise InputError(f"layer={layer!r}: GAN has critic.")
+        self.layer_index(layer)
         if self.given is not None:
             raise InputError("A conditional GAN's critic judges x with its given; use realism(x, given).")
         x = self.space.check(x).to(self.device)

@@ -9,7 +9,6 @@ one fit per pixel.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Self
 
@@ -46,11 +45,18 @@ class FVBN(OrderedModel):
     paper: ClassVar = "Frey, Hinton and Dayan 1996, Does the Wake-Sleep Algorithm Produce Good Density Estimators?"
 
     def __init__(
-        self, space: ImageSpace, given: View | None = None, *, likelihood: Literal["auto", "bernoulli", "categorical", "logistic"] = "auto", lr: float = 1e-2
+        self,
+        space: ImageSpace,
+        given: View | None = None,
+        *,
+        likelihood: Literal["auto", "bernoulli", "categorical", "logistic"] = "auto",
+        lr: float = 1e-2,
     ) -> None:
         super().__init__(space, given)
         if space.dims > LARGEST:
-            raise InputError(f"FVBN has a weight for every pair of sub-pixels; {space.dims:,} are too many (at most {LARGEST:,}). Use --size, or pixelcnn.")
+            raise InputError(
+                f"FVBN has a weight for every pair of sub-pixels; {space.dims:,} are too many (at most {LARGEST:,}). Use --size, or pixelcnn."
+            )
         self.likelihood, self.lr = likelihood, lr
         self.head = Likelihood(likelihood, ImageSpace(1, 1, 1, space.levels), default="categorical" if space.levels <= 32 else "logistic")
         self.context = conditioning.Context(self, 8)
@@ -64,5 +70,4 @@ class FVBN(OrderedModel):
         return [Objective("nll", self, self._loss, optimizer=OptimizerSpec("AdamW", lr=self.lr, betas=(0.9, 0.99)))]
 
     def _loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        nats_per_dim = -self.unknown_sum(self.conditional_log_prob(batch.x, batch.given)).mean() / self.dims
-        return nats_per_dim, {"bits_per_dim": nats_per_dim.detach() / math.log(2)}
+        return self.nll(self.conditional_log_prob(batch.x, batch.given))

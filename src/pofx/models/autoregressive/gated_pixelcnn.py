@@ -13,7 +13,6 @@ Differences from the paper: Bernoulli for 2 levels; skip connections are summed;
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
@@ -25,7 +24,8 @@ from pofx.errors import InputError
 from pofx.likelihoods import Likelihood, normalised
 from pofx.model import Autoregressive, Batch, Context, Features, Objective, OptimizerSpec, Steps
 from pofx.nn import conditioning
-from pofx.nn.masked import AllRows, FullPass, MaskedConv2d, OneRow, Pass, Rows, StepPass, VerticalConv2d, gated
+from pofx.nn.masked import AllRows, FullPass, MaskedConv2d, OneRow, Pass, Rows, StepPass, VerticalConv2d, gated, raster
+from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.views import View
 
@@ -57,7 +57,9 @@ class HorizontalLayer(nn.Module):
         self.skip = MaskedConv2d(width, width, 1, "B", channels)
         self.out = None if last else MaskedConv2d(width, width, 1, "B", channels)
 
-    def forward(self, ops: Pass, h: Tensor | None, link: Tensor, context: Tensor | None, site: str, dropout: float) -> tuple[Tensor | None, Tensor]:
+    def forward(
+        self, ops: Pass, h: Tensor | None, link: Tensor, context: Tensor | None, site: str, dropout: float
+    ) -> tuple[Tensor | None, Tensor]:
         a = ops.conv(self.conv, h) + ops.link(link) + ops.context(conditioning.project(self.given, context))
         a = ops.keep(site, ops.gate(a), dropout)
         skip = ops.conv(self.skip, a)
@@ -106,9 +108,13 @@ class GatedPixelCNN(Autoregressive, Features):
     ) -> None:
         super().__init__(space, given)
         if layers < 1 or kernel % 2 == 0 or first_kernel % 2 == 0:
-            raise InputError(f"GatedPixelCNN: layers={layers} must be ≥ 1; kernel={kernel} and first_kernel={first_kernel} must be odd, e.g. --kernel 3.")
+            raise InputError(
+                f"GatedPixelCNN: layers={layers} must be ≥ 1; kernel={kernel} and first_kernel={first_kernel} must be odd, e.g. --kernel 3."
+            )
         if channels < 1 or channels % space.channels:
-            raise InputError(f"GatedPixelCNN: channels={channels} must be a multiple of the image's {space.channels}, e.g. --channels {16 * space.channels}.")
+            raise InputError(
+                f"GatedPixelCNN: channels={channels} must be a multiple of the image's {space.channels}, e.g. --channels {16 * space.channels}."
+            )
         if likelihood not in ("auto", "bernoulli", "categorical"):
             raise InputError(f"GatedPixelCNN: likelihood={likelihood!r}; use auto, bernoulli or categorical.")
         if not 0 <= dropout < 1:
@@ -153,7 +159,7 @@ class GatedPixelCNN(Autoregressive, Features):
             return total
         return ops.conv(self.out2, ops.relu(ops.conv(self.out1, ops.relu(total))))
 
-    def _full(self, x: Tensor, given: Tensor | None, noise=None, depth: int | None = None) -> Tensor:
+    def _full(self, x: Tensor, given: Tensor | None, noise: Noise | None = None, depth: int | None = None) -> Tensor:
         x, context = normalised(x, self.space.levels, self.dtype), self.context(given)
         return self.logits(FullPass(self.space.channels, noise), x, self.links(AllRows(), x, context), context, depth)
 
@@ -166,15 +172,12 @@ class GatedPixelCNN(Autoregressive, Features):
         return [Objective("nll", self, self._loss, optimizer=OptimizerSpec("AdamW", lr=self.lr, betas=(0.9, 0.99)))]
 
     def _loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        log_prob = self.head(self._full(batch.x, batch.given, context.noise)).log_prob(batch.x)
-        nats_per_dim = -self.unknown_sum(log_prob).mean() / self.dims
-        return nats_per_dim, {"bits_per_dim": nats_per_dim.detach() / math.log(2)}
+        return self.nll(self.head(self._full(batch.x, batch.given, context.noise)).log_prob(batch.x))
 
     # Steps -----------------------------------------------------------------------------------------------------------
 
     def order(self) -> list[Tensor]:
-        c, h, w = self.space.shape
-        return list(torch.arange(c * h * w).reshape(c, h * w).t().reshape(-1, 1))
+        return raster(self.space)
 
     def begin(self, n: int, given: Any = None) -> Steps:
         return GatedSteps(self, n, self.check_given(given, n))
@@ -187,12 +190,9 @@ class GatedPixelCNN(Autoregressive, Features):
 
     def features(self, x: Tensor, layer: str | None = None) -> Tensor:
         """Skip connections summed up to a layer (the middle one by default), averaged over the image: `(n, p)`."""
-        names = list(self.feature_layers)
-        layer = layer or names[(len(names) - 1) // 2]
-        if layer not in names:
-            raise InputError(f"layer={layer!r}: GatedPixelCNN has {', '.join(names)}.")
+        depth = self.layer_index(layer, (self.layers - 1) // 2) + 1
         x = self.space.check(x).to(self.device)
-        return F.relu(self._full(x, None, depth=names.index(layer) + 1)).mean((2, 3))
+        return F.relu(self._full(x, None, depth=depth)).mean((2, 3))
 
 
 class GatedSteps(Steps):
@@ -202,7 +202,9 @@ class GatedSteps(Steps):
         space = model.space
         self.model, self.ops, self.rows = model, StepPass(n, (space.height, space.width), space.channels), OneRow()
         self.context = model.context(given)
-        self.above = torch.zeros(n, space.channels, 1, space.width, dtype=model.dtype, device=model.device)  # the row before, as networks see it
+        self.above = torch.zeros(
+            n, space.channels, 1, space.width, dtype=model.dtype, device=model.device
+        )  # the row before, as networks see it
         self.current = torch.zeros_like(self.above)
         self.links: list[Tensor] = []
         self.position, self.read = 0, False

@@ -9,9 +9,8 @@ up to 32 levels and a discretized logistic above.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -60,7 +59,9 @@ class MADE(OrderedModel, Features):
     ) -> None:
         super().__init__(space, given)
         if space.dims > LARGEST:
-            raise InputError(f"MADE connects every pair of sub-pixels; {space.dims:,} are too many (at most {LARGEST:,}). Use --size, or pixelcnn.")
+            raise InputError(
+                f"MADE connects every pair of sub-pixels; {space.dims:,} are too many (at most {LARGEST:,}). Use --size, or pixelcnn."
+            )
         if hidden < 1 or layers < 1:
             raise InputError(f"MADE: hidden={hidden} and layers={layers} must be at least 1, e.g. --hidden 500 --layers 2.")
         self.hidden, self.layers, self.likelihood, self.lr = hidden, layers, likelihood, lr
@@ -76,8 +77,7 @@ class MADE(OrderedModel, Features):
         return [Objective("nll", self, self._loss, optimizer=OptimizerSpec("AdamW", lr=self.lr, betas=(0.9, 0.99)))]
 
     def _loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        nats_per_dim = -self.unknown_sum(self.conditional_log_prob(batch.x, batch.given)).mean() / self.dims
-        return nats_per_dim, {"bits_per_dim": nats_per_dim.detach() / math.log(2)}
+        return self.nll(self.conditional_log_prob(batch.x, batch.given))
 
     @property
     def feature_layers(self) -> Sequence[str]:
@@ -85,11 +85,8 @@ class MADE(OrderedModel, Features):
 
     def features(self, x: Tensor, layer: str | None = None) -> Tensor:
         """Hidden units of a layer (the last by default): `(n, hidden)`."""
-        names = list(self.feature_layers)
-        layer = layer or names[-1]
-        if layer not in names:
-            raise InputError(f"layer={layer!r}: MADE has {', '.join(names)}.")
-        h: Any = normalised(self.space.check(x).to(self.device).permute(0, 2, 3, 1).flatten(1), self.space.levels, self.dtype)
-        for masked in self.net.layers[: names.index(layer) + 1]:
+        depth = self.layer_index(layer) + 1
+        h = normalised(self.space.check(x).to(self.device).permute(0, 2, 3, 1).flatten(1), self.space.levels, self.dtype)
+        for masked in self.net.layers[:depth]:
             h = F.relu(masked(h))
         return h

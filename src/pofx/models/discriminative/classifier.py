@@ -57,7 +57,9 @@ class Classifier(Labeler, Features):
     ) -> None:
         super().__init__(space, given)
         if classes < 2 or channels < 1 or stages < 0:
-            raise InputError(f"Classifier: classes={classes} must be at least 2, channels={channels} at least 1, stages={stages} at least 0.")
+            raise InputError(
+                f"Classifier: classes={classes} must be at least 2, channels={channels} at least 1, stages={stages} at least 0."
+            )
         if not 0 <= dropout < 1:
             raise InputError(f"Classifier: dropout={dropout} must be in [0, 1), e.g. --dropout 0.1.")
         self.classes, self.channels, self.stages, self.dropout, self.lr = classes, channels, stages, dropout, lr
@@ -65,9 +67,7 @@ class Classifier(Labeler, Features):
         widths = [channels * 2**i for i in range(len(sizes))]
         self.stem = nn.Conv2d(space.channels, channels, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(w) for w in widths)
-        self.down = nn.ModuleList(
-            nn.Conv2d(a, b, 3, s, padding=1) for a, b, s in zip(widths, widths[1:], strides(sizes), strict=False)
-        )
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, s, padding=1) for a, b, s in zip(widths, widths[1:], strides(sizes), strict=False))
         self.out = nn.Linear(widths[-1], classes)
 
     @classmethod
@@ -91,9 +91,13 @@ class Classifier(Labeler, Features):
 
     def _loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         if batch.y is None:
-            raise InputError("A classifier needs labels, and the data has none. Give a folder with one subfolder per class, or a set with labels.")
+            raise InputError(
+                "A classifier needs labels, and the data has none. Give a folder with one subfolder per class, or a set with labels."
+            )
         if len(batch.y) and not 0 <= int(batch.y.min()) <= int(batch.y.max()) < self.classes:
-            raise InputError(f"Labels reach {int(batch.y.max())}; this classifier has {self.classes} classes. Use --classes {int(batch.y.max()) + 1}.")
+            raise InputError(
+                f"Labels reach {int(batch.y.max())}; this classifier has {self.classes} classes. Use --classes {int(batch.y.max()) + 1}."
+            )
         logits = self.out(self._body(batch.x, context.noise))
         loss = F.cross_entropy(logits, batch.y)
         return loss, {"accuracy": (logits.argmax(1) == batch.y).double().mean()}
@@ -104,8 +108,5 @@ class Classifier(Labeler, Features):
 
     def features(self, x: Tensor, layer: str | None = None) -> Tensor:
         """Activations after a block (the last by default), averaged over the image: `(n, width)`."""
-        names = list(self.feature_layers)
-        layer = layer or names[-1]
-        if layer not in names:
-            raise InputError(f"layer={layer!r}: Classifier has {', '.join(names)}.")
-        return self._body(self.space.check(x).to(self.device), None, depth=names.index(layer) + 1)
+        depth = self.layer_index(layer) + 1
+        return self._body(self.space.check(x).to(self.device), None, depth=depth)

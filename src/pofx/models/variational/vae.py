@@ -118,7 +118,9 @@ class VAE(LowerBound, Sampler, Encoder, Decoder, Features):
     ) -> None:
         super().__init__(space, given)
         if latents < 1 or channels < 1 or stages < 0:
-            raise InputError(f"VAE: latents={latents} and channels={channels} must be at least 1, stages={stages} at least 0, e.g. --latents 32.")
+            raise InputError(
+                f"VAE: latents={latents} and channels={channels} must be at least 1, stages={stages} at least 0, e.g. --latents 32."
+            )
         if not 0 <= dropout < 1 or not 0 <= kl_warmup <= 1:
             raise InputError(f"VAE: dropout={dropout} must be in [0, 1) and kl_warmup={kl_warmup} in [0, 1].")
         self.latents, self.channels, self.stages, self.likelihood, self.components = latents, channels, stages, likelihood, components
@@ -222,8 +224,7 @@ class VAE(LowerBound, Sampler, Encoder, Decoder, Features):
 
     def features(self, x: Tensor, layer: str | None = None) -> Tensor:
         """The posterior mean, `(n, latents)`."""
-        if layer not in (None, "mean"):
-            raise InputError(f"layer={layer!r}: VAE has mean.")
+        self.layer_index(layer)
         if self.given is not None:
             raise InputError("A conditional VAE encodes x with its given; use encode(x, given).")
         return self.encode(x)

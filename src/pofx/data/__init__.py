@@ -1,0 +1,17 @@
+"""Data: from what a person types to four parts of uint8 images `(N, C, H, W)`, with every conversion on record.
+
+    load_data("mnist:threshold") → Data(.space, .train, .valid, .calib, .test, .heading, .fingerprint)
+    load_images("scans/")        → what there is to score, in order
+
+Read in this order: `sources` (the grammar and the named sets), `files` and `arrays` (readers), `decode` (one image file), `transforms`, `split`,
+`pixels` (memory or disk), `part` (`Split`), `convert`, `load` (puts them together), `summary`.
+"""
+
+from pofx.data.load import Data, load_data, load_images, order
+from pofx.data.part import Split
+from pofx.data.sources import SETS, Spec, parse
+from pofx.data.summary import DataSummary, contact_sheet, describe
+
+SET_NAMES = tuple(SETS)
+
+__all__ = ["Data", "DataSummary", "SET_NAMES", "Spec", "Split", "contact_sheet", "describe", "load_data", "load_images", "order", "parse"]

@@ -1,0 +1,298 @@
+"""`load_data`: what a person typed → four parts of one set of small integers, with every conversion on record.
+
+    find it (sources) → gray, size, levels, threshold (convert) → hash the pixels → split by hash → keep/drop labels
+
+Hashes are taken of the pixels that a model will see, so two images that become equal by conversion count as duplicates too. `:dynamic`
+draws happen after the split, when images are taken: for training as a function of (seed, epoch, image), elsewhere of the image alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pofx.data import sources
+from pofx.data.arrays import Numbered, Rows, Source, as_images, as_labels
+from pofx.data.convert import Found, Options, convert
+from pofx.data.part import Split, check_rows, end_to_end
+from pofx.data.pixels import memory_limit as bytes_allowed
+from pofx.data.split import split
+from pofx.data.transforms import RESAMPLING, bernoulli, parse_size
+from pofx.errors import InputError
+from pofx.noise import Noise
+from pofx.space import ImageSpace
+
+PARTS = sources.PARTS
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A set of images, split four ways.
+
+    Attributes:
+        name: what was typed, e.g. "mnist:threshold".
+        space: what an image of it may be.
+        train, valid, calib, test: `calib` is read by alarms, rejects and temperatures only, never by training or selection.
+        class_names: names of labels 0, 1, …, where they have names.
+        transforms: conversions by name, in the order they were made.
+        skipped: files that could not be read, "path: reason".
+        fingerprint: hash of the pixels, labels, split and transforms; equal on every machine, in memory or on disk.
+        title: the set without its conversions, e.g. "mnist", or the last part of a path.
+        arguments: what makes `load_data` return this again.
+    """
+
+    name: str
+    space: ImageSpace
+    train: Split
+    valid: Split
+    calib: Split
+    test: Split
+    class_names: tuple[str, ...] | None = None
+    transforms: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    fingerprint: str = ""
+    title: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether training images are redrawn by (seed, epoch, image)."""
+        return self.train.drawn is not None
+
+    @property
+    def heading(self) -> str:
+        """What is printed above every number: "mnist [threshold]"."""
+        return _heading(self.title or self.name, self.transforms)
+
+    @property
+    def parts(self) -> dict[str, Split]:
+        return {part: getattr(self, part) for part in PARTS}
+
+    @property
+    def classes(self) -> int:
+        """How many classes labels are from; 0 without labels. Classes that were dropped still count."""
+        if self.class_names:
+            return len(self.class_names)
+        return max((int(s.y.max()) + 1 for s in self.parts.values() if s.y is not None and len(s)), default=0)
+
+    def train_batch(self, index: Tensor, *, seed: int, epoch: int) -> tuple[Tensor, Tensor | None]:
+        """What training reads: rows `index` int64 `(n,)` of train, redrawn by (seed, epoch, image) if the set is `:dynamic`."""
+        if self.train.drawn is None:
+            return self.train.take(index)
+        index = check_rows(index, len(self.train))
+        x = bernoulli(self.train.pixels.read(index), self.train.drawn, Noise(seed, index), f"dynamic/{epoch}")
+        return x, None if self.train.y is None else self.train.y[index]
+
+    def to_json(self) -> dict[str, Any]:
+        """For model.json: `load_data(**json["spec"])` makes this set again (for arrays it cannot, and says so)."""
+        return {
+            "name": self.name,
+            "heading": self.heading,
+            "spec": dict(self.arguments),
+            "space": self.space.to_json(),
+            "transforms": list(self.transforms),
+            "resampling": RESAMPLING,
+            "counts": {part: len(s) for part, s in self.parts.items()},
+            "class_names": None if self.class_names is None else list(self.class_names),
+            "skipped": len(self.skipped),
+            "fingerprint": self.fingerprint,
+        }
+
+
+def _options(
+    size: Any, levels: Any, gray: bool, keep_labels: Any, drop_labels: Any, split_seed: int, strict: bool, limit: int | str | None
+) -> Options:
+    if levels is not None and (not isinstance(levels, int) or isinstance(levels, bool) or not 2 <= levels <= 256):
+        raise InputError(f"--levels {levels!r}: a whole number 2 … 256 is needed, e.g. --levels 16.")
+    keep, drop = _list(keep_labels), _list(drop_labels)
+    if keep and drop:
+        raise InputError("--keep-labels and --drop-labels were both given; use one of them.")
+    return Options(parse_size(size), levels, bool(gray), keep, drop, int(split_seed), bool(strict), bytes_allowed(limit))
+
+
+def _list(labels: Any) -> tuple[str, ...]:
+    if labels is None:
+        return ()
+    if isinstance(labels, (str, int)):
+        labels = str(labels).split(",")
+    return tuple(str(label).strip() for label in labels if str(label).strip())
+
+
+def load_data(
+    spec: str | Path | Tensor | NDArray[Any] | tuple[Any, Any],
+    *,
+    size: str | int | tuple[int, int] | None = None,
+    levels: int | None = None,
+    gray: bool = False,
+    keep_labels: Sequence[int | str] | str = (),
+    drop_labels: Sequence[int | str] | str = (),
+    split_seed: int = 0,
+    strict: bool = False,
+    memory_limit: int | str | None = None,
+) -> Data:
+    """Load a set of images and split it into train, valid, calib and test.
+
+    Args:
+        spec: a name (`digits`, `mnist:threshold`), a path, `hf:owner/name`, an array or tensor of images, or a pair (images, labels).
+        size: resize to H×W: `"40x24"`, or 28 for 28×28 (box filter; see `pofx.data.transforms`).
+        levels: fewer values a sub-pixel: ⌊x·levels/old⌋. An array whose values are all below `levels` is taken to have that many already.
+        gray: BT.601 luma of colour images.
+        keep_labels, drop_labels: classes, by name or number, in train, valid and calib; test keeps all.
+        split_seed: another split of the same images.
+        strict: one file that cannot be read is an error; otherwise it is skipped and listed in `skipped`.
+        memory_limit: bytes of decoded pixels above which the set stays on disk ("2G"; $POFX_MEMORY_LIMIT).
+
+    Raises:
+        InputError: nothing found, nothing readable, mixed sizes without `size`, wrong dtype, shape or values, labels missing where needed.
+
+    >>> data = load_data("digits")
+    >>> str(data.space), [len(s) for s in (data.train, data.valid, data.calib, data.test)]
+    ('1×8×8, 17 levels', [1294, 72, 72, 359])
+    """
+    options = _options(size, levels, gray, keep_labels, drop_labels, split_seed, strict, memory_limit)
+    parsed, source = _find(spec, options.limit)
+    if parsed.part:
+        raise InputError(
+            f"{parsed.text!r} is one part; training and splitting need the whole set. Use {parsed.text.replace(f':{parsed.part}', '', 1)!r}."
+        )
+    found = convert(parsed, source, options)
+    parts = {}
+    for part, (origin, rows) in split({k: s.keys for k, s in found.parts.items()}, options.split_seed).items():
+        rows = rows if part == "test" else _by_label(found, origin, rows, options)
+        parts[part] = replace(found.parts[origin].select(rows), heading=_heading(f"{parsed.name} {part}", found.transforms))
+    if not len(parts["train"]):
+        raise InputError(f"{parsed.text}: no image is left for train after choosing labels. Keep more labels.")
+    is_array = not isinstance(spec, (str, Path))
+    arguments = {
+        "spec": None if is_array else _again(parsed),
+        "size": None if options.size is None else f"{options.size[0]}x{options.size[1]}",
+        "levels": options.levels,
+        "gray": options.gray,
+        "keep_labels": list(options.keep),
+        "drop_labels": list(options.drop),
+        "split_seed": options.split_seed,
+        "strict": options.strict,
+    }
+    fingerprint = _fingerprint(found, parts)
+    return Data(
+        parsed.text,
+        found.space,
+        **parts,
+        class_names=found.class_names,
+        transforms=found.transforms,
+        skipped=found.skipped,
+        fingerprint=fingerprint,
+        title=parsed.name,
+        arguments=arguments,
+    )
+
+
+def load_images(
+    spec: str | Path | Tensor | NDArray[Any] | tuple[Any, Any],
+    *,
+    size: str | int | tuple[int, int] | None = None,
+    levels: int | None = None,
+    gray: bool = False,
+    keep_labels: Sequence[int | str] | str = (),
+    drop_labels: Sequence[int | str] | str = (),
+    split_seed: int = 0,
+    strict: bool = False,
+    memory_limit: int | str | None = None,
+) -> tuple[Split, ImageSpace]:
+    """The images to score or look at: `name:part` is that part, a named set alone its test part, anything else all of it in order.
+
+    Arguments and errors are those of `load_data`; a part is the one that `load_data` makes.
+
+    >>> part, space = load_images("digits:valid")
+    >>> len(part), part.heading
+    (72, 'digits valid')
+    """
+    options = _options(size, levels, gray, keep_labels, drop_labels, split_seed, strict, memory_limit)
+    parsed, source = _find(spec, options.limit)
+    found = convert(parsed, source, options)
+    part = parsed.part or ("test" if isinstance(spec, str) and sources.is_name(parsed.base) else None)
+    if part:
+        origin, rows = split({k: s.keys for k, s in found.parts.items()}, options.split_seed)[part]
+        rows = rows if part == "test" else _by_label(found, origin, rows, options)
+        return replace(found.parts[origin].select(rows), heading=_heading(f"{parsed.name} {part}", found.transforms)), found.space
+    chosen = [s.select(_by_label(found, k, np.arange(len(s)), options)) for k, s in found.parts.items()]
+    return replace(end_to_end(chosen), heading=_heading(parsed.name, found.transforms)), found.space
+
+
+def order(n: int, *, seed: int, epoch: int) -> Tensor:
+    """The order in which epoch `epoch` reads n images: a permutation int64 `(n,)`, a function of (n, seed, epoch) alone.
+
+    >>> sorted(order(5, seed=0, epoch=3).tolist())
+    [0, 1, 2, 3, 4]
+    """
+    return torch.argsort(Noise(seed, torch.arange(n)).bits(f"order/{epoch}", 1)[:, 0], stable=True)
+
+
+def _find(spec: Any, limit: int) -> tuple[sources.Spec, Source]:
+    if isinstance(spec, (str, Path)):
+        parsed = sources.parse(spec)
+        return parsed, sources.find(parsed, limit)
+    if spec is None:
+        raise InputError("This run was trained on an array in memory, which cannot be loaded again. Give DATA.")
+    x, y = spec if isinstance(spec, tuple) and len(spec) == 2 else (spec, None)
+    if not isinstance(x, (Tensor, np.ndarray)):
+        raise InputError(
+            f"load_data was given a {type(x).__name__}; expected a name, a path, an array or tensor (N, C, H, W), or a pair (images, labels)."
+        )
+    images = as_images(x, "The array")
+    rows = Rows(images, Numbered("array", np.arange(len(images))), as_labels(y, len(images), "The array of labels"))
+    levels = 2 if x.dtype in (torch.bool, np.bool_) else None
+    return sources.Spec("array", "array"), Source({"all": rows}, levels)
+
+
+def _by_label(found: Found, part: str, rows: NDArray[np.int64], options: Options) -> NDArray[np.int64]:
+    if not (options.keep or options.drop):
+        return rows
+    flag, asked = ("--keep-labels", options.keep) if options.keep else ("--drop-labels", options.drop)
+    y = found.parts[part].y
+    if y is None:
+        raise InputError(f"{flag} needs labels, and the data has none. Give a folder with one subfolder per class, or a set with labels.")
+    names = found.class_names or ()
+    top = len(names) or max((int(s.y.max()) + 1 for s in found.parts.values() if s.y is not None and len(s)), default=0)
+    known = names or tuple(map(str, range(top)))
+    wanted = []
+    for label in asked:
+        if label in names:
+            wanted.append(names.index(label))
+        elif label.isdecimal() and int(label) < top:
+            wanted.append(int(label))
+        else:
+            raise InputError(f"{flag} {label}: there is no such class. Known: {', '.join(known)}.")
+    chosen = np.isin(y.numpy()[rows], wanted)
+    return rows[chosen if options.keep else ~chosen]
+
+
+def _heading(name: str, transforms: tuple[str, ...]) -> str:
+    return f"{name} [{', '.join(transforms)}]" if transforms else name
+
+
+def _again(parsed: sources.Spec) -> str:
+    """DATA that means the same from another working folder."""
+    if sources.is_name(parsed.base):
+        return parsed.text
+    return str(Path(parsed.base).expanduser().resolve()) + (f":{parsed.transform}" if parsed.transform else "")
+
+
+def _fingerprint(found: Found, parts: dict[str, Split]) -> str:
+    digest = sha256(json.dumps([found.space.to_json(), found.transforms, parts["train"].drawn]).encode())
+    for part in PARTS:
+        s = parts[part]
+        digest.update(f"\n{part} {len(s)} {s.y is not None}\n".encode())
+        digest.update(s.keys.astype("<u8").tobytes())
+        if s.y is not None:
+            digest.update(s.y.numpy().astype("<i8").tobytes())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,98 @@
+"""Images of small integers → one picture a person can look at. Pixels stay pixels: whole-number scaling, no smoothing."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pofx.errors import InputError
+
+GAP = 204
+"""Grey of the gaps: differs from black ink and from white paper."""
+
+
+def grid(x: Any, levels: int = 256, columns: int | None = None, scale: int | None = None, pad: int = 1) -> Image.Image:
+    """Lay images out in rows.
+
+    Args:
+        x: uint8 `(N, C, H, W)`, tensor or array, values 0 … levels−1, stretched to 0 … 255. 1 channel is drawn grey, 2 as red and green, 3 as RGB,
+            4 as RGBA over white, more side by side in grey. Series (H = 1) are drawn as stripes, one below another.
+        columns: images in a row; default: about a square.
+        scale: screen pixels a pixel; default: small images are enlarged.
+        pad: width of the gaps, in screen pixels.
+
+    Raises:
+        InputError: no images, or not of this form.
+
+    >>> grid(np.zeros((5, 1, 8, 8), np.uint8), 17, columns=3, scale=1).size
+    (28, 19)
+    """
+    x = np.asarray(x.detach().cpu().numpy() if hasattr(x, "detach") else x)
+    if x.ndim != 4 or x.dtype != np.uint8 or not x.size:
+        raise InputError(f"A picture is made of uint8 images (N, C, H, W), found {x.dtype} {x.shape}.")
+    n, _, height, width = x.shape
+    # Rounded up, so that ⌊v·levels/256⌋ (`--levels`) gives back the value that was drawn.
+    x = _rgb((-(x.astype(np.int32) * -255 // (levels - 1))).clip(0, 255).astype(np.uint8))
+    if scale is None:
+        scale = max(1, 64 // max(x.shape[1:3])) if height > 1 else max(1, 512 // width)
+    if height == 1:
+        x = x.repeat(max(1, 8 // scale), 1)
+        columns = columns or 1
+    across = min(n, columns or math.ceil(math.sqrt(n * x.shape[1] / x.shape[2])))
+    x = x.repeat(scale, 1).repeat(scale, 2)
+    h, w = x.shape[1] + pad, x.shape[2] + pad
+    rows = -(-n // across)
+    sheet = np.full((rows * h + pad, across * w + pad, 3), GAP, np.uint8)
+    for i, image in enumerate(x):
+        top, left = i // across * h + pad, i % across * w + pad
+        sheet[top : top + x.shape[1], left : left + x.shape[2]] = image
+    return Image.fromarray(sheet)
+
+
+def _rgb(x: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """uint8 `(N, C, H, W)` → `(N, H, W', 3)`."""
+    channels = x.shape[1]
+    if channels == 2:
+        x = np.concatenate([x, np.zeros_like(x[:, :1])], 1)
+    elif channels == 4:
+        alpha = x[:, 3:].astype(np.uint32)
+        x = ((x[:, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    elif channels != 3:
+        x = np.concatenate(np.split(x, channels, 1), 3).repeat(3, 1)
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+
+
+def save(picture: Image.Image, path: str | Path) -> Path:
+    """Write a picture beside `path` and rename it, so that a killed process leaves no half of one. The suffix says the form (.png)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix or ".png", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            picture.save(stream, format=_format(path))
+        os.chmod(beside, 0o666 & ~_umask())
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _format(path: Path) -> str:
+    known = Image.registered_extensions() | {"": "PNG"}
+    if path.suffix.lower() not in known:
+        raise InputError(f"{path}: {path.suffix!r} is no form of picture that can be written. Use .png.")
+    return known[path.suffix.lower()]
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,675 @@
+"""`train`: from a model and data to a run folder; the same call goes on where a killed one stopped.
+
+The folder is the state: model.json holds the arguments and the plan, checkpoints/ the rest. A call on a folder that exists is
+compared with it: the same arguments resume, others are refused with their differences.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import platform
+import signal
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from pofx.errors import InputError, RunError
+from pofx.model import Context, ImageModel, Labeler, Sampler
+from pofx.noise import Noise
+from pofx.training import augment as augmentation
+from pofx.training import checkpoint
+from pofx.training.files import full_disk, locked, sweep, write_atomic
+from pofx.training.plan import Budget, Plan
+from pofx.training.progress import duration, report, say
+from pofx.training.runs import JSON, Run, describe, load_weights, read_run, read_weights, resolve_device, save_json, save_weights
+
+if TYPE_CHECKING:
+    from pofx.data import Data
+    from pofx.training.module import Game
+
+BATCH = 64  # images per step, unless a model class states its own `batch_size`
+HALF_LIFE = 10_000  # images: of the averaged weights
+CHECKPOINT_SECONDS = 30.0
+SAMPLES = 64
+SAMPLING_SECONDS = 90.0  # for samples.png; then fewer are drawn
+LOGGERS = {"mlflow": "mlflow", "wandb": "wandb"}  # name → package
+PRECISIONS = {"auto": "auto", "32": "32", "float32": "32", "bf16": "bf16", "64": "64", "float64": "64"}
+LIGHTNING = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What `train(…, dry_run=True)` would do.
+
+    Attributes:
+        steps: of the whole run; None with --minutes, where the rate decides.
+        memory: bytes, estimated: weights, gradients, averages, optimizer state, and what one batch keeps for the way back.
+        state: "new", "resume from step k" or "done".
+    """
+
+    model: str
+    parameters: int
+    data: str
+    images: int
+    budget: str
+    steps: int | None
+    batch_size: int
+    steps_per_epoch: int
+    precision: str
+    device: str
+    memory: int
+    out: Path
+    state: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "out": str(self.out)}
+
+    def __str__(self) -> str:
+        steps = f"as many as fit into {self.budget}" if self.steps is None else f"{self.steps}"
+        rows = {
+            "model": f"{self.model}, {self.parameters:,} parameters",
+            "data": f"{self.data}, {self.images:,} training images",
+            "steps": f"{steps} of {self.batch_size} images ({self.steps_per_epoch} per epoch)",
+            "precision": f"{self.precision} on {self.device}",
+            "memory": f"about {self.memory / 2**20:,.0f} MiB",
+            "out": f"{self.out} ({self.state})",
+        }
+        return "\n".join(f"{name:<10} {text}" for name, text in rows.items())
+
+
+@overload
+def train(
+    model: ImageModel, data: Data, *, out: str | Path, epochs: float | None = ..., steps: int | None = ..., minutes: float | None = ...,
+    batch_size: int | None = ..., lr: float | None = ..., seed: int = ..., average: float | None = ..., precision: str = ..., device: str = ...,
+    threads: int | None = ..., augment: Sequence[str] = ..., init_from: str | Path | None = ..., logger: Sequence[str] = ..., extend: bool = ...,
+    dry_run: Literal[False] = ..., quiet: bool = ..., checkpoint_seconds: float | None = ...,
+) -> Run: ...  # fmt: skip
+
+
+@overload
+def train(
+    model: ImageModel, data: Data, *, out: str | Path, epochs: float | None = ..., steps: int | None = ..., minutes: float | None = ...,
+    batch_size: int | None = ..., lr: float | None = ..., seed: int = ..., average: float | None = ..., precision: str = ..., device: str = ...,
+    threads: int | None = ..., augment: Sequence[str] = ..., init_from: str | Path | None = ..., logger: Sequence[str] = ..., extend: bool = ...,
+    dry_run: bool, quiet: bool = ..., checkpoint_seconds: float | None = ...,
+) -> Run | TrainingPlan: ...  # fmt: skip
+
+
+def train(
+    model: ImageModel,
+    data: Data,
+    *,
+    out: str | Path,
+    epochs: float | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    average: float | None = None,
+    precision: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    augment: Sequence[str] = (),
+    init_from: str | Path | None = None,
+    logger: Sequence[str] = (),
+    extend: bool = False,
+    dry_run: bool = False,
+    quiet: bool = False,
+    checkpoint_seconds: float | None = None,
+) -> Run | TrainingPlan:
+    """Train `model` on `data` into the folder `out`, or go on with what is there.
+
+    The same call resumes a killed run; on the CPU, with the same versions and threads, it ends with the weights of a run that
+    was never killed, bit for bit. On a finished run it returns it. Fresh weights come from torch's generator when a model is
+    made, so seed that before (`torch.manual_seed(0)`; the command line does).
+
+    Args:
+        model: what to train; gets the averaged weights at the end, in evaluation mode.
+        data: what to learn; only `train` is learned, only `valid` is looked at.
+        out: the run folder; made where it is missing.
+        epochs, steps, minutes: the budget, exactly one. With minutes the rate is measured in the first 5 % of the time, then the
+            number of steps is fixed; starting up and drawing samples.png come on top.
+        batch_size: images per step; by default 64, or what the model's class states as `batch_size`; at most the training set.
+            The rest of an epoch that fills no batch is left out; each epoch leaves out others.
+        lr: in the place of every objective's own learning rate.
+        seed: of order and noise.
+        average: half-life of the averaged weights in images, default 10,000; 0 keeps the last weights.
+        precision: "auto" is bf16 on CUDA and on processors with bf16 instructions, else "32"; "64" for tests.
+        device: "auto" (CUDA, else CPU), "cpu", "cuda" or "mps".
+        threads: of the processor; by default the faster of 1 and all, timed and recorded. A resumed run keeps them.
+        augment: "flip", "shift"; of training images only.
+        init_from: a RUN whose weights are taken where names and shapes agree.
+        logger: "mlflow", "wandb", where installed; metrics.csv and TensorBoard are always written.
+        extend: on a finished run, train for the budget again: a new warm-up and schedule, from its weights and optimizer state.
+        dry_run: return a `TrainingPlan` and write nothing.
+        quiet: no progress.
+        checkpoint_seconds: between checkpoints, default 30, or $POFX_CHECKPOINT_SECONDS.
+
+    Returns:
+        the Run; a TrainingPlan with dry_run.
+
+    Raises:
+        InputError: wrong arguments; `out` holds something else, or a run made with other arguments, or is being trained.
+        RunError: a loss that is not finite; a full disk.
+        KeyboardInterrupt: Ctrl-C; a checkpoint has been written.
+
+    >>> import pofx, tempfile
+    >>> data = pofx.load_data("digits")
+    >>> model = pofx.models.PixelCNN.small(data.space)
+    >>> sorted(train(model, data, out=tempfile.mkdtemp(), steps=2, quiet=True).metrics)
+    ['valid_bits_per_dim', 'valid_nats']
+    """
+    out = Path(out).expanduser()
+    logger = [logger] if isinstance(logger, str) else list(logger)
+    budget = Budget(epochs, steps, minutes)
+    names = augmentation.check(augment)
+    batch = _batch_size(model, data, batch_size)
+    identity = {
+        **describe(model),
+        "data": data.fingerprint,
+        **asdict(budget),
+        "batch_size": batch,
+        "lr": lr,
+        "seed": seed,
+        "average": HALF_LIFE if average is None else average,
+        "precision": _known(precision, PRECISIONS, "--precision"),
+        "augment": list(names),
+        "init_from": None if init_from is None else str(init_from),
+    }
+    _check(model, data, seed, lr, identity["average"], threads, batch, logger)
+    where = resolve_device(device)
+    plan = Plan(len(data.train) // batch)
+    chosen = _precision(identity["precision"], where)
+    if dry_run:
+        return _dry_run(model, data, plan.add(budget), identity, chosen, where, out, batch, extend)
+    source = None if init_from is None else _weights_of(init_from)
+    try:
+        with full_disk(out):
+            out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"--out {out} is a file, or lies under one; name a folder that does not exist yet.") from None
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be made: {error.strerror}. Name a folder that you may write to.") from None
+    _refuse_foreign(out)
+    with locked(out):
+        sweep(out)
+        _refuse_foreign(out)  # again: now nobody else writes
+        session = _Session(model, data, out, identity, plan, budget, batch, chosen, where, names, logger, quiet, source)
+        return session.run(extend, threads, _seconds(checkpoint_seconds))
+
+
+# Checks ---------------------------------------------------------------------------------------------------------------
+
+
+def _known(value: str, known: Mapping[str, str], flag: str) -> str:
+    if value not in known:
+        raise InputError(f"{flag} {value}: use one of {', '.join(known)}.")
+    return known[value]
+
+
+def _batch_size(model: ImageModel, data: Data, asked: int | None) -> int:
+    n = len(data.train)
+    if n == 0:
+        raise InputError(f"{data.heading} has no training images; at least one is needed. See what is there with: pofx data {data.name}")
+    if asked is not None and (not isinstance(asked, int) or asked < 1):
+        raise InputError(f"--batch-size {asked}: it must be a whole number of at least 1, e.g. --batch-size 64")
+    return min(getattr(type(model), "batch_size", BATCH) if asked is None else asked, n)
+
+
+def _check(
+    model: ImageModel, data: Data, seed: int, lr: float | None, average: float, threads: int | None, batch: int, loggers: Sequence[str]
+) -> None:
+    """What would fail later, before anything is written."""
+    if model.space != data.space:
+        raise InputError(
+            f"The model was made for images of {model.space}; {data.heading} has {data.space}. Make it with: type(model)(data.space)"
+        )
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InputError(f"--seed {seed}: it must be a whole number of at least 0.")
+    if lr is not None and not 0 < lr < float("inf"):
+        raise InputError(f"--lr {lr}: it must be above 0, e.g. --lr 0.001")
+    if not 0 <= average < float("inf"):
+        raise InputError(f"--average {average}: it is a half-life in images, e.g. --average {HALF_LIFE}, or 0 to keep the last weights.")
+    if threads is not None and threads < 1:
+        raise InputError(f"--threads {threads}: it must be at least 1.")
+    labels = data.train.y
+    if isinstance(model, Labeler):
+        if labels is None:
+            raise InputError(
+                f"{type(model).__name__} learns labels, and {data.heading} has none. Give a folder with one subfolder per class."
+            )
+        if int(labels.max()) >= model.classes:
+            most, name = int(labels.max()), type(model).__name__
+            raise InputError(
+                f"{data.heading} has the label {most}; this {name} knows 0 … {model.classes - 1}. Make it with classes={most + 1}."
+            )
+    model.batch(*data.train.take(torch.arange(min(batch, len(data.train)))))  # the view refuses what it cannot see
+    _loggers_there(loggers)
+
+
+def _loggers_there(names: Sequence[str]) -> None:
+    from importlib.util import find_spec
+
+    for name in names:
+        package = _known(name, LOGGERS, "--logger")
+        if find_spec(package) is None:
+            raise InputError(f"--logger {name}: the package is not installed. Install it: pip install {package}")
+
+
+def _precision(asked: str, device: torch.device) -> str:
+    """bf16 only where the processor has instructions for it: elsewhere it is emulated, and slower than float32."""
+    if asked != "auto":
+        return asked
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    fast = fast or (device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()))
+    return "bf16" if fast else "32"
+
+
+def _seconds(asked: float | None) -> float:
+    text = os.environ.get("POFX_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS) if asked is None else asked
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"POFX_CHECKPOINT_SECONDS={text}: it must be a number of seconds, e.g. 30") from None
+
+
+def _refuse_foreign(out: Path) -> None:
+    """A folder with files but no run is somebody's: refuse it."""
+    if (out / JSON).exists():
+        return
+    other = sorted(p.name for p in out.iterdir() if p.name != ".lock" and not p.name.endswith(".tmp"))
+    if other:
+        found = ", ".join(other[:3]) + (" …" if len(other) > 3 else "")
+        raise InputError(f"--out {out} is not empty and holds no run (found {found}). Nothing was changed; name another folder.")
+
+
+def _weights_of(path: str | Path) -> tuple[str, dict[str, Tensor]]:
+    info = read_run(path)
+    return f"{info.path} ({info.class_name})", read_weights(info.path)
+
+
+def take_weights(model: ImageModel, tensors: Mapping[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
+    """Copy tensors into a model where names and shapes agree: those taken, left in the source, and left fresh in the model."""
+    own = model.state_dict()
+    taken = [name for name in own if name in tensors and tensors[name].shape == own[name].shape]
+    model.load_state_dict({name: tensors[name] for name in taken}, strict=False)
+    return taken, [name for name in tensors if name not in taken], [name for name in own if name not in taken]
+
+
+# The run --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Session:
+    """One process' work on one run folder."""
+
+    model: ImageModel
+    data: Data
+    out: Path
+    identity: dict[str, Any]
+    plan: Plan
+    budget: Budget
+    batch: int
+    precision: str
+    device: torch.device
+    augmentations: tuple[str, ...]
+    loggers: Sequence[str]
+    quiet: bool
+    source: tuple[str, dict[str, Tensor]] | None
+
+    def run(self, extend: bool, threads: int | None, every: float) -> Run:
+        self.training: dict[str, Any] = {"arguments": self.identity, "plan": None, "threads": threads, "hardware": hardware(self.device)}
+        self.created = not (self.out / JSON).exists()
+        if self.created:
+            self.plan = self.plan.add(self.budget)
+        else:
+            info = read_run(self.out)
+            self.plan = Plan.from_json(info.training["plan"])
+            _compare(self.out, self.plan, info.training["arguments"], self.identity, adding=extend and info.finished)
+            self.training |= {k: v for k, v in info.training.items() if k != "hardware"}
+            self.training["threads"] = threads or info.training.get("threads")
+            self.precision = info.training.get("precision", self.precision)
+            if info.finished and not extend:
+                return self._done(info.metrics)
+            if info.finished:
+                self.plan = self.plan.add(self.budget)
+                self.training["arguments"] = self.identity
+        state = None if self.created else checkpoint.newest(self.out)
+        if state is None and len(self.plan.segments) > 1:
+            raise RunError(f"{self.out} has no checkpoint to extend. Fine-tune it into another folder: --init-from {self.out}")
+        if state is None:
+            self._initialise_from()
+        return self._train(state, every)
+
+    def _initialise_from(self) -> None:
+        if self.source is None:
+            return
+        name, tensors = self.source
+        taken, left, fresh = take_weights(self.model, tensors)
+        if not taken:
+            raise InputError(
+                f"--init-from {name}: none of its {len(tensors)} tensors fits this {type(self.model).__name__} by name and shape. "
+                "Give it the same settings."
+            )
+        count = sum(tensors[n].numel() for n in taken)
+        text = f"Took {len(taken)} tensors ({count:,} numbers) from {name}."
+        if left or fresh:
+            text += f" Not taken: {_some(left)}. Fresh: {_some(fresh)}."
+        say(text, self.quiet)
+        self.training["init_from"] = {"run": name, "taken": taken, "not_taken": left, "fresh": fresh}
+
+    def _meta(self, metrics: Mapping[str, float], finished: bool) -> dict[str, Any]:
+        training = self.training | {"plan": self.plan.to_json(), "precision": self.precision}
+        return {"data": self.data.to_json(), "training": training, "metrics": dict(metrics), "finished": finished}
+
+    def _train(self, state: dict[str, Any] | None, every: float) -> Run:
+        from pofx.training.module import Game, Keeper, NotFinite, Stopped, not_finite
+
+        model = self.model.double() if self.precision == "64" else self.model
+        model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        game = Game(
+            model,
+            self.data,
+            self.plan,
+            batch=self.batch,
+            seed=self.identity["seed"],
+            lr=self.identity["lr"],
+            half_life=self.identity["average"],
+            augmentations=self.augmentations,
+        )
+        game.step = 0 if state is None else int(state["step"])
+        title = f"{type(model).__name__} on {self.data.heading}"
+        if game.step:
+            say(f"{title}: goes on from step {game.step} of {self.plan.expected}.", self.quiet)
+
+        def refresh(game: Game, metrics: Mapping[str, float], *, weights: bool, threads: int) -> None:
+            self.plan, self.training["threads"] = game.plan, threads
+            if weights:
+                save_weights(game.average.model, self.out)
+            save_json(model, self.out, self._meta(metrics, finished=False))
+
+        if self.created:
+            save_json(model, self.out, self._meta({}, finished=False))
+        shown = report(title, self.batch, quiet=self.quiet)
+        keeper = Keeper(self.out, state, every=every, threads=self.training["threads"] or 0, report=shown, refresh=refresh)
+        before = torch.get_num_threads()
+        try:
+            with torch.random.fork_rng(devices=[]), _calm():
+                if game.plan.stop is None or game.step < game.plan.stop:
+                    self._fit(game, keeper)
+                else:  # killed after its last step
+                    assert state is not None
+                    game.average.model.load_state_dict(state["average"])
+                    torch.set_num_threads(max(1, keeper.threads))
+            shown.close()
+            model.load_state_dict(game.average.model.state_dict())
+            model.eval().to(self.device)
+            return self._finish(keeper.metrics, game.step, keeper.seconds())
+        except NotFinite as error:
+            shown.close()
+            not_finite(error, self.out, self.precision)
+        except Stopped as stop:
+            shown.close()
+            step = stop.step if stop.step is not None else "the last checkpoint"
+            where = f"after step {step} of {game.plan.expected}" if stop.step is not None else "at once"
+            say(f"Stopped {where}. The same command goes on from {'there' if stop.step is not None else step}.", self.quiet)
+            if stop.signum == signal.SIGTERM:
+                raise SystemExit(143) from None
+            raise KeyboardInterrupt from None
+        finally:
+            shown.close()
+            torch.set_num_threads(before)
+
+    def _fit(self, game: Game, keeper: Any) -> None:
+        import lightning.pytorch as pl
+        from lightning.pytorch.plugins.environments import LightningEnvironment
+
+        from pofx.training.module import StepNumbers
+
+        trainer = pl.Trainer(
+            accelerator={"cpu": "cpu", "cuda": "gpu", "mps": "mps"}[self.device.type],
+            devices=1 if self.device.index is None else [self.device.index],
+            precision=LIGHTNING[self.precision],  # type: ignore[arg-type]
+            plugins=[LightningEnvironment()],  # one process, whatever cluster variables say
+            max_epochs=1,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            logger=self._make_loggers(game.step),
+            callbacks=[keeper],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_autolog_hparams=False,
+            use_distributed_sampler=False,
+            default_root_dir=self.out,
+        )
+        keeper.listen()
+        try:
+            trainer.fit(game, train_dataloaders=StepNumbers(game))
+        finally:
+            keeper.unlisten()
+        for logger in trainer.loggers:
+            logger.finalize("success")
+
+    def _make_loggers(self, step: int) -> list[Any]:
+        from lightning.pytorch import loggers as pl_loggers
+
+        from pofx.training.logger import MetricsFile
+
+        found: list[Any] = [
+            MetricsFile(self.out / "metrics.csv", step),
+            pl_loggers.TensorBoardLogger(self.out, name="tensorboard", version="", default_hp_metric=False, purge_step=step + 1),
+        ]
+        if "mlflow" in self.loggers:
+            found.append(pl_loggers.MLFlowLogger(experiment_name="pofx", run_name=self.out.name))
+        if "wandb" in self.loggers:
+            found.append(pl_loggers.WandbLogger(project="pofx", name=self.out.name, save_dir=self.out, resume="allow"))
+        return found
+
+    def _finish(self, metrics: Mapping[str, float], steps: int, seconds: float) -> Run:
+        save_weights(self.model, self.out)
+        _draw(self.model, self.data, self.out / "samples.png", self.quiet)
+        images = steps * self.batch
+        rate = round(images / max(seconds, 1e-9), 1)
+        self.training |= {
+            "steps": steps,
+            "images": images,
+            "minutes": round(seconds / 60, 4),
+            "seed": self.identity["seed"],
+            "images_per_second": rate,
+        }
+        save_json(self.model, self.out, self._meta(metrics, finished=True))
+        bits = metrics.get("valid_bits_per_dim")
+        shown = f" valid {bits:.3f} bits/dim," if bits is not None else ""
+        say(f"{type(self.model).__name__} on {self.data.heading}: done,{shown} {steps} steps, {duration(seconds)}, {self.out}", self.quiet)
+        return Run(self.out, self.model, dict(metrics))
+
+    def _done(self, metrics: Mapping[str, float]) -> Run:
+        if self.precision == "64":
+            self.model.double()
+        load_weights(self.model, self.out)
+        say(f"{self.out} is done: {self.training.get('steps')} steps. --extend trains it further.", self.quiet)
+        return Run(self.out, self.model.to(self.device).eval(), dict(metrics))
+
+
+def _compare(out: Path, plan: Plan, stored: dict[str, Any], asked: dict[str, Any], *, adding: bool) -> None:
+    """Refuse arguments that are not those of the run, naming each difference; `adding` a budget, it may be another."""
+    ours: dict[str, Any] = json.loads(json.dumps(asked))
+    names = ("epochs", "steps", "minutes")
+    budgets = [asdict(segment.budget) for segment in plan.segments]
+    if adding or any({k: ours[k] for k in names} == known for known in budgets):
+        stored = stored | {k: ours[k] for k in names}
+    found = list(_differences(stored, ours))
+    if found:
+        hint = "Use the arguments of the run, or name another --out."
+        if all(line.split(":")[0] in names for line in found):
+            had = " + ".join(str(s.budget) for s in plan.segments)
+            hint = f"Its budget is {had}: finish that, then train further with --extend; or name another --out."
+        raise InputError(f"{out} was made with other arguments ({'; '.join(found)}). {hint}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return (", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")) or "nothing"
+
+
+def _differences(stored: Any, asked: Any, name: str = "") -> Iterator[str]:
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        for key in dict.fromkeys((*stored, *asked)):
+            yield from _differences(stored.get(key), asked.get(key), f"{name}.{key}" if name else key)
+    elif stored != asked:
+        yield f"{name}: the run has {_short(stored)}, now {_short(asked)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:18] + "…"
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What a time or a rate was measured on."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        name = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), name)
+    found = {
+        "processor": name,
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device.type,
+    }
+    return found | ({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {})
+
+
+@contextmanager
+def _calm() -> Iterator[None]:
+    """Lightning's remarks about loaders, devices and loggers are not for the people who train here; its errors are."""
+    names = ("pytorch", "fabric", "pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "pytorch.accelerators.cuda")
+    quiet = [logging.getLogger(f"lightning.{name}") for name in names]
+    levels = [log.level for log in quiet]
+    for log in quiet:
+        log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            warnings.filterwarnings("ignore", module=r"(tensorboard|torch\.utils\.tensorboard).*")
+            yield
+    finally:
+        for log, level in zip(quiet, levels, strict=True):
+            log.setLevel(level)
+
+
+class _TooSlow(Exception):
+    """Drawing would take longer than it is worth."""
+
+
+def _draw(model: ImageModel, data: Data, path: Path, quiet: bool) -> None:
+    """samples.png: 64 samples, or as many as time allows."""
+    if not isinstance(model, Sampler):
+        return
+    from pofx.pictures import grid
+
+    for n in (SAMPLES, 16, 4):
+        start = time.monotonic()
+
+        def progress(done: int, total: int, start: float = start) -> None:
+            if time.monotonic() - start > SAMPLING_SECONDS / 3:
+                raise _TooSlow
+
+        try:
+            x = model.sample(n, _given(model, data, n), seed=0, progress=progress)
+        except _TooSlow:
+            continue
+        picture = grid(x, data.space.levels)
+        write_atomic(path, lambda file, picture=picture: picture.save(file, format="PNG"))
+        return
+    say(f"No samples.png: drawing takes too long here. Draw them with: pofx sample {path.parent} -n 16 -o samples.png", quiet)
+
+
+def _given(model: ImageModel, data: Data, n: int) -> Tensor | None:
+    """Values of the view for n samples: each class in turn, or what validation images show."""
+    from pofx.views import Label
+
+    if model.given is None:
+        return None
+    if isinstance(model.given, Label):
+        return torch.arange(n) % model.given.classes
+    split = data.valid if len(data.valid) else data.train
+    return model.batch(*split.take(torch.arange(n) % len(split))).given
+
+
+def _dry_run(
+    model: ImageModel,
+    data: Data,
+    plan: Plan,
+    identity: dict[str, Any],
+    precision: str,
+    device: torch.device,
+    out: Path,
+    batch: int,
+    extend: bool,
+) -> TrainingPlan:
+    state = "new"
+    if (out / JSON).exists():
+        info = read_run(out)
+        old = Plan.from_json(info.training["plan"])
+        adding = extend and info.finished
+        _compare(out, old, info.training["arguments"], identity, adding=adding)
+        plan = old.add(plan.now.budget) if adding else old
+        found = checkpoint.found(out)
+        state = f"resume from step {int(found[0].stem[5:]) if found else 0}"
+        if info.finished:
+            state = "extend" if extend else "done"
+    elif out.exists():
+        _refuse_foreign(out)
+    return TrainingPlan(
+        model=type(model).__name__,
+        parameters=sum(p.numel() for p in model.parameters()),
+        data=data.heading,
+        images=len(data.train),
+        budget=str(plan.now.budget),
+        steps=plan.stop,
+        batch_size=batch,
+        steps_per_epoch=plan.steps_per_epoch,
+        precision={"32": "float32", "64": "float64", "bf16": "bf16 (weights in float32)"}[precision],
+        device=device.type,
+        memory=_memory(model, data, batch, precision),
+        out=out,
+        state=state,
+    )
+
+
+def _memory(model: ImageModel, data: Data, batch: int, precision: str) -> int:
+    """Bytes: five copies of the weights (and gradients, averages, two moments), and what autograd keeps for a batch, from two images."""
+    each = 8 if precision == "64" else 4
+    twin = copy.deepcopy(model).cpu().train()
+    own = {p.data_ptr() for p in twin.parameters()} | {b.data_ptr() for b in twin.buffers()}
+    n = min(2, batch)
+    index = torch.arange(n)
+    most = 0
+    with torch.random.fork_rng(devices=[]):
+        for objective in twin.objectives():
+            kept: dict[int, int] = {}
+
+            def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+                if tensor.data_ptr() not in own:
+                    kept[tensor.data_ptr()] = max(kept.get(tensor.data_ptr(), 0), tensor.nbytes)
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                result = objective.loss(twin.batch(*data.train.take(index)), Context(0, 0.0, Noise(0, index)))
+            most = max(most, sum(kept.values()))
+            del result
+    weights = sum(p.numel() for p in model.parameters()) * each * 5
+    return int(weights + most * batch / n * each / 4)

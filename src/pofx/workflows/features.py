@@ -1,0 +1,142 @@
+"""Features to measure samples in: one small run per data fingerprint, trained once and cached.
+
+Where the data has labels, a small classifier learns p(y | x). Where it has none, the same network learns how an image was turned
+(Gidaris et al. 2018, "Unsupervised Representation Learning by Predicting Image Rotations"): by 0°, 90°, 180° or 270°; images that are
+not square are left, mirrored, put upside down, or turned by 180°.
+
+A Fréchet distance only compares with another in the *same* features, so the run's name and hash belong to every number.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pofx.model import Features, require
+
+if TYPE_CHECKING:
+    from pofx.data import Data
+
+STEPS = 600
+BATCH_SIZE = 128
+ARGUMENTS: dict[str, Any] = {"channels": 16, "stages": 2}
+
+
+@dataclass(frozen=True)
+class FeaturesRun:
+    """A run whose features samples are measured in.
+
+    Attributes:
+        name: for people, "classifier of digits (1a2b3c4d5e6f)"; hash: of its weights.
+        fresh: it was trained just now.
+    """
+
+    path: Path
+    name: str
+    hash: str
+    model: Features
+    fresh: bool
+
+
+def cache_folder(cache: str | Path | None = None) -> Path:
+    """Where features runs are kept: `cache`, else $POFX_CACHE/features, else ~/.cache/pofx/features."""
+    if cache is not None:
+        return Path(cache)
+    root = os.environ.get("POFX_CACHE")
+    return (Path(root) if root else Path.home() / ".cache" / "pofx") / "features"
+
+
+def turned(x: Tensor, how: Tensor) -> Tensor:
+    """Turn each image of `(n, C, H, W)` as `how`, int64 `(n,)` in 0 … 3, says.
+
+    >>> turned(torch.tensor([[[[1, 2]]]]), torch.tensor([1])).tolist()
+    [[[[2, 1]]]]
+    """
+    if x.shape[2] == x.shape[3]:
+        ways = [x.rot90(k, (2, 3)) for k in range(4)]
+    else:
+        ways = [x, x.flip(3), x.flip(2), x.flip(2, 3)]
+    return torch.stack(ways, 1)[torch.arange(len(x)), how]
+
+
+@dataclass(frozen=True)
+class Turned:
+    """Each image of a split in four positions, with the position as its label; made as it is read. Used in the place of a `Split`."""
+
+    split: Any
+    drawn: None = None
+
+    def __len__(self) -> int:
+        return 4 * len(self.split)
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return [f"{name}#{k}" for name in self.split.ids for k in range(4)]
+
+    @property
+    def x(self) -> Tensor:
+        return self.take(torch.arange(len(self)))[0]
+
+    @property
+    def y(self) -> Tensor:
+        return torch.arange(len(self)) % 4
+
+    def take(self, index: Tensor, /) -> tuple[Tensor, Tensor | None]:
+        x, _ = self.split.take(index // 4)
+        return turned(x, index % 4), index % 4
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        for start in range(0, len(self), size):
+            yield self.take(torch.arange(start, min(start + size, len(self))))
+
+
+def file_hash(path: Path) -> str:
+    """The first 12 hexadecimal digits of the BLAKE2 hash of a file."""
+    digest = blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def features_run(
+    data: Data, *, cache: str | Path | None = None, quiet: bool = True, say: Callable[[str], None] | None = None
+) -> FeaturesRun:
+    """The features run of this data: from the cache, or trained now (about a minute).
+
+    Args:
+        cache: folder to keep it in; see `cache_folder`.
+        say: called with a line before training starts, and with the run's name and hash.
+    """
+    from pofx import catalog
+    from pofx.training import train
+
+    classes = data.classes
+    labelled = data.train.y is not None and len(data.train.y.unique()) > 1
+    kind = f"labels{classes}" if labelled else "turns4"
+    path = cache_folder(cache) / f"{data.fingerprint[:16]}-{kind}"
+    source = data
+    if not labelled:
+        parts: dict[str, Any] = {name: Turned(getattr(data, name)) for name in ("train", "valid", "calib", "test")}
+        source = replace(data, class_names=None, **parts)
+        classes = 4
+    fresh = not (path / "model.safetensors").exists()
+    what = "a small classifier" if labelled else "to tell how an image was turned (no labels here)"
+    if fresh and say is not None:
+        say(f"learning features for {data.heading}: {what}, once; kept in {path}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = catalog.get("classifier")(data.space, classes=classes, **ARGUMENTS)  # type: ignore[call-arg]
+    run = train(model, source, out=path, steps=STEPS, batch_size=BATCH_SIZE, seed=0, quiet=quiet)
+    digest = file_hash(path / "model.safetensors")
+    name = f"{'classifier' if labelled else 'turn classifier'} of {data.heading} ({digest})"
+    if say is not None:
+        say(f"features: {name}")
+    return FeaturesRun(path, name, digest, require(run.model, Features, to="give features"), fresh)

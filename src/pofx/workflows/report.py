@@ -1,0 +1,475 @@
+"""What a run learned, on one page: honest numbers, samples beside their nearest training images, best and worst, the odd ones.
+
+`report.html` is one file without scripts or links to elsewhere; it opens from a mail attachment and prints.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import platform
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pofx.catalog import name_of
+from pofx.metrics.nearest import nearest
+from pofx.model import Critic, Decoder, Encoder, ExactLikelihood, ImageModel, LowerBound, Sampler, evaluating
+from pofx.tasks._files import write_text
+from pofx.tasks.bulk import Images, subset
+from pofx.tasks.evaluate import Evaluation, Mean, SplitResult, draws, evaluate, feature_vectors, train_images
+from pofx.tasks.outliers import Outliers, judge
+from pofx.tasks.score import costs
+from pofx.workflows import _page as html
+
+if TYPE_CHECKING:
+    from pofx.data import Data
+    from pofx.workflows.features import FeaturesRun
+
+LIMIT = 2000  # images measured per split
+SHOWN = 10  # samples shown beside their nearest training images
+GRID = 100  # samples in the large picture
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a report says about one model.
+
+    Attributes:
+        evaluation: numbers, memorization, sample quality.
+        samples: uint8 `(GRID, C, H, W)`, or None.
+        near_pixels, near_features: for the first SHOWN samples, the nearest training image, uint8.
+        reconstructions: (test images, their reconstructions), or None.
+        odd: the outlier verdicts of the scored test images, or None with the reason in `notes`.
+        history: metrics.csv, column by column.
+    """
+
+    name: str
+    model: ImageModel
+    data: Data
+    meta: Mapping[str, Any]
+    evaluation: Evaluation
+    samples: Tensor | None
+    near_pixels: Tensor | None
+    near_features: Tensor | None
+    reconstructions: tuple[Tensor, Tensor] | None
+    odd: Outliers | None
+    features: FeaturesRun | None
+    history: dict[str, list[float]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def scored(self) -> tuple[Images, Any] | None:
+        """The test images that were scored, and their scores."""
+        return self.evaluation.measured.get(self.evaluation.split)
+
+
+def number(mean: Mean | None, digits: int, sign: str = "") -> str:
+    """A mean ± its standard error, "≤ 1.234 ± 0.005"; a dash where there is none.
+
+    >>> number(Mean(1.23456, 0.01), 3, "≤")
+    '≤ 1.235 ± 0.010'
+    """
+    if mean is None:
+        return "–"
+    error = "" if math.isnan(mean.se) else f" ± {mean.se:.{digits}f}"
+    return f"{sign} {mean.mean:.{digits}f}{error}".strip()
+
+
+def history(path: Path) -> dict[str, list[float]]:
+    """metrics.csv as columns of floats, NaN where a cell is empty; empty where there is no file."""
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+
+    def value(text: str | None) -> float:
+        try:
+            return float(text or "nan")
+        except ValueError:
+            return math.nan
+
+    return {name: [value(row.get(name)) for row in rows] for name in (rows[0] if rows else {}) if name}
+
+
+def gather(
+    name: str,
+    model: ImageModel,
+    data: Data,
+    *,
+    meta: Mapping[str, Any] | None = None,
+    features: FeaturesRun | None = None,
+    metrics: Path | None = None,
+    limit: int = LIMIT,
+    draw: int | None = None,
+    alpha: float = 0.05,
+    seed: int = 0,
+) -> Findings:
+    """Measure everything that a report shows. Needs minutes on large sets: images per split are capped at `limit` (stated)."""
+    notes: list[str] = []
+    evaluation = evaluate(
+        model,
+        data,
+        features=None if features is None else features.model,
+        features_name="" if features is None else features.name,
+        train_limit=limit,
+        limit=limit,
+        draw=draw,
+        seed=seed,
+    )
+    samples = near_pixels = near_features = None
+    if isinstance(model, Sampler):
+        samples = evaluation.drawn if evaluation.drawn is not None else draws(model, GRID, data.test, seed=seed)
+        first = samples[:SHOWN]
+        train = train_images(data)
+        near_pixels = train[nearest(first, train).index[:, 0]]
+        if features is not None:
+            index = nearest(feature_vectors(features.model, first), feature_vectors(features.model, train)).index[:, 0]
+            near_features = train[index]
+    reconstructions = None
+    if isinstance(model, Encoder) and isinstance(model, Decoder):
+        x, y = data.test.take(torch.arange(min(SHOWN, len(data.test))))
+        with torch.inference_mode(), evaluating(model):
+            batch = model.batch(x, y)
+            mean = model.decode(model.encode(batch.x, batch.given), batch.given).mean
+        reconstructions = (x, mean.round().clamp(0, data.space.levels - 1).to(torch.uint8).cpu().clone())
+    odd = None
+    if isinstance(model, ExactLikelihood | LowerBound):
+        images, cost = evaluation.measured[evaluation.split]
+        calib = subset(data.calib, limit, seed=seed)
+        reachable = max(alpha, 1 / (len(calib) + 1))
+        if len(calib) < 9 or "valid" not in evaluation.measured:
+            notes.append(f"Odd ones are not shown: {len(calib)} calibration images are too few to tell.")
+        else:
+            odd = judge(list(images.ids), cost, costs(model, calib, seed=seed), evaluation.measured["valid"][1], alpha=reachable)
+    past = {} if metrics is None else history(metrics)
+    return Findings(
+        name,
+        model,
+        data,
+        dict(meta or {}),
+        evaluation,
+        samples,
+        near_pixels,
+        near_features,
+        reconstructions,
+        odd,
+        features,
+        past,
+        tuple(notes),
+    )
+
+
+# The page -------------------------------------------------------------------------------------------------------------
+
+
+def numbers_table(evaluations: Mapping[str, Evaluation]) -> str:
+    """Cost on train, valid, test and the gap, for one model or several; labels where a model labels."""
+    several = len(evaluations) > 1
+    rows: list[list[str]] = []
+    labels: list[list[str]] = []
+    marks: list[str] = []
+
+    def row(name: str, what: str, part: SplitResult) -> list[str]:
+        n = f"{part.n:,}" + (f" of {part.of:,}" if part.n < part.of else "")
+        return [*([name] if several else []), what, n, number(part.nats, 2, part.sign), number(part.bits_per_dim, 3, part.sign)]
+
+    for name, result in evaluations.items():
+        for split, part in result.splits.items():
+            if part.nats is not None:
+                rows.append(row(name, split, part))
+                marks.append(part.kind)
+            if part.estimate is not None:
+                rows.append(row(name, f"{split}, importance-weighted, k = {part.estimate.k}", part.estimate))
+                marks.append(part.estimate.kind)
+            if part.accuracy is not None:
+                labels.append([split, f"{part.n:,}", number(part.accuracy.scaled(100), 2) + " %", number(part.cross_entropy, 4)])
+        if result.gap is not None:
+            rows.append([*([name] if several else []), "gap test − train", "", number(result.gap[0], 2), number(result.gap[1], 3)])
+    meaning = {"exact": "= exact", "lower bound": "≤ from a lower bound on log p, so the true cost is no higher", "estimate": "≈ estimated"}
+    kinds = "; ".join(text for kind, text in meaning.items() if kind in marks)
+    caption = f"Cost −log p(x) of the integer pixels; lower is better; ± one standard error. {kinds}."
+    head = [*(["model"] if several else []), "split", "images", "nats", "bits/dim"]
+    out = html.table(head, rows, caption, text=(1,) if several else ()) if rows else ""
+    if labels:
+        out += html.table(["split", "images", "accuracy", "−log p(y | x), nats"], labels)
+    return out
+
+
+def quality_table(findings: Sequence[Findings]) -> str:
+    """Fréchet distance, precision and recall of every sampler, with the protocol below."""
+    measured = [(f, f.evaluation.quality) for f in findings if f.evaluation.quality is not None]
+    if not measured:
+        return ""
+    first = measured[0][1]
+    real = (
+        "" if first.real is None else f" Training images against test images get {first.real.distance:.3f}: no samples need to be better."
+    )
+    caption = (
+        f"{first.frechet.n:,} samples against {first.frechet.n_reference:,} test images; {first.frechet.dims} features of {first.features}; "
+        f"k = {first.precision_recall.k}.{real} Distances in other features, or from another n, do not compare."
+    )
+    if not first.frechet.reliable:
+        caption += " There are fewer images than features: the distance is too large."
+    classes = first.coverage is not None
+    head = ["model", "Fréchet distance", "precision", "recall", "coverage", *(["classes seen"] if classes else [])]
+    rows = []
+    for f, q in measured:
+        seen = [f"{q.coverage.covered} of {len(q.coverage.counts)}"] if classes and q.coverage is not None else []
+        pr = q.precision_recall
+        rows.append([f.name, f"{q.frechet.distance:.3f}", f"{pr.precision:.2f}", f"{pr.recall:.2f}", f"{pr.coverage:.2f}", *seen])
+    return html.table(head, rows, caption)
+
+
+def samples_part(f: Findings) -> str:
+    if f.samples is None:
+        return ""
+    x = f.samples[: min(GRID, 64 if f.data.space.width > 40 else GRID)]
+    want = 44 if max(f.data.space.shape[1:]) <= 32 else 64
+    given = "" if f.model.given is None else f" Each got the {type(f.model.given).__name__.lower()} of a test image."
+    return html.grid(
+        x, f.data.space.levels, 16, want=want, caption=f"{len(x)} draws, seed 0, not selected.{given}", alt=f"samples of {f.name}"
+    )
+
+
+def neighbours_part(f: Findings) -> str:
+    """Samples in the top row, nearest training images below."""
+    if f.samples is None or f.near_pixels is None:
+        return ""
+    strips = [f.samples[:SHOWN], f.near_pixels] + ([] if f.near_features is None else [f.near_features])
+    what = "nearest training image in pixels" + ("" if f.near_features is None else ", nearest in features")
+    out = html.grid(torch.cat(strips), f.data.space.levels, SHOWN, want=56, caption=f"Rows: samples; {what}.", alt="samples and neighbours")
+    flag = f.evaluation.memorization
+    if flag is not None:
+        out += html.flag(flag.text, alarm=flag.raised)
+    return out
+
+
+def reconstructions_part(f: Findings) -> str:
+    if f.reconstructions is None:
+        return ""
+    both = torch.cat(f.reconstructions)
+    return html.grid(
+        both,
+        f.data.space.levels,
+        SHOWN,
+        want=56,
+        caption="Rows: test images; their reconstructions (mean of p(x | z) at the mean of q(z | x)).",
+    )
+
+
+def extremes_part(f: Findings, count: int = 10) -> str:
+    """The test images that cost least and most."""
+    if f.scored is None:
+        return ""
+    images, cost = f.scored
+    order = cost.bits_per_dim.argsort(stable=True)
+    count = min(count, len(order) // 2)
+    if not count:
+        return ""
+    out = []
+    for title, index in (("Cheapest", order[:count]), ("Dearest", order.flip(0)[:count])):
+        x, _ = images.take(index)
+        out.append(
+            f"<h3>{title}</h3>" + html.tiles(x, f.data.space.levels, [f"{cost.sign} {cost.bits_per_dim[i]:.2f}" for i in index.tolist()])
+        )
+    return "".join(out) + html.paragraph("Bits/dim below each image.", "soft")
+
+
+def odd_part(f: Findings, count: int = 12) -> str:
+    if f.odd is None or f.scored is None:
+        return "".join(html.paragraph(note, "soft") for note in f.notes)
+    odd, (images, _) = f.odd, f.scored
+    index = torch.tensor(sorted(range(len(odd.ids)), key=lambda i: (float(odd.p_value[i]), -float(odd.score[i])))[:count])
+    x, _ = images.take(index)
+    captions = [f"p = {odd.p_value[i]:.3f}\n{odd.bits_per_dim[i]:.2f} bits" for i in index.tolist()]
+    text = (
+        f"{int(odd.outlier.sum())} of {len(odd.ids):,} test images have p ≤ {odd.alpha:.3g}. Of normal images {100 * odd.alpha:.1f} % do on average, "
+        f"and with 95 % certainty at most {100 * odd.rate95:.1f} % ({odd.calibration} calibration images). "
+        f"Odd is what costs much more or much less than the median, {odd.center:.2f} bits/dim."
+    )
+    return html.paragraph(text) + html.tiles(x, f.data.space.levels, captions)
+
+
+def curves_part(f: Findings, title: str = "") -> str:
+    past = f.history
+    if "step" not in past:
+        return ""
+
+    def line(name: str) -> tuple[list[float], list[float]]:
+        points = [(s, v) for s, v in zip(past["step"], past[name], strict=True) if math.isfinite(s) and math.isfinite(v)]
+        return [p[0] for p in points], [p[1] for p in points]
+
+    bits = {name.replace("_bits_per_dim", "").replace("bits_per_dim", "train"): line(name) for name in past if "bits_per_dim" in name}
+    losses = {name.removesuffix("_loss"): line(name) for name in past if name.endswith("loss") and not bits}
+    accuracy = {name.removesuffix("_accuracy"): line(name) for name in past if name.endswith("accuracy")}
+    return html.curves([("bits/dim", bits), ("loss", losses), ("accuracy", accuracy)], title)
+
+
+def reproduce_part(f: Findings, path: str) -> str:
+    """The commands that make this run and its report, from what model.json records."""
+    meta = f.meta
+    arguments, training = meta.get("arguments") or {}, (meta.get("training") or {}).get("arguments") or {}
+    defaults = _defaults(type(f.model))
+    spec = (meta.get("data") or {}).get("spec") or {}
+    if "spec" in spec and spec["spec"] is None:
+        return html.paragraph("This run was trained on an array in memory; the same command cannot be typed.", "soft")
+    budget = [word for key in ("epochs", "steps", "minutes") if training.get(key) for word in _flag(key, training[key])]
+    changed = {key: value for key, value in arguments.items() if defaults.get(key, ...) != value}
+    usual = {"lr": None, "seed": 0, "average": 10_000, "precision": "auto", "augment": [], "init_from": None, "batch_size": None}
+    changed |= {key: training[key] for key, value in usual.items() if training.get(key, value) != value}
+    changed |= {key: value for key, value in spec.items() if key != "spec" and value not in (None, False, 0, [])}
+    flags = [word for key, value in changed.items() for word in _flag(key, value)]
+    flags += _flag("given", meta["given"]) if meta.get("given") else []
+    words = ["pofx", "train", name_of(f.model), spec.get("spec") or f.data.name, "--out", path, *budget, *flags]
+    return html.code(shlex.join(words) + f"\npofx report {shlex.quote(path)}")
+
+
+def _flag(key: str, value: Any) -> list[str]:
+    key = key.replace("_", "-")
+    if isinstance(value, Mapping):
+        from pofx.catalog import kebab
+
+        out = [f"--{key}", kebab(str(value.get("type")))]
+        return out + [word for field, inner in value.items() if field != "type" for word in _flag(f"{key}.{field}", inner)]
+    if isinstance(value, bool):
+        return [f"--{key}" if value else f"--no-{key}"]
+    if isinstance(value, list | tuple):
+        return [f"--{key}", ",".join(map(str, value))]
+    return [f"--{key}", str(value)]
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    import inspect
+
+    return {name: p.default for name, p in inspect.signature(cls).parameters.items() if p.default is not inspect.Parameter.empty}
+
+
+def facts_part(f: Findings) -> str:
+    """Model, data, training and machine, as one table; the whole model.json below it."""
+    import json
+
+    meta, training = f.meta, f.meta.get("training") or {}
+    data = f.data
+    sizes = ", ".join(f"{name} {len(getattr(data, name)):,}" for name in ("train", "valid", "calib", "test"))
+    rows = [
+        ["model", f"{type(f.model).__name__}: {type(f.model).paper}"],
+        ["family", " › ".join(type(f.model).family)],
+        ["parameters", f"{sum(p.numel() for p in f.model.parameters()):,}"],
+        ["data", f"{data.heading}: {data.space}; {sizes}; fingerprint {data.fingerprint[:12]}"],
+        ["transforms", ", ".join(data.transforms) or "none"],
+    ]
+    if data.skipped:
+        rows.append(["skipped", f"{len(data.skipped)} unreadable files, e.g. {data.skipped[0]}"])
+    for key in ("steps", "images", "minutes", "images_per_second", "seed", "precision", "threads"):
+        value = training.get(key)
+        if value is not None:
+            shown = f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+            rows.append([key.replace("_", " "), shown])
+    if training.get("hardware"):
+        rows.append(
+            ["trained on", ", ".join(f"{value}" if key == "processor" else f"{key} {value}" for key, value in training["hardware"].items())]
+        )
+    made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    rows.append(["this page", f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {made}"])
+    out = html.table(["", ""], rows, text=(0, 1))
+    return out + (html.details("model.json", html.code(json.dumps(meta, indent=1, ensure_ascii=False))) if meta else "")
+
+
+def notes_part(f: Findings) -> str:
+    return "".join(html.paragraph(note, "soft") for note in f.evaluation.notes)
+
+
+def sections(f: Findings, path: str) -> list[str]:
+    """All of one model's report."""
+    numbers = numbers_table({f.name: f.evaluation})
+    critic = ""
+    if isinstance(f.model, Critic) and f.evaluation.quality is not None and f.evaluation.quality.coverage is not None:
+        counts = f.evaluation.quality.coverage.counts
+        names = f.data.class_names or tuple(map(str, range(len(counts))))
+        names = names if len(names) == len(counts) else tuple(map(str, range(len(counts))))
+        critic = html.table(
+            [str(n) for n in names], [[f"{c:,}" for c in counts]], f"Classes of {sum(counts):,} samples, as the features run labels them."
+        )
+    return [
+        html.section("Numbers", numbers, notes_part(f)),
+        html.section("Samples", samples_part(f)),
+        html.section("Are they copies?", neighbours_part(f)),
+        html.section("How good are the samples?", quality_table([f]), critic),
+        html.section("Reconstructions", reconstructions_part(f)),
+        html.section("Cheapest and dearest test images", extremes_part(f)),
+        html.section("The odd ones", odd_part(f)),
+        html.section("Training", curves_part(f)),
+        html.section("How to make this again", reproduce_part(f, path)),
+        html.section("Facts", facts_part(f)),
+    ]
+
+
+def lead(f: Findings) -> str:
+    what = "p(x)" if f.model.given is None else f"p(x | {f.model.given!r})"
+    transforms = f", transforms: {', '.join(f.data.transforms)}" if f.data.transforms else ""
+    return f"{type(f.model).__name__}, {what} of {f.data.heading} ({f.data.space}{transforms})"
+
+
+def render(f: Findings, path: str) -> str:
+    """The page of one run, as HTML."""
+    return html.page(f"{f.name}: what it learned", lead(f), sections(f, path))
+
+
+def report(
+    run: str | Path,
+    out: str | Path | None = None,
+    *,
+    data: Data | None = None,
+    features: bool = True,
+    limit: int = LIMIT,
+    draw: int | None = None,
+    alpha: float = 0.05,
+    device: str = "cpu",
+    say: Callable[[str], None] | None = None,
+) -> Path:
+    """Write the report of a run, one self-contained HTML file; returns its path.
+
+    Args:
+        run: a run folder or a Hub id.
+        out: a `.html` file; by default `report.html` in the run folder, for a Hub id in the current one.
+        data: the data it was trained on; loaded again from what model.json says by default.
+        features: measure samples in the features of a small run (trained and cached on first use).
+        limit: images measured per split.
+        draw: samples drawn; by default as many as there are test images, 1,000 … 2,000.
+        alpha: share of normal images that may be flagged as odd.
+        say: called with a line at each stage.
+
+    Raises:
+        InputError: no run; its data is not there any more; another file ending.
+    """
+    from pofx.data import load_data
+    from pofx.tasks._files import check_out
+    from pofx.training import load_model, read_run
+
+    info = read_run(run)
+    home = Path(run) if Path(run).is_dir() else Path()  # a run of the Hub has no folder of ours
+    target = check_out(home / "report.html" if out is None else out, (".html",))
+    tell = say or (lambda line: None)
+    if data is None:
+        tell("reading the data")
+        data = load_data(**info.data["spec"])
+    model = load_model(run, device)
+    found = None
+    if features and isinstance(model, Sampler):
+        from pofx.workflows.features import features_run
+
+        found = features_run(data, say=say)
+    tell("measuring and drawing")
+    f = gather(
+        Path(run).name, model, data, meta=info.json, features=found, metrics=info.path / "metrics.csv", limit=limit, draw=draw, alpha=alpha
+    )
+    write_text(target, render(f, str(run)))
+    return target

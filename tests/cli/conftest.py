@@ -1,0 +1,61 @@
+"""Tiny runs made by the command line itself, once per session."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pofx.cli import main
+
+TINY = {
+    "pixelcnn": "pixelcnn digits --layers 1 --channels 4",
+    "label": "pixelcnn digits --layers 1 --channels 4 --given label",
+    "vae": "vae digits --latents 2 --channels 4",
+    "gan": "gan digits --latents 2 --channels 4",
+}
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a pixelcnn, one of p(x | label), a vae and a gan, trained for a few steps on digits."""
+    root = tmp_path_factory.mktemp("runs")
+    for name, settings in TINY.items():
+        assert main(f"train {settings} --out {root}/{name} --steps 3 --batch-size 16 --quiet".split()) == 0
+    return root
+
+
+@pytest.fixture
+def ask(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """Run a verb with --json; exactly one JSON object must be on stdout."""
+
+    def run(*tokens: object) -> dict[str, Any]:
+        capsys.readouterr()
+        code = main([*map(str, tokens), "--json"])
+        out, err = capsys.readouterr()
+        assert code == 0, err
+        assert out.count("\n") == 1
+        answer = json.loads(out)
+        assert isinstance(answer, dict)
+        return answer
+
+    return run
+
+
+@pytest.fixture
+def refuse(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a verb that must exit 2 with one to three lines on stderr and nothing on stdout; returns the lines."""
+
+    def run(*tokens: object, code: int = 2) -> str:
+        capsys.readouterr()
+        assert main([*map(str, tokens)]) == code
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert 1 <= err.strip().count("\n") + 1 <= 3, err
+        assert "Traceback" not in err
+        return err
+
+    return run

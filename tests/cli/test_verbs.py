@@ -1,0 +1,221 @@
+"""Every verb on tiny runs: fixed JSON keys, files, and refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pofx.cli import main
+
+Ask = Callable[..., dict[str, Any]]
+Refuse = Callable[..., str]
+
+
+def test_models(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    table = ask("models")["models"]
+    assert table["pixelcnn"]["capabilities"] == ["Sampler", "ExactLikelihood", "Autoregressive", "Features"]
+    assert table["gan"]["levels"] == [2, 256]
+    assert set(table["vae"]["given"]) >= {"label", "subsample"}
+    assert "ExactLikelihood" not in table["gan"]["capabilities"]
+    assert table["classifier"]["refuses"]
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert out.splitlines()[0].startswith("model")
+    assert len({len(line) for line in out.splitlines() if line.startswith(("pixelcnn", "vae", "gan"))}) == 1
+
+
+def test_models_fit_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    import pofx.cli.common as common
+
+    monkeypatch.setattr(common, "make_console", lambda: Console(width=80, markup=False, highlight=False))
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "pixelcnn    sample, exact p(x), step by step" in out
+
+
+def test_tree(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = ask("models", "--tree")
+    assert tree["explicit"]["tractable"]["autoregressive"]["PixelCNN"] == {"model": "pixelcnn", "built": True}
+    assert tree["explicit"]["approximate"]["variational"]["LadderVAE"]["built"] is False
+    assert main(["models", "--tree"]) == 0
+    assert "LadderVAE  (not yet)" in capsys.readouterr().out
+
+
+def test_data(ask: Ask, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = ask("data", "digits", "-o", tmp_path / "sheet.png", "-n", 9)
+    assert facts["shape"] == [1, 8, 8]
+    assert facts["levels"] == 17
+    assert facts["n"] == 1797 == sum(facts["counts"].values()) == sum(sum(parts.values()) for parts in facts["labels"].values())
+    assert facts["overlap"] == 0
+    assert (tmp_path / "sheet.png").stat().st_size > 100
+    kept = ask("data", "digits", "--keep-labels", "0,1", "--levels", "2", "--size", "6")
+    assert kept["shape"] == [1, 6, 6]
+    assert kept["levels"] == 2
+    assert {name for name, parts in kept["labels"].items() if parts["train"]} == {"0", "1"}
+    assert len(kept["transforms"]) == 3
+    assert main(["data", "digits", "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    assert "1×8×8" in out
+    assert err == ""
+
+
+def test_train_answers_with_the_run(runs: Path, ask: Ask) -> None:
+    """The same command on a finished run says so and exits 0."""
+    answer = ask(*f"train pixelcnn digits --out {runs}/pixelcnn --steps 3 --batch-size 16 --layers 1 --channels 4".split())
+    assert answer["run"] == str(runs / "pixelcnn")
+    assert answer["model"] == "pixelcnn"
+    assert isinstance(answer["metrics"], dict)
+
+
+def test_the_classes_of_a_label_come_from_the_data(runs: Path, ask: Ask, tmp_path: Path) -> None:
+    assert ask("info", runs / "label")["given"] == "Label(classes=10)"
+    x = np.random.default_rng(0).integers(0, 2, (60, 4, 4)).astype(np.uint8)
+    np.savez(tmp_path / "a.npz", x=x, y=np.arange(60) % 3)
+    line = f"train vae {tmp_path}/a.npz -o {tmp_path}/r --steps 1 --given label --latents 1 --channels 4 --quiet"
+    assert main(line.split()) == 0
+    assert ask("info", tmp_path / "r")["given"] == "Label(classes=3)"
+
+
+def test_train_with_other_arguments_on_the_same_folder_is_refused(runs: Path, refuse: Refuse) -> None:
+    line = f"train pixelcnn digits --out {runs}/pixelcnn --steps 3 --batch-size 16 --layers 2 --channels 4"
+    assert "layers" in refuse(*line.split())
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "vae", "digits", "--out", str(tmp_path / "r"), "--steps", "3", "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    assert "parameters" in (out + err)
+    assert not (tmp_path / "r" / "model.json").exists()
+
+
+def test_sample(runs: Path, ask: Ask, tmp_path: Path) -> None:
+    whole = ask("sample", runs / "pixelcnn", "-n", 4, "-o", tmp_path / "a.npy", "--seed", 3)
+    assert whole["kind"] == "samples of p"
+    ask("sample", runs / "pixelcnn", "-n", 2, "--first", 2, "-o", tmp_path / "b.npy", "--seed", 3)
+    a, b = np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy")
+    assert a.shape == (4, 1, 8, 8)
+    assert (a[2:] == b).all()
+    ask("sample", runs / "gan", "-n", 3, "-o", tmp_path / "folder")
+    assert len(list((tmp_path / "folder").glob("*.png"))) == 3
+    assert ask("sample", runs / "vae", "-n", 2)["out"] == str(runs / "vae" / "samples.png")
+
+
+def test_samples_at_a_temperature_are_not_of_p(runs: Path, ask: Ask, refuse: Refuse, tmp_path: Path) -> None:
+    assert ask("sample", runs / "pixelcnn", "-n", 2, "-o", tmp_path / "a.png", "--temperature", "0.5")["kind"] == "not samples of p"
+    assert "vae" in refuse("sample", runs / "vae", "-n", 2, "-o", tmp_path / "a.png", "--top-p", "0.5").lower()
+
+
+def test_conditional_samples_need_what_they_condition_on(runs: Path, ask: Ask, refuse: Refuse, tmp_path: Path) -> None:
+    assert "--label 0" in refuse("sample", runs / "label", "-n", 2)
+    assert "0 … 9" in refuse("sample", runs / "label", "-n", 2, "--label", "11")
+    assert "--label" in refuse("sample", runs / "pixelcnn", "-n", 2, "--label", "1")
+    ask("sample", runs / "label", "-n", 5, "--label", "1,7", "-o", tmp_path / "a.png")
+    ask("sample", runs / "label", "-n", 5, "--like", "digits:test", "-o", tmp_path / "b.png")
+
+
+def test_score(runs: Path, ask: Ask, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = ask("score", runs / "pixelcnn", "digits:test", "-o", tmp_path / "s.csv")
+    assert facts["kind"] == "exact"
+    rows = list(csv.DictReader((tmp_path / "s.csv").open()))
+    assert list(rows[0]) == ["id", "nats", "bits_per_dim", "kind"]
+    assert len(rows) == facts["n"]
+    assert float(rows[0]["nats"]) == pytest.approx(float(rows[0]["bits_per_dim"]) * 64 * np.log(2))
+    assert ask("score", runs / "vae", "digits:valid", "-o", tmp_path / "v.jsonl")["kind"] == "lower bound"
+    assert json.loads((tmp_path / "v.jsonl").read_text().splitlines()[0])["kind"] == "lower bound"
+    assert main(["score", str(runs / "vae"), "digits:valid", "--quiet"]) == 0
+    assert "bits/dim ≤" in capsys.readouterr().out
+
+
+def test_a_gan_has_no_likelihood(runs: Path, refuse: Refuse) -> None:
+    assert "no likelihood" in refuse("score", runs / "gan", "digits:test")
+
+
+def test_images_of_another_shape_are_refused_with_the_fix(runs: Path, refuse: Refuse, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((3, 5, 5), np.uint8))
+    message = refuse("score", runs / "pixelcnn", tmp_path / "x.npy")
+    assert "--size 8x8" in message
+    assert "--levels 17" in message
+
+
+def test_evaluate(runs: Path, ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = ask("evaluate", runs / "pixelcnn", "--limit", 50, "--draw", 20)
+    assert {"model", "data", "split", "n", "kind", "nats", "bits_per_dim"} <= set(facts)
+    assert set(facts["nats"]) == {"mean", "se"}
+    assert facts["split"] == "test"
+    assert facts["kind"] == "exact"
+    assert facts["data"].startswith("digits")
+    assert list(facts["splits"]) == ["train", "valid", "test"]
+    part = ask("evaluate", runs / "vae", "digits:valid", "--estimate", 2)
+    assert part["split"] == "valid"
+    assert part["kind"] == "lower bound"
+    assert part["nats"]["mean"] > 0
+    none = ask("evaluate", runs / "gan", "--draw", 20, "--features", "none")
+    assert none["nats"] is None
+    assert main(["evaluate", str(runs / "vae"), "digits:valid", "--estimate", "2", "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "≤" in out
+    assert "≈" in out
+    assert "\x1b" not in out
+
+
+def test_outliers(runs: Path, ask: Ask, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    facts = ask("outliers", runs / "pixelcnn", "digits:test", "-o", tmp_path / "odd", "--alpha", "0.1")
+    table = pq.read_table(tmp_path / "odd" / "scores.parquet")
+    assert table.column_names == ["id", "score", "p_value", "outlier"]
+    assert table.num_rows == facts["n"]
+    assert sum(table["outlier"].to_pylist()) == facts["outliers"]
+
+
+def test_compare(runs: Path, ask: Ask, refuse: Refuse, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = ask("compare", runs / "pixelcnn", runs / "vae")
+    assert facts["rows"][0]["name"] == facts["best"]
+    assert facts["rows"][0]["difference"]["mean"] == 0
+    assert "conditional" in refuse("compare", runs / "pixelcnn", runs / "label")
+    assert main(["compare", str(runs / "pixelcnn"), str(runs / "vae"), "--data", "digits:valid", "--quiet"]) == 0
+    assert "best" in capsys.readouterr().out
+
+
+def test_info(runs: Path, ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = ask("info", runs / "gan")
+    assert facts["model"] == "gan"
+    assert facts["parameters"] > 0
+    assert "ExactLikelihood" not in facts["capabilities"]
+    assert main(["info", str(runs / "gan")]) == 0
+    assert "digits" in capsys.readouterr().out
+
+
+def test_push_and_pull(runs: Path, ask: Ask, refuse: Refuse, tmp_path: Path) -> None:
+    assert ask("push", runs / "gan", tmp_path / "shared")["target"] == str(tmp_path / "shared")
+    assert (tmp_path / "shared" / "README.md").exists()
+    ask("pull", tmp_path / "shared", "-o", tmp_path / "mine")
+    assert ask("info", tmp_path / "mine")["model"] == "gan"
+    assert "not empty" in refuse("pull", tmp_path / "shared", "-o", tmp_path / "mine")
+
+
+def test_report(runs: Path, ask: Ask, tmp_path: Path) -> None:
+    answer = ask("report", runs / "vae", "-o", tmp_path / "r.html", "--no-features", "--draw", 20, "--limit", 50)
+    assert answer["data"] == "digits"
+    assert "<html" in Path(answer["out"]).read_text()
+
+
+@pytest.mark.parametrize("verb", ["sample", "info", "evaluate", "report"])
+def test_a_run_that_is_no_run_is_refused(verb: str, refuse: Refuse, tmp_path: Path) -> None:
+    assert "pofx train" in refuse(verb, tmp_path)
+    assert "pofx train" in refuse(verb, tmp_path / "nothing")
+
+
+def test_data_that_is_not_there(refuse: Refuse, tmp_path: Path) -> None:
+    assert "digits" in refuse("data", "digitz")
+    assert "nowhere" in refuse("train", "vae", tmp_path / "nowhere", "--out", tmp_path / "r", "--steps", "1")

@@ -1,0 +1,743 @@
+"""Tasks on tiny models with known probabilities: mathematics first, then behaviour and faults."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import itertools
+import json
+import math
+import shutil
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor, nn
+
+from pofx.data import Data, Split
+from pofx.errors import CapabilityError, InputError, RunError
+from pofx.model import (
+    Autoregressive,
+    Critic,
+    ExactLikelihood,
+    Features,
+    ImageModel,
+    Labeler,
+    LabelScore,
+    LowerBound,
+    Objective,
+    Progress,
+    Sampler,
+    Score,
+    Steps,
+)
+from pofx.noise import Noise
+from pofx.space import ImageSpace
+from pofx.tasks.bulk import BATCH, as_images, per_image, subset
+from pofx.tasks.compare import compare
+from pofx.tasks.evaluate import Mean, evaluate
+from pofx.tasks.info import info
+from pofx.tasks.outliers import check_alpha, conformal_p_values, judge, outliers, rate95
+from pofx.tasks.sample import adjustment, sample
+from pofx.tasks.score import costs, score
+from pofx.tasks.share import hub_id, pull, push
+from pofx.views import Label, View
+
+SPACE = ImageSpace(1, 2, 2, levels=2)
+
+
+class Toy(ImageModel):
+    family: ClassVar = ("toy",)
+    paper: ClassVar = "none"
+
+    def __init__(self, space: ImageSpace = SPACE, given: View | None = None, p: float = 0.25) -> None:
+        super().__init__(space, given)
+        self.p = p
+        self.weight = nn.Parameter(torch.tensor(p))
+
+    @classmethod
+    def small(cls, space: ImageSpace, given: View | None = None):
+        return cls(space, given)
+
+    def objectives(self) -> Sequence[Objective]:
+        return []
+
+    def bernoulli(self, x: Tensor) -> Tensor:
+        """Independent sub-pixels, P(1) = p: log p(x), `(n,)`."""
+        ones = x.flatten(1).double().sum(1)
+        return ones * math.log(self.p) + (self.space.dims - ones) * math.log1p(-self.p)
+
+
+class Coins(Toy, Autoregressive):
+    """Independent coins: exact."""
+
+    def conditional_log_prob(self, x: Tensor, given: Tensor | None) -> Tensor:
+        return torch.tensor([math.log1p(-self.p), math.log(self.p)], dtype=torch.double)[x.long()]
+
+    def order(self) -> list[Tensor]:
+        return list(torch.arange(self.space.dims).reshape(-1, 1))
+
+    def begin(self, n: int, given: Any = None) -> Steps:
+        return CoinSteps(self, n)
+
+
+class CoinSteps(Steps):
+    def __init__(self, model: Coins, n: int) -> None:
+        self.table = torch.tensor([1 - model.p, model.p]).log().expand(n, 1, 2)
+
+    def distribution(self) -> Tensor:
+        return self.table
+
+    def fix(self, values: Tensor) -> None:
+        pass
+
+
+class Bound(Toy, LowerBound):
+    """A bound that is one nat loose, and tighter with more samples."""
+
+    def elbo(self, x: Tensor, given: Any = None, *, samples: int = 1, seed: int = 0) -> Tensor:
+        return self.bernoulli(self.space.check(x)) - 1
+
+    def log_prob_estimate(self, x: Tensor, given: Any = None, *, samples: int, seed: int = 0) -> Tensor:
+        return self.bernoulli(self.space.check(x)) - 1 / samples
+
+
+class Broken(Toy, ExactLikelihood):
+    """NaN for the image of all ones."""
+
+    def log_prob(self, x: Tensor, given: Any = None) -> Tensor:
+        return torch.where(x.flatten(1).all(1).bool(), torch.nan, self.bernoulli(x))
+
+
+class Noisy(Toy, Sampler, Critic):
+    """Draws and judges, and has no likelihood: like a GAN."""
+
+    def draw(self, given: Tensor | None, noise: Noise, progress: Progress | None) -> Tensor:
+        return (noise.uniform("x", *self.space.shape) < self.p).to(torch.uint8)
+
+    def realism(self, x: Tensor, given: Any = None) -> Tensor:
+        return x.flatten(1).double().mean(1)
+
+
+class Parrot(Toy, Sampler):
+    """Repeats its training images."""
+
+    train_x: Tensor
+
+    def draw(self, given: Tensor | None, noise: Noise, progress: Progress | None) -> Tensor:
+        return self.train_x[noise.images % len(self.train_x)]
+
+
+class Sums(Toy, Labeler, Features):
+    """The label is whether an image has many ones; features are the pixels."""
+
+    classes = 2
+
+    def label(self, x: Tensor) -> LabelScore:
+        share = x.flatten(1).double().mean(1).clamp(0.01, 0.99)
+        return LabelScore(torch.stack([1 - share, share], 1).log(), "exact")
+
+    @property
+    def feature_layers(self) -> Sequence[str]:
+        return ["pixels"]
+
+    def features(self, x: Tensor, layer: str | None = None) -> Tensor:
+        return x.flatten(1).float()
+
+
+class Convolution(Toy, ExactLikelihood):
+    """A score through a float32 convolution: the last bit depends on the batch shape."""
+
+    def __init__(self, space: ImageSpace, given: View | None = None) -> None:
+        super().__init__(space, given)
+        self.net = nn.Sequential(
+            nn.Conv2d(space.channels, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 1, 3, padding=1),
+        )
+
+    def log_prob(self, x: Tensor, given: Any = None) -> Tensor:
+        return -self.net(x.float()).square().flatten(1).sum(1)
+
+
+def every_image(space: ImageSpace = SPACE) -> Tensor:
+    """All images of a tiny space, `(levels^dims, C, H, W)`."""
+    digits = torch.cartesian_prod(*[torch.arange(space.levels)] * space.dims)
+    return digits.reshape(-1, *space.shape).to(torch.uint8)
+
+
+def coins(n: int, p: float = 0.25, *, seed: int = 0, space: ImageSpace = SPACE) -> Tensor:
+    return (Noise(seed, torch.arange(n)).uniform("data", *space.shape) < p).to(torch.uint8)
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+# Bulk -----------------------------------------------------------------------------------------------------------------
+
+
+def test_results_do_not_depend_on_the_grouping_bit_for_bit():
+    space = ImageSpace(1, 6, 5, levels=256)
+    torch.manual_seed(0)
+    model = Convolution(space)
+    x = torch.randint(0, 256, (231, *space.shape), dtype=torch.uint8)
+    whole = costs(model, x).nats
+    for part in (1, 7, 100, 130):
+        pieces = torch.cat([costs(model, piece).nats for piece in x.split(part)])
+        assert torch.equal(pieces, whole)
+    shuffled = torch.randperm(len(x))
+    assert torch.equal(costs(model, x[shuffled]).nats, whole[shuffled])
+
+
+def test_every_call_sees_one_shape_and_progress_ends_at_n():
+    shapes, seen = set(), []
+    out = per_image(
+        Coins(), lambda x, y: (shapes.add(tuple(x.shape)), x.flatten(1).sum(1))[1], coins(250), progress=lambda d, n: seen.append((d, n))
+    )
+    assert shapes == {(BATCH, 1, 2, 2)}
+    assert seen == [(100, 250), (200, 250), (250, 250)]
+    assert torch.equal(out, coins(250).flatten(1).sum(1))
+
+
+def test_results_are_ordinary_tensors_and_the_mode_is_put_back():
+    model = Coins().train()
+    out = per_image(model, lambda x, y: x.double().flatten(1).mean(1), coins(3))
+    assert model.training
+    assert not out.is_inference()
+    with pytest.raises(InputError, match="no images"):
+        per_image(model, lambda x, y: x, coins(3)[:0])
+
+
+def test_a_subset_is_fixed_and_in_order():
+    images = as_images(coins(50))
+    a, b = subset(images, 10, seed=3), subset(images, 10, seed=3)
+    assert list(a.ids) == list(b.ids) == sorted(a.ids, key=int)
+    assert torch.equal(a.take(torch.arange(10))[0], images.take(torch.tensor([int(i) for i in a.ids]))[0])
+    assert subset(images, 50) is images
+
+
+# Score ----------------------------------------------------------------------------------------------------------------
+
+
+def test_costs_are_positive_nats_and_sum_to_one():
+    score = costs(Coins(), every_image())
+    assert score.kind == "exact"
+    assert float((-score.nats).exp().sum()) == pytest.approx(1, abs=1e-12)
+    assert (score.nats > 0).all()
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_tables_hold_id_nats_bits_and_kind(tmp_path: Path, suffix: str):
+    out = tmp_path / "new" / f"s{suffix}"
+    x = coins(130)
+    result = score(Bound(), x, out=out)
+    if suffix == ".parquet":
+        rows = pq.read_table(out).to_pylist()
+    elif suffix == ".csv":
+        rows = list(csv.DictReader(out.open()))
+    else:
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert list(rows[0]) == ["id", "nats", "bits_per_dim", "kind"]
+    assert [str(row["id"]) for row in rows] == [str(i) for i in range(130)]
+    assert [float(row["nats"]) for row in rows] == result.score.nats.tolist()
+    assert float(rows[3]["bits_per_dim"]) == pytest.approx(float(rows[3]["nats"]) / (4 * math.log(2)))
+    assert {row["kind"] for row in rows} == {"lower bound"}
+    assert files_in(out.parent) == [out.name]
+
+
+def test_an_estimate_is_called_one():
+    x = coins(5)
+    bound, estimate = costs(Bound(), x), costs(Bound(), x, estimate=10)
+    assert (bound.kind, bound.sign) == ("lower bound", "≤")
+    assert (estimate.kind, estimate.sign) == ("estimate", "≈")
+    assert (estimate.nats < bound.nats).all()
+
+
+def test_a_score_that_is_not_finite_names_the_image_and_leaves_no_file(tmp_path: Path):
+    x = torch.zeros(150, 1, 2, 2, dtype=torch.uint8)
+    x[123] = 1
+    with pytest.raises(RunError, match="'123' is nan"):
+        score(Broken(), x, out=tmp_path / "s.csv")
+    assert files_in(tmp_path) == []
+
+
+def test_what_cannot_be_scored_is_refused(tmp_path: Path):
+    with pytest.raises(CapabilityError, match="cannot score"):
+        score(Noisy(), coins(3))
+    with pytest.raises(InputError, match="this space holds"):
+        score(Coins(), torch.zeros(2, 1, 3, 3, dtype=torch.uint8))
+    with pytest.raises(InputError, match=r"\.parquet"):
+        score(Coins(), coins(2), out=tmp_path / "s.txt")
+    with pytest.raises(InputError, match="folder"):
+        (tmp_path / "d.csv").mkdir()
+        score(Coins(), coins(2), out=tmp_path / "d.csv")
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    out = tmp_path / "s.csv"
+    score(Coins(), coins(2), out=out)
+    old = out.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pofx.tasks._files.os.fsync", full)
+    with pytest.raises(RunError, match="No space left"):
+        score(Coins(), coins(5), out=out)
+    assert out.read_bytes() == old
+    assert files_in(tmp_path) == ["s.csv"]
+
+
+# Sample ---------------------------------------------------------------------------------------------------------------
+
+
+def test_samples_are_those_of_the_model():
+    model = Coins()
+    result = sample(model, 300, seed=4, first=7)
+    assert result.kind == "samples of p"
+    assert result.x is not None
+    assert torch.equal(result.x, model.sample(300, seed=4, first=7))
+
+
+def test_temperature_and_top_p_are_labelled_and_do_what_they_say():
+    cold = sample(Coins(), 400, temperature=0.25)
+    assert cold.kind == "not samples of p"
+    odds = (0.25 / 0.75) ** 4
+    assert cold.x is not None
+    assert float(cold.x.double().mean()) == pytest.approx(odds / (1 + odds), abs=0.02)
+    greedy = sample(Coins(), 20, top_p=0.5).x
+    assert greedy is not None
+    assert int(greedy.sum()) == 0
+    plain = sample(Coins(), 20, temperature=1.0, top_p=1.0).x
+    assert plain is not None
+    assert torch.equal(plain, Coins().sample(20))
+
+
+def test_an_altered_image_is_the_same_alone():
+    many, alone = sample(Coins(), 300, temperature=0.7).x, sample(Coins(), 1, first=260, temperature=0.7).x
+    assert many is not None
+    assert alone is not None
+    assert torch.equal(many[260:261], alone)
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=2, max_size=6), st.floats(0.05, 1), st.floats(0.2, 3))
+@settings(max_examples=50, deadline=None)
+def test_adjusted_probabilities_are_the_smallest_set_that_holds_top_p(weights: list[float], top_p: float, temperature: float):
+    p = torch.tensor(weights, dtype=torch.double)
+    p = p / p.sum()
+    adjust = adjustment(temperature, top_p)
+    if adjust is None:
+        return
+    found = adjust(p.log()).exp()
+    heated = p ** (1 / temperature)
+    heated = heated / heated.sum()
+    kept = found > 0
+    assert float(found.sum()) == pytest.approx(1)
+    assert float(heated[kept].sum()) >= top_p - 1e-9
+    assert float(heated[kept].sum() - heated[kept].min()) < top_p + 1e-9
+    torch.testing.assert_close(found[kept], heated[kept] / heated[kept].sum())
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0, 1), (-1, 1), (1, 0), (1, 1.5), (math.nan, 1)])
+def test_a_bad_temperature_is_refused(temperature: float, top_p: float):
+    with pytest.raises(InputError, match="temperature"):
+        sample(Coins(), 2, temperature=temperature, top_p=top_p)
+
+
+def test_only_steps_have_a_temperature():
+    with pytest.raises(CapabilityError, match="temperature"):
+        sample(Noisy(), 2, temperature=0.5)
+    with pytest.raises(CapabilityError, match="cannot sample"):
+        sample(Broken(), 2)
+    with pytest.raises(InputError, match="n=0"):
+        sample(Coins(), 0)
+    with pytest.raises(InputError, match="n=0"):
+        sample(Coins(), 0, temperature=0.5)
+
+
+def test_sampled_files(tmp_path: Path):
+    model = Coins()
+    x = model.sample(300, seed=1, first=5).numpy()
+    sample(model, 300, seed=1, first=5, out=tmp_path / "x.npy")
+    assert np.array_equal(np.load(tmp_path / "x.npy", allow_pickle=False), x)
+    sample(model, 300, seed=1, first=5, temperature=0.5, out=tmp_path / "x.npz")
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as found:
+        assert found["x"].shape == x.shape
+        assert (int(found["seed"]), int(found["first"]), int(found["levels"])) == (1, 5, 2)
+        assert str(found["kind"]) == "not samples of p"
+    sample(model, 12, seed=1, first=5, out=tmp_path / "folder")
+    assert files_in(tmp_path / "folder") == [f"{i:08d}.png" for i in range(5, 17)]
+    with Image.open(tmp_path / "folder" / "00000005.png") as image:
+        assert np.array_equal(np.asarray(image), x[0, 0] * 255)
+    sample(model, 12, out=tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as image:
+        assert min(image.size) >= 4
+    assert files_in(tmp_path) == ["folder", "grid.png", "x.npy", "x.npz"]
+
+
+def test_samples_go_to_files_chunk_by_chunk(tmp_path: Path):
+    """No chunk is kept: what is alive at once does not grow with n."""
+    alive: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    class Watched(Noisy):
+        def draw(self, given: Tensor | None, noise: Noise, progress: Progress | None) -> Tensor:
+            nonlocal most
+            most = max(most, sum(ref() is not None for ref in alive))
+            x = super().draw(given, noise, progress)
+            alive.append(weakref.ref(x))
+            return x
+
+    result = sample(Watched(), 3000, out=tmp_path / "x.npy")
+    assert result.x is None
+    assert len(alive) > 5
+    assert most <= 2
+
+
+def test_a_picture_has_limits(tmp_path: Path):
+    with pytest.raises(InputError, match="do not fit"):
+        sample(Coins(), 100_000_000, out=tmp_path / "x.png")
+    with pytest.raises(InputError, match="5 channels"):
+        sample(Coins(ImageSpace(5, 2, 2, levels=2)), 2, out=tmp_path / "folder")
+    with pytest.raises(InputError, match="can be .png, .npz, .npy or a folder"):
+        sample(Coins(), 2, out=tmp_path / "x.gif")
+
+
+# Evaluate -------------------------------------------------------------------------------------------------------------
+
+
+def data(n: int = 300, *, p_test: float = 0.25, space: ImageSpace = SPACE, labels: bool = False) -> Data:
+    parts = {}
+    for i, (name, size) in enumerate({"train": n, "valid": 60, "calib": 60, "test": 120}.items()):
+        x = coins(size, p_test if name == "test" else 0.25, seed=i, space=space)
+        y = (x.flatten(1).double().mean(1) > 0.5).long() if labels else None
+        parts[name] = Split.of(x, y)
+    return Data("toy", space, **parts, transforms=("threshold",), fingerprint="f", title="toy")
+
+
+def test_mean_and_standard_error_by_hand():
+    found = Mean.of(torch.tensor([1.0, 2.0, 6.0]))
+    assert found.mean == 3
+    assert found.se == pytest.approx(math.sqrt(7) / math.sqrt(3))
+    assert math.isnan(Mean.of(torch.tensor([1.0])).se)
+    assert Mean(5, 3).minus(Mean(1, 4)) == Mean(4, 5)
+    assert Mean.of(torch.tensor([1.0])).to_json() == {"mean": 1.0, "se": None}
+
+
+def test_standard_error_covers_the_truth():
+    """Over 200 data sets, mean ± 1.96 se holds the entropy in about 95 %."""
+    entropy = -4 * (0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    hits = 0
+    for seed in range(200):
+        mean = Mean.of(costs(Coins(), coins(100, seed=seed)).nats)
+        hits += abs(mean.mean - entropy) <= 1.96 * mean.se
+    assert 180 <= hits <= 200
+
+
+def test_evaluate_gives_the_fixed_keys_splits_and_gap():
+    result = evaluate(Coins(), data(p_test=0.5), train_limit=200).to_json()
+    assert {"model", "data", "split", "n", "kind", "nats", "bits_per_dim"} <= result.keys()
+    assert (result["model"], result["data"], result["split"], result["n"], result["kind"]) == (
+        "coins",
+        "toy [threshold]",
+        "test",
+        120,
+        "exact",
+    )
+    assert list(result["splits"]) == ["train", "valid", "test"]
+    assert (result["splits"]["train"]["n"], result["splits"]["train"]["of"]) == (200, 300)
+    gap = result["gap"]["nats"]
+    train, test = result["splits"]["train"]["nats"], result["nats"]
+    assert gap["mean"] == pytest.approx(test["mean"] - train["mean"])
+    assert gap["se"] == pytest.approx(math.hypot(test["se"], train["se"]))
+    assert gap["mean"] > 3 * gap["se"]
+    assert result["bits_per_dim"] == pytest.approx(result["nats"]["mean"] / (4 * math.log(2)))
+    json.dumps(result, allow_nan=False)
+
+
+def test_a_bound_is_called_a_bound_and_has_its_estimate_beside_it():
+    result = evaluate(Bound(), data(), estimate=8).to_json()
+    assert result["kind"] == "lower bound"
+    assert (result["estimate"]["kind"], result["estimate"]["k"]) == ("estimate", 8)
+    assert result["estimate"]["nats"]["mean"] == pytest.approx(result["nats"]["mean"] - 1 + 1 / 8)
+    assert "estimate" not in result["splits"]["train"]
+    assert "estimate" not in evaluate(Bound(), data(), estimate=0).to_json()
+
+
+def test_a_sampler_without_likelihood_gets_no_nats_but_distances():
+    space = ImageSpace(1, 3, 3, levels=2)
+    found = evaluate(Noisy(space), data(space=space), features=Sums(space), features_name="sums (abc)", draw=500)
+    result = found.to_json()
+    assert (result["kind"], result["nats"], result["bits_per_dim"], result["gap"]) == ("none", None, None, None)
+    quality = result["samples"]
+    assert quality["features"] == "sums (abc)"
+    assert (quality["n"], quality["n_reference"], quality["feature_dims"]) == (500, 120, 9)
+    far = evaluate(Noisy(space, p=0.9), data(space=space), features=Sums(space), draw=500).to_json()["samples"]
+    assert far["frechet"] > 10 * quality["frechet"]
+    assert quality["frechet"] < quality["frechet_of_real_images"] + 0.2
+    assert quality["precision"] > 0.9
+    assert sum(quality["classes"]) == 500
+    assert "no likelihood" in result["notes"][-1]
+    json.dumps(result, allow_nan=False)
+
+
+def test_few_images_for_many_features_are_noted():
+    space = ImageSpace(1, 12, 12, levels=2)
+    result = evaluate(Noisy(space), data(space=space), features=Sums(space), draw=200)
+    assert any("too few images" in note for note in result.notes)
+    assert result.quality is not None
+    assert not result.quality.frechet.reliable
+
+
+def test_labels_are_judged():
+    result = evaluate(Sums(), data(labels=True)).main
+    x = data(labels=True).test
+    share = x.x.flatten(1).double().mean(1).clamp(0.01, 0.99)
+    assert x.y is not None
+    assert result.accuracy is not None
+    assert result.cross_entropy is not None
+    assert result.accuracy.mean == pytest.approx(float(((share > 0.5).long() == x.y).double().mean()))
+    truth = torch.where(x.y == 1, share, 1 - share).log()
+    assert result.cross_entropy.mean == pytest.approx(-float(truth.mean()))
+
+
+def test_one_set_alone_is_measured_under_its_name():
+    result = evaluate(Coins(), coins(20), heading="mine", split="all").to_json()
+    assert (result["split"], result["n"], result["gap"], list(result["splits"])) == ("all", 20, None, ["all"])
+    with pytest.raises(InputError, match="has no images"):
+        evaluate(Coins(), coins(20)[:0])
+    with pytest.raises(InputError, match="trained on"):
+        evaluate(Coins(ImageSpace(1, 3, 3, levels=2)), data())
+
+
+def test_a_parrot_raises_the_flag_and_an_honest_sampler_does_not():
+    space = ImageSpace(1, 6, 6, levels=2)
+    toy = data(space=space)
+    parrot = Parrot(space)
+    parrot.train_x = toy.train.x
+    flag = evaluate(parrot, toy).memorization
+    assert flag is not None
+    assert flag.raised
+    honest = evaluate(Noisy(space), toy).memorization
+    assert honest is not None
+    assert not honest.raised
+    exact = evaluate(Coins(space), toy).memorization
+    assert exact is not None
+    assert not exact.raised
+    assert exact.scores is not None
+
+
+# Compare --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_difference_is_paired():
+    x = coins(400)
+    result = compare({"good": Coins(), "off": Coins(p=0.3)}, x, heading="toy")
+    assert [row.name for row in result.rows] == ["good", "off"]
+    a, b = costs(Coins(), x).nats, costs(Coins(p=0.3), x).nats
+    assert result.rows[1].difference == Mean.of(b - a)
+    assert result.rows[1].difference.se < 0.5 * result.rows[1].nats.se
+    assert result.rows[0].difference == Mean(0, 0)
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_only_like_is_compared_with_like():
+    x = coins(10)
+    with pytest.raises(InputError, match="at least two"):
+        compare({"a": Coins()}, x)
+    with pytest.raises(InputError, match="never put in one column"):
+        compare({"a": Coins(), "b": Coins(given=Label(2))}, x)
+    with pytest.raises(InputError, match="transforms decide"):
+        compare({"a": Coins(), "b": Coins()}, x, transforms={"a": (), "b": ("threshold",)})
+    with pytest.raises(InputError, match="different images"):
+        compare({"a": Coins(), "b": Coins(ImageSpace(1, 3, 3, levels=2))}, x)
+    with pytest.raises(CapabilityError):
+        compare({"a": Coins(), "b": Noisy()}, x)
+    assert compare({"a": Coins(), "b": Bound()}, x).notes
+
+
+# Outliers -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 3, 5])
+def test_conformal_p_values_are_exactly_uniform(n: int):
+    """Over all orders of n + 1 different scores, each p-value k/(n+1) comes equally often."""
+    counts: dict[float, int] = {}
+    for order in itertools.permutations(range(n + 1)):
+        p = float(conformal_p_values(torch.tensor([order[0]]), torch.tensor(order[1:])))
+        counts[p] = counts.get(p, 0) + 1
+    assert sorted(counts) == pytest.approx([k / (n + 1) for k in range(1, n + 2)])
+    assert set(counts.values()) == {math.factorial(n)}
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_conformal_p_values_with_ties_are_never_too_small(scores: list[int]):
+    """P(p ≤ k/(n+1)) ≤ k/(n+1) over which of the exchangeable images is the new one."""
+    n = len(scores) - 1
+    ps = [float(conformal_p_values(torch.tensor([scores[i]]), torch.tensor(scores[:i] + scores[i + 1 :]))) for i in range(n + 1)]
+    for k in range(1, n + 2):
+        assert sum(p <= k / (n + 1) + 1e-12 for p in ps) <= k
+
+
+def test_too_cheap_and_too_dear_are_both_odd(tmp_path: Path):
+    space = ImageSpace(1, 8, 8, levels=2)
+    toy = data(space=space)
+    x = torch.cat([coins(200, seed=9, space=space), coins(20, 0.6, seed=10, space=space), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)])
+    result = outliers(Coins(space), x, calib=toy.calib, center=toy.valid, alpha=0.05, out=tmp_path / "odd")
+    assert result.outlier[200:220].all()
+    assert result.bits_per_dim[220] < result.center
+    assert result.outlier[220]
+    assert float(result.outlier[:200].double().mean()) < 0.15
+    rows = pq.read_table(tmp_path / "odd" / "scores.parquet")
+    assert rows.column_names == ["id", "score", "p_value", "outlier"]
+    assert rows["p_value"].to_pylist() == result.p_value.tolist()
+    odder = result.score.argsort()
+    assert (result.p_value[odder].diff() <= 0).all()
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_false_alarms_keep_to_alpha():
+    """Mean over many calibration sets, α = 0.1, n = 19."""
+    space = ImageSpace(1, 4, 4, levels=2)
+    cost = costs(Coins(space), coins(40 * 60, seed=3, space=space))
+    rates = []
+    for i in range(40):
+        part = cost.nats[60 * i : 60 * i + 60]
+        one = [Score(part[a:b], "exact", 16) for a, b in ((0, 19), (19, 30), (30, 60))]
+        rates.append(float(judge([""] * 30, one[2], one[0], one[1], alpha=0.1).outlier.double().mean()))
+    assert sum(rates) / len(rates) < 0.1 + 0.03
+
+
+def test_an_alpha_that_cannot_be_reached_says_how_many_images_it_takes():
+    x = coins(30)
+    with pytest.raises(InputError, match="It takes 99 of them"):
+        outliers(Coins(), x, calib=x, center=x, alpha=0.01)
+    check_alpha(0.05, 19)
+    with pytest.raises(InputError, match="It takes 19"):
+        check_alpha(0.05, 18)
+    for alpha in (0, 1, -1, math.nan):
+        with pytest.raises(InputError, match="between 0 and 1"):
+            check_alpha(alpha, 100)
+
+
+def test_rates_of_one_calibration_set():
+    assert rate95(0.01, 100) == pytest.approx(0.0295, abs=1e-4)
+    for alpha, n in ((0.05, 59), (0.01, 299)):  # flagging only what beats all n: Beta(1, n)
+        assert 1 - 0.05 ** (1 / n) <= alpha
+
+
+def test_a_model_without_likelihood_finds_no_outliers():
+    x = coins(30)
+    with pytest.raises(CapabilityError):
+        outliers(Noisy(), x, calib=x, center=x, alpha=0.1)
+
+
+# Info and sharing -----------------------------------------------------------------------------------------------------
+
+
+def test_info():
+    found = info(Coins(), {"format": 1}).to_json()
+    assert found["model"] == "coins"
+    assert found["parameters"] == 1
+    assert "Autoregressive" in found["capabilities"]
+    assert found["arguments"] == {"p": "0.25"}
+    assert found["meta"] == {"format": 1}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    meta = {
+        "format": 1,
+        "pofx": "0.1.0",
+        "model": "pixelcnn",
+        "class": "PixelCNN",
+        "arguments": {"layers": 2},
+        "space": SPACE.to_json(),
+        "given": None,
+        "data": {"name": "digits", "transforms": ["threshold"], "spec": {"spec": "digits"}},
+        "training": {"steps": 10, "seed": 0},
+        "metrics": {"valid_bits_per_dim": 1.25},
+    }
+    (folder / "model.json").write_text(json.dumps(meta))
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "checkpoints" / "last.ckpt").write_bytes(b"large")
+    (folder / "secret.txt").write_text("no")
+    return folder
+
+
+class FakeHub:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.calls: list[str] = []
+
+    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> None:
+        self.calls.append(f"create {repo_id} private={private}")
+        (self.folder / repo_id).mkdir(parents=True, exist_ok=exist_ok)
+
+    def upload_folder(self, *, repo_id: str, folder_path: str, allow_patterns: list[str], commit_message: str) -> None:
+        for name in allow_patterns:
+            shutil.copy(Path(folder_path) / name, self.folder / repo_id / name)
+
+    def snapshot_download(self, repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        if not (self.folder / repo_id).is_dir():
+            raise OSError("no such repository")
+        return str(self.folder / repo_id)
+
+
+def test_push_and_pull_through_a_folder(run: Path, tmp_path: Path):
+    done = push(run, str(tmp_path / "shared"))
+    assert files_in(tmp_path / "shared") == ["README.md", "model.json", "model.safetensors"]
+    card = (tmp_path / "shared" / "README.md").read_text()
+    assert "library_name: pofx" in card
+    assert "transforms: threshold" in card
+    assert "valid_bits_per_dim | 1.25" in card
+    back = pull(str(tmp_path / "shared"), tmp_path / "back")
+    assert set(back.files) == set(done.files)
+    assert (tmp_path / "back" / "model.safetensors").read_bytes() == b"weights"
+    with pytest.raises(InputError, match="not empty"):
+        pull(str(tmp_path / "shared"), tmp_path / "back")
+    with pytest.raises(InputError, match="holds other files"):
+        push(run, str(run / "checkpoints"))
+
+
+def test_push_and_pull_through_a_hub(run: Path, tmp_path: Path):
+    hub = FakeHub(tmp_path / "hub")
+    assert push(run, "hf:ada/digits", hub=hub).target == "hf:ada/digits"
+    assert hub.calls == ["create ada/digits private=True"]
+    assert files_in(tmp_path / "hub" / "ada" / "digits") == ["README.md", "model.json", "model.safetensors"]
+    pull("ada/digits", tmp_path / "back", hub=hub)
+    assert "model.json" in files_in(tmp_path / "back")
+    with pytest.raises(RunError, match="Could not pull from hf:ada/none"):
+        pull("hf:ada/none", tmp_path / "other", hub=hub)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_users_own_card_is_kept(run: Path, tmp_path: Path):
+    (run / "README.md").write_text("# mine")
+    push(run, str(tmp_path / "shared"))
+    assert (tmp_path / "shared" / "README.md").read_text() == "# mine"
+
+
+def test_what_is_no_run_is_not_shared(run: Path, tmp_path: Path):
+    (run / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="model.safetensors is missing"):
+        push(run, str(tmp_path / "shared"))
+    with pytest.raises(InputError, match="does not exist"):
+        pull(str(tmp_path / "nowhere"), tmp_path / "back")
+    with pytest.raises(InputError, match="no Hub id"):
+        hub_id("hf:digits")
+    assert hub_id(str(tmp_path)) is None

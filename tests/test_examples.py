@@ -1,0 +1,27 @@
+"""The examples run as they stand, and stay short."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_examples_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 60
+
+
+def test_own_model_keeps_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES[0].parent / "own_model.py"), run_name="__main__")
+    out = capsys.readouterr().out
+    assert 2.0 < float(out.split()[0]) < 2.6 and "sums_to_one" in out
+
+
+def test_odd_ones(tmp_path: Path) -> None:
+    main = runpy.run_path(str(EXAMPLES[0].parent / "odd_ones.py"))["main"]
+    odd = main("digits", str(tmp_path / "run"), minutes=0.1)
+    assert 0 < len(odd) < 100
