@@ -18,7 +18,9 @@ def past(model: Autoregressive) -> torch.Tensor:
     return rank[None] < rank[:, None]
 
 
-@pytest.mark.parametrize("space", [ImageSpace(1, 12, 12, levels=4), ImageSpace(3, 4, 5, levels=3), ImageSpace(1, 1, 12), ImageSpace(1, 12, 1)])
+@pytest.mark.parametrize(
+    "space", [ImageSpace(1, 12, 12, levels=4), ImageSpace(3, 4, 5, levels=3), ImageSpace(1, 1, 12), ImageSpace(1, 12, 1)]
+)
 def test_every_past_sub_pixel_is_seen_and_no_other(space: ImageSpace) -> None:
     """All 144 past pixels of the last one at 12×12, where a second shift would leave 129."""
     model = GatedPixelCNN(space, layers=10, channels=8 * space.channels).double()

@@ -281,4 +281,4 @@ class OneRow(Rows):
         return F.conv2d(window, layer.weight, layer.bias, padding=(0, r))
 
     def context(self, c: Tensor | float) -> Tensor | float:
-        return c if isinstance(c, float) or c.shape[2] == 1 else c[:, :, self.row : self.row + 1]
+        return c if not isinstance(c, Tensor) or c.shape[2] == 1 else c[:, :, self.row : self.row + 1]

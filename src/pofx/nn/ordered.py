@@ -47,11 +47,28 @@ class OrderedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight * self.mask, self.bias)
 
+    def units(self, degree: int) -> slice:
+        """Which outputs have this degree."""
+        first, last = torch.searchsorted(self.outputs, torch.tensor([degree, degree + 1])).tolist()
+        return slice(first, last)
+
     def part(self, x: Tensor, degree: int) -> Tensor:
         """The outputs of one degree, from a prefix of inputs that is complete: `(n, k)`."""
-        first, last = torch.searchsorted(self.outputs, torch.tensor([degree, degree + 1])).tolist()
+        units = self.units(degree)
         seen = int(torch.searchsorted(self.inputs, degree + (0 if self.strict else 1)))
-        return F.linear(x[:, :seen], self.weight[first:last, :seen], self.bias[first:last])
+        return F.linear(x[:, :seen], self.weight[units, :seen], self.bias[units])
+
+
+class Hidden(nn.Module):
+    """ReLU of an ordered layer and what the context adds."""
+
+    def __init__(self, inputs: Tensor, outputs: Tensor, context: conditioning.Context) -> None:
+        super().__init__()
+        self.linear = OrderedLinear(inputs, outputs, strict=False)
+        self.given = conditioning.Dense(context, len(outputs))
+
+    def forward(self, h: Tensor, context: Tensor | None) -> Tensor:
+        return F.relu(self.linear(h) + self.given(context))
 
 
 class OrderedNet(nn.Module):
@@ -60,18 +77,20 @@ class OrderedNet(nn.Module):
     def __init__(self, space: ImageSpace, hidden: Sequence[int], outputs: int, context: conditioning.Context) -> None:
         super().__init__()
         degrees = [torch.arange(space.dims) + 1, *(hidden_degrees(units, space.dims) for units in hidden)]
-        self.layers = nn.ModuleList(OrderedLinear(a, b, strict=False) for a, b in pairwise(degrees))
-        self.given = nn.ModuleList(conditioning.Dense(context, units) for units in hidden)
+        self.layers = nn.ModuleList(Hidden(a, b, context) for a, b in pairwise(degrees))
         self.out = OrderedLinear(degrees[-1], (torch.arange(space.dims) + 1).repeat_interleave(outputs), strict=True)
         self.out_given = conditioning.Dense(context, space.dims * outputs)
         self.outputs = outputs
 
+    def hidden(self, x: Tensor, context: Tensor | None, depth: int | None = None) -> Tensor:
+        """`(n, D)` in order → the units of the last layer, or after `depth` layers."""
+        for layer in self.layers[:depth]:
+            x = layer(x, context)
+        return x
+
     def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
         """`(n, D)` in order → `(n, outputs, D)`."""
-        h = x
-        for layer, given in zip(self.layers, self.given, strict=True):
-            h = F.relu(layer(h) + given(context))
-        y = self.out(h) + self.out_given(context)
+        y = self.out(self.hidden(x, context)) + self.out_given(context)
         return y.reshape(len(x), -1, self.outputs).transpose(1, 2)
 
 
@@ -100,28 +119,29 @@ class OrderedSteps(Steps):
     """After i sub-pixels, the hidden units of degree i are computed, and no other."""
 
     def __init__(self, model: OrderedModel, n: int, given: Tensor | None) -> None:
-        self.model, self.net = model, model.net
+        self.model, self.out = model, model.net.out
         context = model.context(given)
-        like = {"dtype": model.dtype, "device": model.device}
-        self.x = torch.zeros(n, model.space.dims, **like)
-        self.hidden = [torch.zeros(n, len(layer.outputs), **like) for layer in self.net.layers]
-        self.added = [given(context) for given in self.net.given]
-        self.out_added = self.net.out_given(context)
+        self.x = torch.zeros(n, model.space.dims, dtype=model.dtype, device=model.device)
+        self.layers = [layer for layer in model.net.layers if isinstance(layer, Hidden)]
+        self.hidden = [self.x.new_zeros(n, len(layer.linear.outputs)) for layer in self.layers]
+        self.added = [layer.given(context) for layer in self.layers]
+        self.out_added = model.net.out_given(context)
         self.position = 0
 
     def distribution(self) -> Tensor:
-        k, i = self.net.outputs, self.position
-        y = self.net.out.part(self.hidden[-1] if self.hidden else self.x, i + 1)
-        if not isinstance(self.out_added, float):
-            y = y + self.out_added[:, i * k : (i + 1) * k]
+        degree = self.position + 1
+        y = self.out.part(self.hidden[-1] if self.hidden else self.x, degree) + _columns(self.out_added, self.out.units(degree))
         return self.model.head(y).table(0, y[:, :0])[:, None]
 
     def fix(self, values: Tensor) -> None:
         self.x[:, self.position] = normalised(values[:, 0], self.model.space.levels, self.model.dtype)
         self.position += 1
         h = self.x
-        for layer, added, stored in zip(self.net.layers, self.added, self.hidden, strict=True):
-            first, last = torch.searchsorted(layer.outputs, torch.tensor([self.position, self.position + 1])).tolist()
-            a = layer.part(h, self.position)
-            stored[:, first:last] = F.relu(a if isinstance(added, float) else a + added[:, first:last])
+        for layer, added, stored in zip(self.layers, self.added, self.hidden, strict=True):
+            units = layer.linear.units(self.position)
+            stored[:, units] = F.relu(layer.linear.part(h, self.position) + _columns(added, units))
             h = stored
+
+
+def _columns(added: Tensor | float, units: slice) -> Tensor | float:
+    return added[:, units] if isinstance(added, Tensor) else added

@@ -202,6 +202,9 @@ class GatedSteps(Steps):
         space = model.space
         self.model, self.ops, self.rows = model, StepPass(n, (space.height, space.width), space.channels), OneRow()
         self.context = model.context(given)
+        first = model.horizontal[0]
+        assert isinstance(first, HorizontalLayer)
+        self.first = first.conv
         self.above = torch.zeros(
             n, space.channels, 1, space.width, dtype=model.dtype, device=model.device
         )  # the row before, as networks see it
@@ -227,7 +230,7 @@ class GatedSteps(Steps):
         if not self.read:  # a known sub-pixel: later ones read the features at its place
             self._parameters()
         value = normalised(values, self.model.space.levels, self.model.dtype)
-        self.ops.write(self.model.horizontal[0].conv, value)
+        self.ops.write(self.first, value)
         self.current[:, self.ops.colour, 0, self.ops.column] = value[:, 0]
         self.position, self.read = self.position + 1, False
         if self.position % (self.model.space.width * self.model.space.channels) == 0:

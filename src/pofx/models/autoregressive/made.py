@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Self
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from pofx.errors import InputError
@@ -86,7 +85,5 @@ class MADE(OrderedModel, Features):
     def features(self, x: Tensor, layer: str | None = None) -> Tensor:
         """Hidden units of a layer (the last by default): `(n, hidden)`."""
         depth = self.layer_index(layer) + 1
-        h = normalised(self.space.check(x).to(self.device).permute(0, 2, 3, 1).flatten(1), self.space.levels, self.dtype)
-        for masked in self.net.layers[:depth]:
-            h = F.relu(masked(h))
-        return h
+        ordered = self.space.check(x).to(self.device).permute(0, 2, 3, 1).flatten(1)
+        return self.net.hidden(normalised(ordered, self.space.levels, self.dtype), None, depth)
