@@ -311,6 +311,12 @@ class Autoregressive(ExactLikelihood, Sampler):
         x = self.space.check(x).to(self.device)
         return self.unknown_sum(self.conditional_log_prob(x, self.check_given(given, len(x))))
 
+    @final
+    def nll(self, log_prob: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a likelihood from its terms `(n, C, H, W)`: the mean cost in nats per dim, and for the log in bits/dim."""
+        nats_per_dim = -self.unknown_sum(log_prob).mean() / self.dims
+        return nats_per_dim, {"bits_per_dim": nats_per_dim.detach() / math.log(2)}
+
     @abstractmethod
     def order(self) -> list[Tensor]:
         """Groups of flat sub-pixel indices into (C, H, W), each group independent given the earlier ones."""
@@ -387,6 +393,16 @@ class Features(ImageModel):
     @abstractmethod
     def features(self, x: Tensor, layer: str | None = None) -> Tensor:
         """A vector per image, `(n, d)`, for a supervised model or a metric."""
+
+    @final
+    def layer_index(self, layer: str | None, default: int = -1) -> int:
+        """The position of a named layer, or of the default one; InputError where there is none of that name."""
+        names = list(self.feature_layers)
+        if layer is None:
+            return range(len(names))[default]
+        if layer not in names:
+            raise InputError(f"layer={layer!r}: {type(self).__name__} has {', '.join(names)}.")
+        return names.index(layer)
 
 
 class Critic(ImageModel):

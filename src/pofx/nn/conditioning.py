@@ -53,3 +53,20 @@ def project(layer: nn.Module, context: Tensor | None, size: tuple[int, int] | No
     if size is not None and context.shape[2:] != (1, 1) and tuple(context.shape[2:]) != size:
         context = F.adaptive_avg_pool2d(context, size)
     return layer(context)
+
+
+class Dense(nn.Module):
+    """What a fully connected layer adds for its context: planes are pooled to at most 8×8 and flattened, `(n, features)`."""
+
+    def __init__(self, context: Context, features: int) -> None:
+        super().__init__()
+        planes = context.view is not None and len(context.view.feature_shape(context.space)) == 3
+        self.size = (min(8, context.space.height), min(8, context.space.width)) if planes else (1, 1)
+        self.linear = (
+            nn.Identity() if context.view is None else nn.Linear(context.width * self.size[0] * self.size[1], features, bias=False)
+        )
+
+    def forward(self, context: Tensor | None) -> Tensor | float:
+        if context is None:
+            return 0.0
+        return self.linear(F.adaptive_avg_pool2d(context, self.size).flatten(1))

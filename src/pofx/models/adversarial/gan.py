@@ -230,8 +230,7 @@ class GAN(Sampler, Decoder, Critic, Features):
 
     def features(self, x: Tensor, layer: str | None = None) -> Tensor:
         """The critic's last activations, `(n, d)`."""
-        if layer not in (None, "critic"):
-            raise InputError(f"layer={layer!r}: GAN has critic.")
+        self.layer_index(layer)
         if self.given is not None:
             raise InputError("A conditional GAN's critic judges x with its given; use realism(x, given).")
         x = self.space.check(x).to(self.device)

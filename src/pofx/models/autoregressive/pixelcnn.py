@@ -11,11 +11,9 @@ view is added to every block. The blind spot of stacked 3×3 masks is the paper'
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,7 +21,7 @@ from pofx.errors import InputError
 from pofx.likelihoods import Likelihood, normalised
 from pofx.model import Autoregressive, Batch, Context, Features, Objective, OptimizerSpec, Steps
 from pofx.nn import conditioning
-from pofx.nn.masked import FullPass, MaskedConv2d, Pass, StepPass
+from pofx.nn.masked import FullPass, MaskedConv2d, Pass, StepPass, raster
 from pofx.space import ImageSpace
 from pofx.views import View
 
@@ -127,20 +125,18 @@ class PixelCNN(Autoregressive, Features):
         return self.head(parameters).log_prob(x)
 
     def conditional_log_prob(self, x: Tensor, given: Tensor | None) -> Tensor:
-        return self._conditionals(FullPass(), x, given)
+        return self._conditionals(FullPass(self.space.channels), x, given)
 
     def objectives(self) -> Sequence[Objective]:
         return [Objective("nll", self, self._loss, optimizer=OptimizerSpec("AdamW", lr=self.lr, betas=(0.9, 0.99)))]
 
     def _loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        nats_per_dim = -self.unknown_sum(self._conditionals(FullPass(context.noise), batch.x, batch.given)).mean() / self.dims
-        return nats_per_dim, {"bits_per_dim": nats_per_dim.detach() / math.log(2)}
+        return self.nll(self._conditionals(FullPass(self.space.channels, context.noise), batch.x, batch.given))
 
     # Steps -----------------------------------------------------------------------------------------------------------
 
     def order(self) -> list[Tensor]:
-        c, h, w = self.space.shape
-        return list(torch.arange(c * h * w).reshape(c, h * w).t().reshape(-1, 1))
+        return raster(self.space)
 
     def begin(self, n: int, given: Any = None) -> Steps:
         return PixelCNNSteps(self, n, self.check_given(given, n))
@@ -153,12 +149,9 @@ class PixelCNN(Autoregressive, Features):
 
     def features(self, x: Tensor, layer: str | None = None) -> Tensor:
         """Trunk activations after a block (the middle one by default), averaged over the image: `(n, 2h)`."""
-        names = list(self.feature_layers)
-        layer = layer or names[(len(names) - 1) // 2]
-        if layer not in names:
-            raise InputError(f"layer={layer!r}: PixelCNN has {', '.join(names)}.")
+        depth = self.layer_index(layer, (self.layers - 1) // 2) + 1
         x = self.space.check(x).to(self.device)
-        h = self.trunk(FullPass(), normalised(x, self.space.levels, self.dtype), None, blocks=names.index(layer) + 1)
+        h = self.trunk(FullPass(self.space.channels), normalised(x, self.space.levels, self.dtype), None, blocks=depth)
         return F.relu(h).mean((2, 3))
 
 

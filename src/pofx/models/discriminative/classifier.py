@@ -108,8 +108,5 @@ class Classifier(Labeler, Features):
 
     def features(self, x: Tensor, layer: str | None = None) -> Tensor:
         """Activations after a block (the last by default), averaged over the image: `(n, width)`."""
-        names = list(self.feature_layers)
-        layer = layer or names[-1]
-        if layer not in names:
-            raise InputError(f"layer={layer!r}: Classifier has {', '.join(names)}.")
-        return self._body(self.space.check(x).to(self.device), None, depth=names.index(layer) + 1)
+        depth = self.layer_index(layer) + 1
+        return self._body(self.space.check(x).to(self.device), None, depth=depth)

@@ -224,8 +224,7 @@ class VAE(LowerBound, Sampler, Encoder, Decoder, Features):
 
     def features(self, x: Tensor, layer: str | None = None) -> Tensor:
         """The posterior mean, `(n, latents)`."""
-        if layer not in (None, "mean"):
-            raise InputError(f"layer={layer!r}: VAE has mean.")
+        self.layer_index(layer)
         if self.given is not None:
             raise InputError("A conditional VAE encodes x with its given; use encode(x, given).")
         return self.encode(x)

@@ -1,0 +1,122 @@
+"""Sampling against scoring: time(sample n) ÷ time(log_prob of n), float32, one run, nothing else on the machine.
+
+    python benchmarks/sampling.py [--out results/sampling.json] [--threads 2] [--quick]
+
+The scoring pass is timed in its fastest layout and against a bare script of the same convolutions, so that a slow scoring pass cannot
+flatter the ratio. "full passes" is what sampling would cost with one full pass per sub-pixel: its time is that of a few, scaled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import pofx
+from pofx.model import Autoregressive, ImageModel
+from pofx.nn.masked import MaskedConv2d, VerticalConv2d
+from pofx.space import ImageSpace
+from pofx.testing import random_images
+from pofx.training.loop import hardware
+
+
+def seconds(call: Callable[[], object], repeats: int) -> float:
+    """Median wall time after one call to warm up."""
+    call()
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def fastest_layout(model: ImageModel, x: torch.Tensor, repeats: int) -> tuple[str, float]:
+    """Score in NCHW and channels-last; keep the faster."""
+    found = {}
+    for name, layout in (("contiguous", torch.contiguous_format), ("channels_last", torch.channels_last)):
+        model.to(memory_format=layout)  # type: ignore[call-overload]
+        found[name] = seconds(lambda: model.log_prob(x), repeats)  # type: ignore[operator]
+    best = min(found, key=lambda name: found[name])
+    model.to(memory_format=torch.channels_last if best == "channels_last" else torch.contiguous_format)  # type: ignore[call-overload]
+    return best, found[best]
+
+
+def bare(model: ImageModel, n: int, layout: str, repeats: int) -> tuple[float, float]:
+    """The same convolutions and nothing else: seconds, and GFLOP of one pass over n images."""
+    height, width = model.space.height, model.space.width
+    jobs, flop = [], 0
+    for layer in model.modules():
+        if isinstance(layer, MaskedConv2d | VerticalConv2d):
+            weight, padding = layer.weight.detach(), (layer.weight.shape[2] - 1, layer.weight.shape[3] // 2)
+        elif isinstance(layer, torch.nn.Conv2d):
+            weight, padding = layer.weight.detach(), (0, 0)
+        else:
+            continue
+        x = torch.randn(n, weight.shape[1], height, width)
+        if layout == "channels_last":
+            weight, x = weight.contiguous(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+        jobs.append((x, weight, padding))
+        flop += 2 * n * height * width * weight.numel()
+    return seconds(lambda: [F.conv2d(x, w, padding=p) for x, w, p in jobs], repeats), flop / 1e9
+
+
+def measure(name: str, model: Autoregressive, sizes: list[int], repeats: int) -> list[dict]:
+    rows = []
+    for n in sizes:
+        x = random_images(n, model.space)
+        layout, score = fastest_layout(model, x, repeats)
+        raw, gflop = bare(model, n, layout, repeats)
+        sample = seconds(lambda n=n: model.sample(n), 1)
+        rows.append(
+            {
+                "model": name,
+                "n": n,
+                "layout": layout,
+                "score_s": score,
+                "sample_s": sample,
+                "sample_over_score": sample / score,
+                "full_passes_over_sample": score * len(model.order()) / sample,
+                "score_against_bare_convolutions": raw / score,
+                "score_gflop_per_s": gflop / score,
+                "load": os.getloadavg()[0],
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Sampling against scoring.")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--quick", action="store_true", help="one size, one repeat")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    space = ImageSpace(1, 28, 28, levels=2)
+    models: dict[str, Autoregressive] = {
+        "gated-pixelcnn, 15 layers × 64 channels, 28×28": pofx.models.GatedPixelCNN(space, layers=15, channels=64),
+        "pixelcnn, 8 blocks × 32 channels, 28×28": pofx.models.PixelCNN(space),
+        "made, 2 × 500 units, 28×28": pofx.models.MADE(space),
+    }
+    with torch.inference_mode():
+        rows = [
+            row
+            for name, m in models.items()
+            for row in measure(name, m.eval(), [64] if options.quick else [1, 64, 256], 1 if options.quick else 3)
+        ]
+    result = {"hardware": hardware(torch.device("cpu")), "threads": options.threads, "precision": "float32", "rows": rows}
+    if options.out is not None:
+        options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

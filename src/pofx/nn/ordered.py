@@ -1,0 +1,147 @@
+"""Fully connected layers that respect an order (Germain et al. 2015, §3): a stack of them is autoregressive.
+
+Sub-pixels have degrees 1 … D in order, hidden units degrees 1 … D−1. A hidden unit of degree m sees inputs and units of degree ≤ m,
+the output for sub-pixel i those of degree < i. Units are kept sorted by degree, so that what is complete after i sub-pixels is a prefix:
+a step computes the units of one degree, each once, and a whole image costs the multiply-adds of one full pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pofx.likelihoods import Likelihood, normalised
+from pofx.model import Autoregressive, Steps
+from pofx.nn import conditioning
+from pofx.nn.masked import raster
+from pofx.space import ImageSpace
+
+
+def hidden_degrees(units: int, dims: int) -> Tensor:
+    """Sorted degrees, spread evenly over 1 … dims−1: int64 `(units,)`.
+
+    >>> hidden_degrees(6, 4).tolist()
+    [1, 1, 2, 2, 3, 3]
+    """
+    return torch.arange(units) * max(dims - 1, 1) // units + 1
+
+
+class OrderedLinear(nn.Module):
+    """y = (W ⊙ M) x + b with M fixed by degrees: `(n, in)` → `(n, out)`. Masked weights get no gradient and stay zero."""
+
+    mask: Tensor
+
+    def __init__(self, inputs: Tensor, outputs: Tensor, *, strict: bool) -> None:
+        super().__init__()
+        self.inputs, self.outputs, self.strict = inputs, outputs, strict
+        mask = inputs[None] < outputs[:, None] if strict else inputs[None] <= outputs[:, None]
+        self.register_buffer("mask", mask.to(torch.get_default_dtype()), persistent=False)
+        scale = mask.sum(1, keepdim=True).clamp(min=1).rsqrt()
+        self.weight = nn.Parameter(torch.randn(mask.shape) * scale * mask)
+        self.bias = nn.Parameter(torch.zeros(len(outputs)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.mask, self.bias)
+
+    def units(self, degree: int) -> slice:
+        """Which outputs have this degree."""
+        first, last = torch.searchsorted(self.outputs, torch.tensor([degree, degree + 1])).tolist()
+        return slice(first, last)
+
+    def part(self, x: Tensor, degree: int) -> Tensor:
+        """The outputs of one degree, from a prefix of inputs that is complete: `(n, k)`."""
+        units = self.units(degree)
+        seen = int(torch.searchsorted(self.inputs, degree + (0 if self.strict else 1)))
+        return F.linear(x[:, :seen], self.weight[units, :seen], self.bias[units])
+
+
+class Hidden(nn.Module):
+    """ReLU of an ordered layer and what the context adds."""
+
+    def __init__(self, inputs: Tensor, outputs: Tensor, context: conditioning.Context) -> None:
+        super().__init__()
+        self.linear = OrderedLinear(inputs, outputs, strict=False)
+        self.given = conditioning.Dense(context, len(outputs))
+
+    def forward(self, h: Tensor, context: Tensor | None) -> Tensor:
+        return F.relu(self.linear(h) + self.given(context))
+
+
+class OrderedNet(nn.Module):
+    """ReLU layers of the given widths over sub-pixels in order, then `outputs` numbers per sub-pixel."""
+
+    def __init__(self, space: ImageSpace, hidden: Sequence[int], outputs: int, context: conditioning.Context) -> None:
+        super().__init__()
+        degrees = [torch.arange(space.dims) + 1, *(hidden_degrees(units, space.dims) for units in hidden)]
+        self.layers = nn.ModuleList(Hidden(a, b, context) for a, b in pairwise(degrees))
+        self.out = OrderedLinear(degrees[-1], (torch.arange(space.dims) + 1).repeat_interleave(outputs), strict=True)
+        self.out_given = conditioning.Dense(context, space.dims * outputs)
+        self.outputs = outputs
+
+    def hidden(self, x: Tensor, context: Tensor | None, depth: int | None = None) -> Tensor:
+        """`(n, D)` in order → the units of the last layer, or after `depth` layers."""
+        for layer in self.layers[:depth]:
+            x = layer(x, context)
+        return x
+
+    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """`(n, D)` in order → `(n, outputs, D)`."""
+        y = self.out(self.hidden(x, context)) + self.out_given(context)
+        return y.reshape(len(x), -1, self.outputs).transpose(1, 2)
+
+
+class OrderedModel(Autoregressive):
+    """What models of this kind share: the order, the full pass and its steps. A subclass sets `net` and `head`."""
+
+    net: OrderedNet
+    head: Likelihood  # of one sub-pixel
+    context: conditioning.Context
+
+    def conditional_log_prob(self, x: Tensor, given: Tensor | None) -> Tensor:
+        c, h, w = self.space.shape
+        ordered = x.permute(0, 2, 3, 1).flatten(1)
+        parameters = self.net(normalised(ordered, self.space.levels, self.dtype), self.context(given))
+        log_prob = self.head(parameters).log_prob(ordered[:, None])[:, 0]
+        return log_prob.reshape(len(x), h, w, c).permute(0, 3, 1, 2)
+
+    def order(self) -> list[Tensor]:
+        return raster(self.space)
+
+    def begin(self, n: int, given=None) -> Steps:
+        return OrderedSteps(self, n, self.check_given(given, n))
+
+
+class OrderedSteps(Steps):
+    """After i sub-pixels, the hidden units of degree i are computed, and no other."""
+
+    def __init__(self, model: OrderedModel, n: int, given: Tensor | None) -> None:
+        self.model, self.out = model, model.net.out
+        context = model.context(given)
+        self.x = torch.zeros(n, model.space.dims, dtype=model.dtype, device=model.device)
+        self.layers = [layer for layer in model.net.layers if isinstance(layer, Hidden)]
+        self.hidden = [self.x.new_zeros(n, len(layer.linear.outputs)) for layer in self.layers]
+        self.added = [layer.given(context) for layer in self.layers]
+        self.out_added = model.net.out_given(context)
+        self.position = 0
+
+    def distribution(self) -> Tensor:
+        degree = self.position + 1
+        y = self.out.part(self.hidden[-1] if self.hidden else self.x, degree) + _columns(self.out_added, self.out.units(degree))
+        return self.model.head(y).table(0, y[:, :0])[:, None]
+
+    def fix(self, values: Tensor) -> None:
+        self.x[:, self.position] = normalised(values[:, 0], self.model.space.levels, self.model.dtype)
+        self.position += 1
+        h = self.x
+        for layer, added, stored in zip(self.layers, self.added, self.hidden, strict=True):
+            units = layer.linear.units(self.position)
+            stored[:, units] = F.relu(layer.linear.part(h, self.position) + _columns(added, units))
+            h = stored
+
+
+def _columns(added: Tensor | float, units: slice) -> Tensor | float:
+    return added[:, units] if isinstance(added, Tensor) else added

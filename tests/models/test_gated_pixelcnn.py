@@ -1,0 +1,65 @@
+"""What is particular to the gated PixelCNN: no blind spot, and stacks that exclude the current row once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pofx.errors import InputError
+from pofx.model import Autoregressive
+from pofx.models.autoregressive.gated_pixelcnn import GatedPixelCNN
+from pofx.space import ImageSpace
+from pofx.testing import densify, jacobian, random_images
+
+
+def past(model: Autoregressive) -> torch.Tensor:
+    rank = torch.empty(model.space.dims, dtype=torch.long)
+    rank[torch.cat(model.order())] = torch.arange(model.space.dims)
+    return rank[None] < rank[:, None]
+
+
+@pytest.mark.parametrize(
+    "space", [ImageSpace(1, 12, 12, levels=4), ImageSpace(3, 4, 5, levels=3), ImageSpace(1, 1, 12), ImageSpace(1, 12, 1)]
+)
+def test_every_past_sub_pixel_is_seen_and_no_other(space: ImageSpace) -> None:
+    """All 144 past pixels of the last one at 12×12, where a second shift would leave 129."""
+    model = GatedPixelCNN(space, layers=10, channels=8 * space.channels).double()
+    seen = torch.zeros(space.dims, space.dims, dtype=torch.bool)
+    for seed in range(3):  # a dead ReLU may hide a path for one draw of weights
+        seen |= jacobian(densify(model, seed), random_images(1, space, seed)) != 0  # type: ignore[arg-type]
+    seen.fill_diagonal_(False)
+    assert torch.equal(seen, past(model))
+
+
+def test_only_the_first_vertical_layer_excludes_the_current_row() -> None:
+    model = GatedPixelCNN(ImageSpace(1, 8, 8, levels=2), layers=4, channels=4)
+    assert [layer.conv.shift for layer in model.vertical] == [1, 0, 0, 0]  # type: ignore[union-attr]
+
+
+def test_gate_halves_of_a_colour_lie_together() -> None:
+    """tanh and σ halves of each colour come from the same colour: a step gates what the full pass gates."""
+    from pofx.nn.masked import FullPass, gated
+
+    h = torch.randn(2, 12, 3, 3)
+    full = FullPass(channels=3).gate(h)
+    for c in range(3):
+        assert torch.equal(full[:, 2 * c : 2 * c + 2], gated(h[:, 4 * c : 4 * c + 4]))
+
+
+def test_multiply_adds_of_all_steps_are_those_of_one_full_pass() -> None:
+    from pofx.nn.masked import MaskedConv2d
+
+    model = GatedPixelCNN(ImageSpace(3, 6, 6, levels=4), layers=3, channels=12)
+    steps = model.begin(1)
+    for group in model.order():
+        steps.distribution()
+        steps.fix(torch.zeros(1, len(group), dtype=torch.long))
+    stepped = sum(w.numel() for store in steps.ops.stores.values() for w, _ in store.taps)  # type: ignore[attr-defined]
+    full = sum(m.weight.numel() for m in model.modules() if isinstance(m, MaskedConv2d))
+    assert stepped <= 1.05 * full  # the vertical stack is run once a row, with the very weights of the full pass
+
+
+@pytest.mark.parametrize("wrong", [{"kernel": 4}, {"layers": 0}, {"likelihood": "logistic"}, {"channels": 7}])
+def test_wrong_settings_are_refused(wrong: dict) -> None:
+    with pytest.raises(InputError):
+        GatedPixelCNN(ImageSpace(3, 8, 8), **wrong)
