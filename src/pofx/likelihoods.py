@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Literal, final
 
 import torch
@@ -43,12 +44,19 @@ def log_bin_mass(x: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Ten
     log_scale = log_scale.clamp(min=-7)
     inverse = torch.exp(-log_scale)
     half = 1 / (levels - 1)
-    centred = x * (2 * half) - 1 - mean
-    upper, lower = (centred + half) * inverse, (centred - half) * inverse
+    # Edges are rounded in one way whichever of their two bins asks, so that bins also sum to one in float32.
+    upper, lower = ((2 * x + 1) * half - 1 - mean) * inverse, ((2 * x - 1) * half - 1 - mean) * inverse
     log_below = F.logsigmoid(upper)  # log P(≤ x)
     log_above = F.logsigmoid(-lower)  # log P(≥ x)
     inner = log_below + log_above + torch.log(-torch.expm1(-2 * half * inverse))
     return torch.where(x <= 0, log_below, torch.where(x >= levels - 1, log_above, inner))
+
+
+def _below(v: Tensor | int, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
+    """P(x ≤ v) of the discretized logistic; 1 at the last level."""
+    edge = (2 * v + 1) / (levels - 1) - 1 - mean
+    below = torch.sigmoid(edge * torch.exp(-log_scale.clamp(min=-7)))
+    return below if isinstance(v, int) else torch.where(v >= levels - 1, 1.0, below)
 
 
 class PixelDistribution(ABC):
@@ -72,13 +80,37 @@ class PixelDistribution(ABC):
     def mean(self) -> Tensor:
         """E[x], `(n, C, *S)`, a float in 0 … levels−1, differentiable."""
 
+    def quantile(self, channel: int, earlier: Tensor, u: Tensor) -> Tensor:
+        """The value of one channel whose cumulative probability first exceeds `u` `(n, *S)`: int64 `(n, *S)`."""
+        return inverse_cdf(self.table(channel, earlier).double(), u)
+
     @final
     def sample(self, u: Tensor) -> Tensor:
         """Draw integers `(n, C, *S)` by the inverse CDF of uniforms `u` `(n, C, *S)`: int64."""
         x = torch.zeros(u.shape, dtype=torch.long, device=u.device)
         for c in range(self.space.channels):
-            x[:, c] = inverse_cdf(self.table(c, x[:, :c]).double(), u[:, c])
+            x[:, c] = self.quantile(c, x[:, :c], u[:, c])
         return x
+
+
+def _bisect(cdf: Callable[[Tensor], Tensor], u: Tensor, levels: int) -> Tensor:
+    """The smallest integer v with cdf(v) ≥ u, by halving {0 … levels−1}: no table of all levels is made."""
+    low = torch.zeros_like(u)
+    high = torch.full_like(u, levels - 1)
+    for _ in range(math.ceil(math.log2(levels))):
+        middle = ((low + high) / 2).floor()
+        above = cdf(middle) >= u
+        high = torch.where(above, middle, high)
+        low = torch.where(above, low, torch.minimum(middle + 1, high))
+    return high.long()
+
+
+def _expectation(below: Callable[[int], Tensor], levels: int) -> Tensor:
+    """E[x] = Σ_v P(x > v), level by level: memory does not grow with the levels. `below(v)` is P(x ≤ v)."""
+    total = 1 - below(0)
+    for v in range(1, levels - 1):
+        total = total + (1 - below(v))
+    return total
 
 
 class _Independent(PixelDistribution):
@@ -113,10 +145,15 @@ class BernoulliPixels(_Independent):
 
 
 class CategoricalPixels(_Independent):
-    def tables(self) -> Tensor:
+    def _logits(self) -> Tensor:
         n, _, *size = self.parameters.shape
-        logits = self.parameters.reshape(n, self.space.channels, self.space.levels, *size)
-        return logits.movedim(2, -1).log_softmax(-1)
+        return self.parameters.reshape(n, self.space.channels, self.space.levels, *size)
+
+    def tables(self) -> Tensor:
+        return self._logits().movedim(2, -1).log_softmax(-1)
+
+    def table(self, channel: int, earlier: Tensor) -> Tensor:
+        return self._logits()[:, channel].movedim(1, -1).log_softmax(-1)
 
 
 class LogisticPixels(_Independent):
@@ -132,6 +169,15 @@ class LogisticPixels(_Independent):
     def log_prob(self, x: Tensor) -> Tensor:
         mean, log_scale = self._moments()
         return log_bin_mass(x.to(mean.dtype), mean, log_scale, self.space.levels)
+
+    def quantile(self, channel: int, earlier: Tensor, u: Tensor) -> Tensor:
+        mean, log_scale = (m[:, channel].double() for m in self._moments())
+        return _bisect(lambda v: _below(v, mean, log_scale, self.space.levels), u, self.space.levels)
+
+    @property
+    def mean(self) -> Tensor:
+        mean, log_scale = self._moments()
+        return _expectation(lambda v: _below(v, mean, log_scale, self.space.levels), self.space.levels)
 
 
 class LogisticMixturePixels(PixelDistribution):
@@ -179,16 +225,20 @@ class LogisticMixturePixels(PixelDistribution):
         mass = log_bin_mass(x, mean[..., None], log_scale[..., None], self.space.levels)
         return torch.logsumexp(weights[..., None] + mass, 1)
 
+    def quantile(self, channel: int, earlier: Tensor, u: Tensor) -> Tensor:
+        pi = self._posterior(channel, earlier).double().softmax(1)
+        mean, log_scale = self._mean(channel, earlier).double(), self.log_scales[:, channel].double()
+        return _bisect(lambda v: (pi * _below(v[:, None], mean, log_scale, self.space.levels)).sum(1), u, self.space.levels)
+
     @property
     def mean(self) -> Tensor:
         """E[x], each channel given the means of the earlier ones (an approximation only where channels are coupled)."""
         out: list[Tensor] = []
-        values = torch.arange(self.space.levels, dtype=self.means.dtype, device=self.means.device)
+        pi = self.log_pi.exp()
         for c in range(self.space.channels):
             earlier = torch.stack(out, 1) if out else self.means[:, :0, 0]
             mean, log_scale = self._mean(c, earlier), self.log_scales[:, c]
-            mass = log_bin_mass(values, mean[..., None], log_scale[..., None], self.space.levels).exp()
-            out.append((self.log_pi.exp() * (mass @ values)).sum(1))
+            out.append((pi * _expectation(lambda v, m=mean, s=log_scale: _below(v, m, s, self.space.levels), self.space.levels)).sum(1))
         return torch.stack(out, 1)
 
 

@@ -153,6 +153,7 @@ class ImageModel(nn.Module, ABC):
     family: ClassVar[tuple[str, ...]]  # its place in the taxonomy, e.g. ("explicit", "tractable", "autoregressive")
     paper: ClassVar[str]
     smallest: ClassVar[tuple[int, int]] = (1, 1)  # (height, width)
+    accepts_levels: ClassVar[tuple[int, int]] = (2, 256)  # fewest and most
     refuses: ClassVar[dict[type[View], str]] = {}  # views it cannot condition on, with the reason
 
     def __init__(self, space: ImageSpace, given: View | None = None) -> None:
@@ -160,6 +161,9 @@ class ImageModel(nn.Module, ABC):
         name = type(self).__name__
         if space.height < self.smallest[0] or space.width < self.smallest[1]:
             raise InputError(f"{name} needs images of at least {self.smallest[0]}×{self.smallest[1]}, found {space.height}×{space.width}.")
+        fewest, most = self.accepts_levels
+        if not fewest <= space.levels <= most:
+            raise InputError(f"{name} takes {fewest} … {most} levels, found {space.levels}. Convert the images with --levels {most}.")
         if given is not None:
             for view, reason in self.refuses.items():
                 if isinstance(given, view):
@@ -214,6 +218,22 @@ class ImageModel(nn.Module, ABC):
         return self.given.check(given, n, self.space).to(self.device)
 
     @final
+    def check_pair(self, x: Tensor, given: Any) -> tuple[Tensor, Tensor | None]:
+        """Images and the view's value, checked alone and against each other, on this model's device.
+
+        Raises:
+            InputError: a known sub-pixel of x is not what the view says: p(x | given) would be 0.
+        """
+        x = self.space.check(x).to(self.device)
+        value, known = self.check_given(given, len(x)), self.known()
+        if known is not None and value is not None and self.given is not None:
+            wrong = (x[:, known] != self.given.fill(value, self.space)[:, known]).any(1)
+            if bool(wrong.any()):
+                at = int(wrong.nonzero()[0])
+                raise InputError(f"Image {at} contradicts its given={self.given}: they differ in pixels that the view makes known. Use model.batch(x, y).given.")
+        return x, value
+
+    @final
     def known(self) -> Tensor | None:
         """Sub-pixels that the view fixes, bool `(C, H, W)` on this model's device, or None."""
         known = None if self.given is None else self.given.known(self.space)
@@ -244,6 +264,8 @@ class ImageModel(nn.Module, ABC):
 class Sampler(ImageModel):
     """True draws from the model."""
 
+    draw_batch: ClassVar[int | None] = None  # one fixed shape for `draw`, so that float32 rounds alike for any n; None: as many as asked
+
     @abstractmethod
     def draw(self, given: Tensor | None, noise: Noise, progress: Progress | None) -> Tensor:
         """One image per entry of `noise`, uint8 `(n, C, H, W)`; `given` is checked already."""
@@ -254,17 +276,19 @@ class Sampler(ImageModel):
         if n < 1:
             raise InputError(f"n={n}: ask for at least one sample, e.g. n=16.")
         given = self.check_given(given, n)
-        for start in range(0, n, SAMPLE_CHUNK):
-            stop = min(start + SAMPLE_CHUNK, n)
+        size = self.draw_batch or SAMPLE_CHUNK
+        for start in range(0, n, size):
+            stop = min(start + size, n)
 
             def report(done: int, total: int, start: int = start, size: int = stop - start) -> None:
                 if progress is not None:
                     progress(start * total + done * size, n * total)
 
+            end = stop if self.draw_batch is None else start + size
             with torch.inference_mode(), evaluating(self):
-                part = None if given is None else given[start:stop]
-                images = self.draw(part, Noise(seed, torch.arange(first + start, first + stop)), report)
-            yield images
+                part = None if given is None else given[torch.arange(start, end).clamp(max=stop - 1).to(given.device)]
+                images = self.draw(part, Noise(seed, torch.arange(first + start, first + end)), report)
+            yield images[: stop - start]
 
     @final
     def sample(self, n: int, given: Any = None, *, seed: int = 0, first: int = 0, progress: Progress | None = None) -> Tensor:
@@ -308,8 +332,7 @@ class Autoregressive(ExactLikelihood, Sampler):
 
     @final
     def log_prob(self, x: Tensor, given: Any = None) -> Tensor:
-        x = self.space.check(x).to(self.device)
-        return self.unknown_sum(self.conditional_log_prob(x, self.check_given(given, len(x))))
+        return self.unknown_sum(self.conditional_log_prob(*self.check_pair(x, given)))
 
     @final
     def nll(self, log_prob: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -33,7 +33,7 @@ def seen_by_masks(height: int, width: int, row: int, column: int, layers: int, f
     return seen
 
 
-@pytest.mark.parametrize(("layers", "row", "column"), [(0, 6, 4), (2, 8, 3), (8, 11, 2)])
+@pytest.mark.parametrize(("layers", "row", "column"), [(1, 6, 4), (2, 8, 3), (8, 11, 2)])
 def test_every_pixel_that_the_masks_allow_is_seen_and_no_other(layers: int, row: int, column: int) -> None:
     space = ImageSpace(1, 12, 10, levels=4)
     seen = torch.zeros(space.dims, dtype=torch.bool)
@@ -106,7 +106,7 @@ def test_a_whole_pass_of_steps_costs_the_multiply_adds_of_one_full_pass() -> Non
     assert stepped <= 1.05 * full
 
 
-@pytest.mark.parametrize("wrong", [{"kernel": 4}, {"layers": -1}, {"likelihood": "logistic"}, {"dropout": 1.0}, {"channels": 1}])
+@pytest.mark.parametrize("wrong", [{"kernel": 4}, {"layers": 0}, {"likelihood": "logistic"}, {"dropout": 1.0}, {"channels": 1}])
 def test_wrong_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(InputError):
         PixelCNN(ImageSpace(3, 8, 8), **wrong)

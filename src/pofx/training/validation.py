@@ -20,14 +20,17 @@ CHUNK = 100  # images at once, the last padded: one shape, whatever the set
 
 @torch.no_grad()
 def validate(model: ImageModel, split: Any, *, limit: int = LARGEST) -> dict[str, float]:
-    """Means over the first `limit` images of a split, by name: valid_nats, valid_bits_per_dim; valid_cross_entropy, valid_accuracy."""
+    """Means over at most `limit` images of a split, a fixed random choice, by name: valid_nats, valid_bits_per_dim; valid_cross_entropy, valid_accuracy."""
+    from pofx.data import order
+
     n = min(len(split), limit)
     if n == 0 or not isinstance(model, ExactLikelihood | LowerBound | Labeler):
         return {}
     chunk = min(CHUNK, n)
+    chosen = torch.arange(n) if n == len(split) else order(len(split), seed=0, epoch=0)[:n].sort().values
     found: dict[str, list[Tensor]] = {}
     for start in range(0, n, chunk):
-        index = torch.arange(start, min(start + chunk, n))
+        index = chosen[start : start + chunk]
         padded = torch.cat([index, index[:1].expand(chunk - len(index))])
         x, y = split.take(padded)
         for name, values in _measure(model, x, y).items():

@@ -6,8 +6,10 @@
 with D = σ(logit), so that log D = −softplus(−logit) and log(1 − D) = −softplus(logit): stable at any logit.
 The density is implicit: x = round(G(z)), z ~ N(0, I). There is no log p(x), and `log_prob` does not exist.
 
-Differences from the papers: strides drop out on small images and odd sizes are cropped; z is Gaussian; the critic sees pixels with uniform
-dequantization noise of one level, so that it cannot tell reals by their being integers.
+Differences from the papers: kernels are 4×4 where an axis is halved and 3×3 where it is not (5×5 in DCGAN), with a 3×3 layer of stride 1 at
+full size in both nets; strides drop out on small images and odd sizes are cropped; z is Gaussian; batches of 64 by default (128); the weights are
+averaged; a view is added after BatchNorm, and its known pixels are pasted into what the critic sees; the critic sees pixels with uniform dequantization
+noise of one level, so that it cannot tell reals by their being integers.
 """
 
 from __future__ import annotations
@@ -100,7 +102,7 @@ class CriticNet(nn.Module):
         return h
 
     def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
-        return self.out(self.body(x, context).flatten(1))[:, 0]
+        return self.out(self.body(x, context).flatten(1))[:, 0].to(self.out.weight.dtype)  # losses in full precision where the net ran in bf16
 
 
 class Player(nn.Module):
@@ -134,6 +136,7 @@ class GAN(Sampler, Decoder, Critic, Features):
 
     family: ClassVar = ("implicit", "adversarial")
     paper: ClassVar = "Goodfellow et al. 2014, arXiv:1406.2661; Radford et al. 2016, arXiv:1511.06434"
+    draw_batch: ClassVar = 64
 
     def __init__(
         self,

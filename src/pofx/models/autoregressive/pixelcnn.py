@@ -81,9 +81,9 @@ class PixelCNN(Autoregressive, Features):
         lr: float = 2e-3,
     ) -> None:
         super().__init__(space, given)
-        if layers < 0 or kernel % 2 == 0 or first_kernel % 2 == 0:
+        if layers < 1 or kernel % 2 == 0 or first_kernel % 2 == 0:
             raise InputError(
-                f"PixelCNN: layers={layers} must be ≥ 0; kernel={kernel} and first_kernel={first_kernel} must be odd, e.g. --kernel 3."
+                f"PixelCNN: layers={layers} must be ≥ 1; kernel={kernel} and first_kernel={first_kernel} must be odd, e.g. --kernel 3."
             )
         if likelihood not in ("auto", "bernoulli", "categorical"):
             raise InputError(f"PixelCNN: likelihood={likelihood!r}; use auto, bernoulli or categorical.")

@@ -101,6 +101,7 @@ class VAE(LowerBound, Sampler, Encoder, Decoder, Features):
 
     family: ClassVar = ("explicit", "approximate", "variational")
     paper: ClassVar = "Kingma and Welling 2014, Auto-Encoding Variational Bayes, arXiv:1312.6114"
+    draw_batch: ClassVar = 64
 
     def __init__(
         self,
@@ -140,7 +141,8 @@ class VAE(LowerBound, Sampler, Encoder, Decoder, Features):
 
     def posterior(self, x: Tensor, given: Tensor | None, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x, given), each `(n, latents)`."""
-        return self.encoder(normalised(x, self.space.levels, self.dtype), self.context(given), noise, self.dropout)
+        mean, log_variance = self.encoder(normalised(x, self.space.levels, self.dtype), self.context(given), noise, self.dropout)
+        return mean.to(self.dtype), log_variance.to(self.dtype)  # the KL in full precision where the net ran in bf16
 
     def _decode(self, z: Tensor, given: Tensor | None, noise: Noise | None = None) -> PixelDistribution:
         return self.head(self.decoder(z, self.context(given), noise, self.dropout))
@@ -181,8 +183,7 @@ class VAE(LowerBound, Sampler, Encoder, Decoder, Features):
     def _prepare(self, x: Tensor, given: Any, samples: int, seed: int) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
         if samples < 1:
             raise InputError(f"samples={samples}: at least one draw of z is needed, e.g. samples=1.")
-        x = self.space.check(x).to(self.device)
-        value = self.check_given(given, len(x))
+        x, value = self.check_pair(x, given)
         mean, log_variance = self.posterior(x, value)
         return x, value, mean, log_variance, self._epsilon(Noise(seed, hash_images(x)), samples)
 
