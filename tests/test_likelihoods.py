@@ -89,3 +89,36 @@ def test_half_precision_bodies_are_scored_in_float32() -> None:
 def test_bernoulli_of_grey_images_is_refused() -> None:
     with pytest.raises(InputError, match="2 levels"):
         Likelihood("bernoulli", ImageSpace(1, 2, 2, levels=256))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", ["logistic", "logistic-mixture"])
+@pytest.mark.parametrize("levels", [2, 3, 17, 256])
+def test_bisection_finds_the_value_that_the_table_gives(name: str, levels: int, channels: int) -> None:
+    from pofx.model import inverse_cdf
+
+    space = ImageSpace(channels, 1, 1, levels=levels)
+    head = Likelihood(name, space, components=3)
+    parameters = torch.randn(500, head.size, dtype=torch.double)
+    u = Noise(0, torch.arange(500)).uniform("u", channels)
+    p = head(parameters)
+    x = p.sample(u)
+    for c in range(channels):
+        assert torch.equal(x[:, c], inverse_cdf(p.table(c, x[:, :c]), u[:, c]))
+
+
+@pytest.mark.parametrize("name", ["logistic", "logistic-mixture"])
+def test_the_mean_is_that_of_the_table(name: str) -> None:
+    space = ImageSpace(1, 2, 2, levels=17)
+    head = Likelihood(name, space, components=3)
+    p = head(torch.randn(5, head.size, 2, 2, dtype=torch.double))
+    table = p.table(0, torch.zeros(5, 0, 2, 2)).exp()
+    assert torch.allclose(p.mean[:, 0], table @ torch.arange(17, dtype=torch.double), atol=1e-9)
+
+
+def test_bins_sum_to_one_in_float32_too() -> None:
+    x = torch.arange(256.0)
+    for log_scale in (-7.0, -6.0, -4.0, -1.0):
+        for mean in torch.linspace(-1.2, 1.2, 41):
+            total = log_bin_mass(x, mean, torch.tensor(log_scale), 256).double().exp().sum()
+            assert abs(float(total) - 1) < 3e-6

@@ -230,7 +230,9 @@ class ImageModel(nn.Module, ABC):
             wrong = (x[:, known] != self.given.fill(value, self.space)[:, known]).any(1)
             if bool(wrong.any()):
                 at = int(wrong.nonzero()[0])
-                raise InputError(f"Image {at} contradicts its given={self.given}: they differ in pixels that the view makes known. Use model.batch(x, y).given.")
+                raise InputError(
+                    f"Image {at} contradicts its given={self.given}: they differ in pixels that the view makes known. Use model.batch(x, y).given."
+                )
         return x, value
 
     @final
@@ -275,6 +277,8 @@ class Sampler(ImageModel):
         """Like `sample`, in chunks of at most SAMPLE_CHUNK images, so that memory stays bounded for any n."""
         if n < 1:
             raise InputError(f"n={n}: ask for at least one sample, e.g. n=16.")
+        if not 0 <= first < 2**62 - n:
+            raise InputError(f"first={first}: images are numbered from 0; use e.g. first=0.")
         given = self.check_given(given, n)
         size = self.draw_batch or SAMPLE_CHUNK
         for start in range(0, n, size):

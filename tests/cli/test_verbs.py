@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,18 @@ def test_models(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
     assert "\x1b" not in out
     assert out.splitlines()[0].startswith("model")
     assert len({len(line) for line in out.splitlines() if line.startswith(("pixelcnn", "vae", "gan"))}) == 1
+
+
+def test_models_say_the_levels_that_each_accepts(ask: Ask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from pofx import catalog
+
+    class Coarse(catalog.get("vae")):  # type: ignore[misc]
+        accepts_levels = (3, 16)
+
+    monkeypatch.setattr(catalog, "models", lambda: {"coarse": Coarse})
+    assert ask("models")["models"]["coarse"]["levels"] == [3, 16]
+    assert main(["models"]) == 0
+    assert "3–16" in capsys.readouterr().out
 
 
 def test_models_fit_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,11 +191,17 @@ def test_outliers(runs: Path, ask: Ask, tmp_path: Path) -> None:
     assert sum(table["outlier"].to_pylist()) == facts["outliers"]
 
 
-def test_compare(runs: Path, ask: Ask, refuse: Refuse, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare(runs: Path, tmp_path: Path, ask: Ask, refuse: Refuse, capsys: pytest.CaptureFixture[str]) -> None:
     facts = ask("compare", runs / "pixelcnn", runs / "vae")
     assert facts["rows"][0]["name"] == facts["best"]
     assert facts["rows"][0]["difference"]["mean"] == 0
     assert "conditional" in refuse("compare", runs / "pixelcnn", runs / "label")
+    assert not any("different sets" in note for note in facts["notes"])
+    shutil.copytree(runs / "vae", tmp_path / "other")
+    stored = json.loads((tmp_path / "other" / "model.json").read_text())
+    stored["data"]["fingerprint"] = "0" * 32
+    (tmp_path / "other" / "model.json").write_text(json.dumps(stored))
+    assert any("different sets" in note for note in ask("compare", runs / "pixelcnn", tmp_path / "other")["notes"])
     assert main(["compare", str(runs / "pixelcnn"), str(runs / "vae"), "--data", "digits:valid", "--quiet"]) == 0
     assert "best" in capsys.readouterr().out
 

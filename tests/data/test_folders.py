@@ -226,6 +226,26 @@ def test_size_that_is_none(folder: Folder, size: Any) -> None:
         load_data(folder(20), size=size)
 
 
+def test_images_beside_subfolders_are_counted_and_named(folder: Folder) -> None:
+    root = folder({f"a/{i}.png": png(np.full((3, 3), i, np.uint8)) for i in range(40)})
+    (root / "odd.png").write_bytes(png(np.full((3, 3), 90, np.uint8)))
+    with pytest.warns(UserWarning, match=r"1 of 41 images are in no subfolder \(e.g. odd.png\): labels ignored"):
+        assert load_data(root).train.y is None
+    (root / "odd.png").unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_data(root).train.y is not None
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 9])
+def test_a_folder_without_a_usable_image_takes_three_lines(folder: Folder, count: int) -> None:
+    root = folder({f"{i}.png": b"no image" for i in range(count)})
+    with pytest.raises(InputError, match="none of its") as found:
+        load_data(root)
+    assert str(found.value).count("\n") <= 2
+    assert "0.png" in str(found.value)
+
+
 def test_bad_files_are_skipped_and_listed(folder: Folder) -> None:
     root = folder(30, (16, 16), classes=("a", "b"))
     for i, (name, (content, _)) in enumerate(refused_files().items()):

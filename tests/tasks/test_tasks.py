@@ -10,6 +10,7 @@ import math
 import shutil
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,15 +42,15 @@ from pofx.model import (
 )
 from pofx.noise import Noise
 from pofx.space import ImageSpace
-from pofx.tasks.bulk import BATCH, as_images, per_image, subset
+from pofx.tasks.bulk import as_images, batch_size, per_image, subset
 from pofx.tasks.compare import compare
-from pofx.tasks.evaluate import Mean, evaluate
+from pofx.tasks.evaluate import COPY_DRAWS, Mean, evaluate, memorization, viewed
 from pofx.tasks.info import info
 from pofx.tasks.outliers import check_alpha, conformal_p_values, judge, outliers, rate95
 from pofx.tasks.sample import adjustment, sample
 from pofx.tasks.score import costs, score
 from pofx.tasks.share import hub_id, pull, push
-from pofx.views import Label, View
+from pofx.views import Label, Top, View
 
 SPACE = ImageSpace(1, 2, 2, levels=2)
 
@@ -205,9 +206,23 @@ def test_every_call_sees_one_shape_and_progress_ends_at_n():
     out = per_image(
         Coins(), lambda x, y: (shapes.add(tuple(x.shape)), x.flatten(1).sum(1))[1], coins(250), progress=lambda d, n: seen.append((d, n))
     )
-    assert shapes == {(BATCH, 1, 2, 2)}
+    assert shapes == {(100, 1, 2, 2)}
     assert seen == [(100, 250), (200, 250), (250, 250)]
     assert torch.equal(out, coins(250).flatten(1).sum(1))
+
+
+def test_large_images_come_in_small_fixed_batches_with_the_same_results():
+    space = ImageSpace(3, 48, 48)
+    assert (size := batch_size(space)) == 18
+    assert 4 * size * space.dims * space.levels <= 2**27
+    assert batch_size(ImageSpace(3, 1024, 1024)) == 4
+    torch.manual_seed(0)
+    model = Convolution(space)
+    x = torch.randint(0, 256, (23, *space.shape), dtype=torch.uint8)
+    shapes = set()
+    whole = per_image(model, lambda x, y: (shapes.add(len(x)), model.log_prob(x))[1], x)
+    assert shapes == {size}
+    assert torch.equal(torch.cat([-costs(model, piece).nats for piece in x.split(7)]), whole.double())
 
 
 def test_results_are_ordinary_tensors_and_the_mode_is_put_back():
@@ -256,6 +271,25 @@ def test_tables_hold_id_nats_bits_and_kind(tmp_path: Path, suffix: str):
     assert files_in(out.parent) == [out.name]
 
 
+def test_other_faults_of_a_disk_do_not_advise_to_free_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("pofx.tasks._files.os.fsync", broken)
+    with pytest.raises(RunError, match=r"Input/output error. Choose another place"):
+        score(Coins(), coins(2), out=tmp_path / "s.csv")
+
+
+def test_means_have_standard_errors():
+    result = score(Coins(), coins(50))
+    nats, found = result.score.nats.double(), result.to_json()
+    assert found["nats"]["se"] == pytest.approx(float(nats.std()) / math.sqrt(50))
+    assert found["nats"]["se"] > 0
+    assert found["bits_per_dim_se"] == pytest.approx(found["nats"]["se"] / (4 * math.log(2)))
+    alone = score(Coins(), coins(1)).to_json()
+    assert alone["nats"]["se"] is alone["bits_per_dim_se"] is None
+
+
 def test_an_estimate_is_called_one():
     x = coins(5)
     bound, estimate = costs(Bound(), x), costs(Bound(), x, estimate=10)
@@ -293,7 +327,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path, monkeyp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("pofx.tasks._files.os.fsync", full)
-    with pytest.raises(RunError, match="No space left"):
+    with pytest.raises(RunError, match="No space left.*Free some space"):
         score(Coins(), coins(5), out=out)
     assert out.read_bytes() == old
     assert files_in(tmp_path) == ["s.csv"]
@@ -384,6 +418,40 @@ def test_sampled_files(tmp_path: Path):
     with Image.open(tmp_path / "grid.png") as image:
         assert min(image.size) >= 4
     assert files_in(tmp_path) == ["folder", "grid.png", "x.npy", "x.npz"]
+
+
+def test_a_folder_with_other_images_is_refused_untouched(tmp_path: Path):
+    sample(Coins(), 4, out=tmp_path / "folder")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "folder").iterdir()}
+    with pytest.raises(InputError, match=r"00000000.png and 3 more.*another folder"):
+        sample(Coins(), 2, seed=1, out=tmp_path / "folder")
+    assert before == {p.name: p.read_bytes() for p in (tmp_path / "folder").iterdir()}
+
+
+@pytest.mark.parametrize("first", [-1, 2**63 - 4, 2**63, 10**20])
+def test_the_first_number_has_limits(first: int):
+    for temperature in (1.0, 0.5):
+        with pytest.raises(InputError, match=f"--first {first} with -n 4"):
+            sample(Coins(), 4, first=first, temperature=temperature)
+
+
+def test_conditional_samples_say_so_and_keep_their_labels(tmp_path: Path):
+    class Named(Coins):
+        def __init__(self) -> None:
+            super().__init__()
+            self.given = Label(3)
+
+    labels = torch.tensor([2, 0, 1, 2])
+    result = sample(Named(), 4, labels, out=tmp_path / "x.npz")
+    assert result.kind == "samples of p(x | label)"
+    assert result.to_json()["given"] == "Label(classes=3)"
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as found:
+        assert found["y"].tolist() == labels.tolist()
+        assert str(found["kind"]) == result.kind
+    assert sample(Named(), 4, 1, temperature=0.5).kind == "not samples of p(x | label)"
+    sample(Named(), 3, 1, out=tmp_path / "one.npz")
+    with np.load(tmp_path / "one.npz", allow_pickle=False) as found:
+        assert found["y"].tolist() == [1, 1, 1]
 
 
 def test_samples_go_to_files_chunk_by_chunk(tmp_path: Path):
@@ -492,6 +560,58 @@ def test_a_sampler_without_likelihood_gets_no_nats_but_distances():
     json.dumps(result, allow_nan=False)
 
 
+class Filler(Noisy):
+    """Copies the known pixels and draws the others at random: it learned nothing."""
+
+    seen: Tensor
+
+    def draw(self, given: Tensor | None, noise: Noise, progress: Progress | None) -> Tensor:
+        assert given is not None
+        self.seen = given
+        x = (noise.uniform("x", *self.space.shape) < self.p).to(torch.uint8)
+        return self.copy_known(x, given)
+
+
+def test_samples_given_pixels_are_never_given_those_of_the_images_they_are_measured_against():
+    space = ImageSpace(1, 4, 4, levels=2)
+    toy = data(space=space)
+    marked = torch.zeros(60, *space.shape, dtype=torch.uint8)
+    marked[:, :, 0] = torch.tensor([1, 0, 0, 1], dtype=torch.uint8)
+    toy = replace(toy, valid=Split.of(marked))
+    model = Filler(space, Top(1), p=0.5)
+    result = evaluate(model, toy, features=Sums(space), draw=130)
+    assert torch.equal(model.seen, marked[torch.arange(130) % 60, :, :1])
+    assert any("Top(rows=1)" in note and "60 valid images" in note and "do not compare" in note for note in result.notes)
+    assert result.to_json()["drawn"] == 130
+    memorization(model, toy)
+    assert torch.equal(model.seen, marked[torch.arange(COPY_DRAWS) % 60, :, :1])
+
+    # One set alone: a half gives the views, the other half is the reference
+    alone = evaluate(model, toy.test, features=Sums(space), draw=70)
+    assert alone.quality is not None
+    assert alone.quality.frechet.n_reference == 60
+    assert any("the other half" in note for note in alone.notes)
+    views, reference, _ = viewed(model, toy.test)
+    assert not set(views.ids) & set(reference.ids)
+    assert len(views) + len(reference) == 120
+    with pytest.raises(InputError, match="two or more"):
+        viewed(model, toy.test.select(np.arange(1)))
+
+
+def test_labels_may_be_those_of_the_reference_and_p_of_x_needs_no_note():
+    toy = data(labels=True)
+    views, reference, note = viewed(Noisy(given=Label(2)), toy.test, toy)
+    assert views is reference is toy.test
+    assert "labels" in note
+    assert viewed(Noisy(), toy.test, toy)[2] == ""
+
+
+def test_without_features_few_samples_are_drawn_and_their_number_is_said():
+    result = evaluate(Noisy(), data())
+    assert result.drawn is not None
+    assert len(result.drawn) == result.to_json()["drawn"] == COPY_DRAWS == 200
+
+
 def test_few_images_for_many_features_are_noted():
     space = ImageSpace(1, 12, 12, levels=2)
     result = evaluate(Noisy(space), data(space=space), features=Sums(space), draw=200)
@@ -565,6 +685,16 @@ def test_only_like_is_compared_with_like():
     with pytest.raises(CapabilityError):
         compare({"a": Coins(), "b": Noisy()}, x)
     assert compare({"a": Coins(), "b": Bound()}, x).notes
+
+
+def test_runs_of_other_data_are_named_in_a_note():
+    models, x = {"a": Coins(), "b": Coins(p=0.3)}, coins(10)
+    same = compare(models, x, fingerprints={"a": "1" * 32, "b": "1" * 32})
+    assert same.notes == ()
+    other = compare(models, x, fingerprints={"a": "1" * 32, "b": "2" * 32})
+    assert len(other.notes) == 1
+    assert "a on 111111111111, b on 222222222222" in other.notes[0]
+    assert "b on unknown" in compare(models, x, fingerprints={"a": "1" * 32, "b": ""}).notes[0]
 
 
 # Outliers -------------------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def test_what_is_no_run_is_refused(run: Path, tmp_path: Path) -> None:
 
 def test_a_half_written_run_is_refused(run: Path) -> None:
     (run / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="no model.safetensors yet.*same `pofx train"):
+    with pytest.raises(InputError, match="no model.safetensors: .*same `pofx train"):
         load_model(run)
 
 
@@ -101,6 +101,21 @@ def test_a_half_written_run_is_refused(run: Path) -> None:
 def test_a_damaged_description_is_refused(run: Path, content: bytes) -> None:
     (run / "model.json").write_bytes(content)
     with pytest.raises(InputError, match="damaged"):
+        load_model(run)
+
+
+@pytest.mark.parametrize("change", [{"format": "x"}, {"format": True, "arguments": 3}, {"data": "x"}, {"metrics": [1]}, {"class": "VAE"}])
+def test_a_description_with_one_wrong_key_is_refused(run: Path, change: dict[str, object]) -> None:
+    edit(run, **change)
+    with pytest.raises(InputError, match="is damaged.*name another --out"):
+        load_model(run)
+
+
+@pytest.mark.parametrize("wrong", [{"layers": "many"}, {"channels": 2.5}, {"layers": True}, {"layers": None}])
+def test_a_setting_of_another_kind_is_named(run: Path, wrong: dict[str, object]) -> None:
+    edit(run, arguments={"layers": 1, "channels": 6} | wrong)
+    ((name, _),) = wrong.items()
+    with pytest.raises(InputError, match=f"the setting '{name}' is .*; it must be a whole number"):
         load_model(run)
 
 

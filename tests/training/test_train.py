@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pofx.data import Data, load_data
 from pofx.errors import InputError, RunError
-from pofx.model import Batch, Context, ExactLikelihood, ImageModel, Labeler, LabelScore, Objective, OptimizerSpec, Sampler
+from pofx.model import Batch, Context, ExactLikelihood, ImageModel, Labeler, LabelScore, LowerBound, Objective, OptimizerSpec, Sampler
 from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.training import Run, TrainingPlan, checkpoint, loop, read_run, train
@@ -363,6 +363,111 @@ def test_a_finished_run_is_done(data: Data, tmp_path: Path, capsys: pytest.Captu
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
+def _spoil(run: Path, content: bytes | None) -> None:
+    file = run / "model.safetensors"
+    file.unlink() if content is None else file.write_bytes(content)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"half"])
+def test_lost_weights_of_a_finished_run_come_back_from_its_checkpoint(
+    data: Data, tmp_path: Path, content: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, before = go(data, tmp_path / "a"), weights(tmp_path / "a")
+    _spoil(tmp_path / "a", content)
+    again = go(data, tmp_path / "a", quiet=False)
+    assert "made again from its checkpoint of step 12" in capsys.readouterr().err
+    assert weights(tmp_path / "a") == before
+    assert again.metrics == first.metrics
+    assert read_run(tmp_path / "a").finished
+
+
+def test_lost_weights_and_a_lost_last_checkpoint_cost_only_time(data: Data, tmp_path: Path) -> None:
+    go(data, tmp_path / "a")
+    before, found = weights(tmp_path / "a"), checkpoint.found(tmp_path / "a")
+    assert len(found) == 2
+    found[0].unlink()
+    _spoil(tmp_path / "a", None)
+    go(data, tmp_path / "a")
+    assert weights(tmp_path / "a") == before
+
+
+@pytest.mark.filterwarnings("ignore:.*is damaged")
+def test_lost_weights_without_a_checkpoint_ask_for_another_out(data: Data, tmp_path: Path) -> None:
+    go(data, tmp_path / "a")
+    _spoil(tmp_path / "a", b"")
+    for path in checkpoint.found(tmp_path / "a"):
+        path.write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(InputError, match="is damaged, and no checkpoint can be read. Name another --out"):
+            go(data, tmp_path / "a")
+
+
+def test_a_damaged_description_asks_for_another_out(data: Data, tmp_path: Path) -> None:
+    go(data, tmp_path / "a")
+    file = tmp_path / "a" / "model.json"
+    value = json.loads(file.read_text())
+    for content in ("{", json.dumps(value | {"training": {}}), json.dumps(value | {"training": {"plan": 3}})):
+        file.write_text(content)
+        for dry_run in (False, True):
+            with pytest.raises(InputError, match=r"model.json .*[Nn]ame another --out"):
+                go(data, tmp_path / "a", dry_run=dry_run)
+
+
+@pytest.mark.parametrize("lr", [math.nan, math.inf, 0.0, -1.0])
+def test_a_models_own_learning_rate_is_checked_before_anything_is_written(data: Data, tmp_path: Path, lr: float) -> None:
+    class Wrong(Table):
+        def objectives(self) -> Sequence[Objective]:
+            return [Objective("likelihood", self, self.loss, optimizer=OptimizerSpec(lr=lr))]
+
+    with pytest.raises(InputError, match="learning rate of 'likelihood'.*--lr 0.001"):
+        go(data, tmp_path / "a", Wrong(data.space))
+    assert not (tmp_path / "a").exists()
+
+
+def test_metrics_say_whether_nats_are_exact_and_loggers_get_numbers(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Bound(LowerBound):
+        family: ClassVar = ("toy",)
+        paper: ClassVar = "none"
+
+        def __init__(self, space: ImageSpace, given: View | None = None) -> None:
+            super().__init__(space, given)
+            self.table = Table(space)
+
+        @classmethod
+        def small(cls, space: ImageSpace, given: View | None = None) -> Self:
+            return cls(space, given)
+
+        def elbo_terms(self, x: Tensor, given: Any, noise: Noise) -> dict[str, Tensor]:
+            return {"all": self.table.log_prob(x)}
+
+        def log_weight(self, x: Tensor, given: Any, noise: Noise) -> Tensor:
+            return self.table.log_prob(x)
+
+        def elbo(self, x: Tensor, given: Any = None, **_: Any) -> Tensor:
+            return self.table.log_prob(x)
+
+        def log_prob_estimate(self, x: Tensor, given: Any = None, **_: Any) -> Tensor:
+            return self.table.log_prob(x)
+
+        def objectives(self) -> Sequence[Objective]:
+            return [Objective("bound", self, self.table.loss, optimizer=OptimizerSpec(lr=0.05))]
+
+    for name, model, kind, sign in (("a", table(data), "exact", "="), ("b", Bound(data.space), "lower bound", "≤")):
+        run = go(data, tmp_path / name, model, quiet=False)
+        assert run.metrics["valid_kind"] == read_run(tmp_path / name).metrics["valid_kind"] == kind
+        assert "valid_kind" not in read_csv(tmp_path / name / "metrics.csv")[-1]
+        said = capsys.readouterr().err.splitlines()
+        assert f"valid bits/dim {sign} {run.metrics['valid_bits_per_dim']:.3f}," in said[-1]
+        assert f"· bits/dim {sign} " in said[-2]
+
+
+def test_memory_is_kept_from_the_start(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(loop, "keep_pages", lambda: calls.append(1))
+    go(data, tmp_path / "a", steps=2)
+    assert calls == [1]
+
+
 def test_extend_adds_the_budget_and_survives_an_interruption(data: Data, tmp_path: Path) -> None:
     for name in ("whole", "a"):
         go(data, tmp_path / name)
@@ -422,6 +527,13 @@ def test_other_arguments_are_refused_with_the_difference(data: Data, tmp_path: P
     with pytest.raises(InputError, match="data: the run has"):
         go(other, tmp_path / "a")
     assert weights(tmp_path / "a") == before
+
+
+def test_another_model_is_one_difference(data: Data, tmp_path: Path) -> None:
+    go(data, tmp_path / "a")
+    with pytest.raises(InputError) as found:
+        go(data, tmp_path / "a", Duel(data.space))
+    assert 'model: the run has "table", now "duel")' in str(found.value)
 
 
 def test_a_folder_of_something_else_is_refused_untouched(data: Data, tmp_path: Path) -> None:

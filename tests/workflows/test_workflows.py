@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -133,6 +136,45 @@ def test_features_are_trained_once_with_and_without_labels(digits: Data, quick: 
     assert unlabelled.model.features(digits.test.x[:3]).shape[0] == 3
 
 
+def test_another_recipe_of_features_is_another_run(digits: Data, quick: Path, monkeypatch: pytest.MonkeyPatch):
+    first = features_run(digits)
+    monkeypatch.setattr(features_module, "STEPS", 21)
+    second = features_run(digits)
+    monkeypatch.setattr(features_module, "ARGUMENTS", {"channels": 8, "stages": 2})
+    third = features_run(digits)
+    assert len({first.path, second.path, third.path}) == 3
+    assert second.fresh and third.fresh
+
+
+def test_features_that_another_process_learns_are_waited_for(digits: Data, quick: Path):
+    path = features_run(digits).path
+    hold = "import fcntl, sys; fcntl.flock(open(sys.argv[1], 'w'), fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, str(path.parent / f"{path.name}.lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdin is not None
+    with other:
+        assert other.stdout.readline() == "held\n"
+        lines: list[str] = []
+
+        def say(line: str) -> None:
+            lines.append(line)
+            if "waiting" in line:
+                threading.Timer(0.2, other.kill).start()
+
+        found = features_run(digits, say=say)
+    assert "waiting" in lines[0]
+    assert found.path == path
+    assert not found.fresh
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(digits: Data, quick: Path):
+    (quick / "file").write_text("mine")
+    with pytest.raises(InputError, match="POFX_CACHE"):
+        features_run(digits, cache=quick / "file" / "features")
+
+
 # The report -----------------------------------------------------------------------------------------------------------
 
 
@@ -166,6 +208,48 @@ def test_a_report_of_a_conditional_model_says_so(digits: Data, quick: Path):
     page = read(report(out, quick / "page.html", limit=50, draw=70, features=False))
     assert "p(x | Label(classes=10))" in page.text
     assert "--given label --given.classes 10" in page.text
+
+
+def test_a_report_on_other_data_says_so(digits: Data, quick: Path):
+    out, lines = quick / "run", []
+    train(catalog.get("vae")(digits.space, channels=8), digits, out=out, steps=2, quiet=True, threads=1)  # type: ignore[call-arg]
+    assert "Other data" not in read(report(out, limit=50, draw=20, features=False, say=lines.append)).text
+    assert not any("split in another way" in line for line in lines)
+    stored = json.loads((out / "model.json").read_text())
+    stored["data"]["fingerprint"] = "0" * 32
+    (out / "model.json").write_text(json.dumps(stored))
+    assert "Other data: digits is not what the run was trained on" in read(report(out, limit=50, draw=20, features=False, say=lines.append)).text
+    assert any("split in another way" in line for line in lines)
+
+
+def test_a_run_that_does_not_say_its_data_asks_for_it(digits: Data, quick: Path):
+    from pofx.training import save_model
+
+    save_model(catalog.get("vae").small(digits.space), quick / "bare", {})
+    with pytest.raises(InputError, match="name the images"):
+        report(quick / "bare")
+
+
+def test_a_report_of_completions_takes_the_tops_of_valid_images(digits: Data, quick: Path):
+    from pofx.views import Top
+
+    out = quick / "top"
+    train(catalog.get("pixelcnn")(digits.space, Top(4), layers=1, channels=8), digits, out=out, steps=2, quiet=True, threads=1)  # type: ignore[call-arg]
+    page = read(report(out, limit=50, draw=70, features=False))
+    assert "Each got the top of a valid image." in page.text
+    assert f"views of the {len(digits.valid)} valid images" in page.text
+
+
+def test_grids_fit_the_text_and_captions_wrap():
+    for side in (1, 8, 28, 32, 64, 300):
+        x = torch.zeros(20, 1, side, side, dtype=torch.uint8)
+        across = html.fitting(x, 44)
+        width = re.search(r'width="(\d+)"', html.grid(x, 256, across, want=44))
+        assert width
+        assert int(width[1]) <= html.WIDTH
+    table = html.table(["", ""], [["a", "b"]], "c")
+    assert "<thead" not in table
+    assert table.index("</div>") < table.index('class="caption"')
 
 
 def test_what_is_no_run_has_no_report(tmp_path: Path):
@@ -208,6 +292,8 @@ def test_the_demo_fails_clearly_when_models_did_not_learn_and_is_reused(quick: P
     page = read(out / "report.html")
     for text in ("PixelCNN", "VAE", "GAN", "Fréchet distance", "Targets", "missed", "The odd ones"):
         assert text in page.text
+    minutes = [f"{json.loads((out / job.model / 'model.json').read_text())['training']['minutes']:.1f}" for job in demo_module.JOBS]
+    assert f"in {minutes[0]}, {minutes[1]} and {minutes[2]} minutes" in page.text
     stamp = (out / "report.html").stat().st_mtime_ns
     assert demo_module.main(["--out", str(out)]) == 1
     assert "nothing changed" in capsys.readouterr().err

@@ -103,10 +103,13 @@ def _list(text: str | None) -> tuple[str, ...]:
 
 
 def load_model(run: str, common: Common) -> ImageModel:
-    """The model of a run, on the device asked for."""
-    from pofx.training import load_model
+    """The model of a run, on the device asked for; a remark where its training has not ended."""
+    from pofx.training import load_model, read_run
 
-    return load_model(run, device=common.device)
+    model = load_model(run, device=common.device)
+    if not read_run(run).finished:
+        common.note(f"{run} is not finished: these are its weights so far. The same `pofx train … --out {run}` command goes on.")
+    return model
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,10 @@ class Loaded:
     part: str
 
 
-def load_images(spec: str, space: ImageSpace, flags: DataFlags = DataFlags(), common: Common = Common()) -> Loaded:
-    """Images to score or condition on, which must be of a run's space.
+def load_images(
+    spec: str, space: ImageSpace, flags: DataFlags = DataFlags(), common: Common = Common(), run: RunData | None = None
+) -> Loaded:
+    """Images to score or condition on, which must be of a run's space; `run` says how its own data was converted.
 
     Raises:
         InputError: they are not; the flags that convert them are in the message.
@@ -130,13 +135,26 @@ def load_images(spec: str, space: ImageSpace, flags: DataFlags = DataFlags(), co
     split, found = load_images(spec, **flags.arguments())
     _skipped(split.skipped, common)
     if found != space:
-        convert = [f"--size {space.height}x{space.width}"] if (found.height, found.width) != (space.height, space.width) else []
-        convert += ["--gray"] if space.channels == 1 and found.channels == 3 else []
-        convert += [f"--levels {space.levels}"] if found.levels != space.levels else []
-        fix = f"Add {' '.join(convert)}" if convert and found.channels in (space.channels, 3) else "Give images of the same kind"
-        raise InputError(f"The run is a model of {space}; {spec} holds {found}. {fix}, the same conversion that was used in training.")
+        fix = _conversion(found, space, flags, () if run is None else run.transforms)
+        raise InputError(f"The run is a model of {space}; {spec} holds {found}. {fix}")
     parsed = parse(spec)
     return Loaded(split, split.heading, parsed.part or ("test" if is_name(parsed.base) else "all"))
+
+
+def _conversion(found: ImageSpace, space: ImageSpace, flags: DataFlags, transforms: Sequence[str]) -> str:
+    """What makes images of the space `found` into images of `space`, as a sentence."""
+    if found.levels < space.levels:
+        if flags.levels is not None:
+            return f"Leave out --levels {flags.levels}."
+        return f"Levels cannot be added: give images of {space.levels} levels."
+    gray = space.channels == 1 and found.channels in (3, 4)
+    if found.channels != space.channels and not gray:
+        return f"Give images of {space.channels} channel{'s' * (space.channels > 1)}."
+    convert = [f"size {space.height}x{space.width}"] if (found.height, found.width) != (space.height, space.width) else []
+    convert += ["gray"] if gray else []
+    convert += [f"levels {space.levels}"] if found.levels != space.levels else []
+    same = ", the same conversion that was used in training" if set(convert) <= set(transforms) else ""
+    return f"Add {' '.join('--' + name for name in convert)}{same}."
 
 
 @dataclass(frozen=True)
@@ -146,21 +164,26 @@ class RunData:
     meta: Mapping[str, Any]
 
     @property
+    def stored(self) -> Mapping[str, Any]:
+        """What model.json holds under "data"; empty where it says nothing."""
+        return self.meta.get("data") or {}
+
+    @property
     def class_names(self) -> tuple[str, ...] | None:
-        names = self.meta["data"].get("class_names")
+        names = self.stored.get("class_names")
         return tuple(names) if names else None
 
     @property
     def transforms(self) -> tuple[str, ...]:
-        return tuple(self.meta["data"].get("transforms") or ())
+        return tuple(self.stored.get("transforms") or ())
 
     @property
     def heading(self) -> str:
-        return str(self.meta["data"].get("heading") or "?")
+        return str(self.stored.get("heading") or "?")
 
     def is_own(self, data: str) -> bool:
         """Whether this is what was typed as DATA when the run was trained."""
-        stored = self.meta["data"]
+        stored = self.stored
         return data in (stored.get("name"), (stored.get("spec") or {}).get("spec"))
 
     def load_data(self, common: Common) -> Data:
@@ -171,7 +194,7 @@ class RunData:
         """
         from pofx.data import load_data
 
-        stored = self.meta["data"]
+        stored = self.stored
         if not stored.get("spec"):
             raise InputError("This run does not say what it was trained on; name the images as DATA.")
         data = load_data(**stored["spec"])

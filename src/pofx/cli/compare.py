@@ -43,9 +43,18 @@ def compare(
         loaded = load_images(data, models[runs[0]].space, data_flags, common)
         images, heading = loaded.split, loaded.heading
     transforms = {run: info.transforms for run, info in infos.items()}
+    fingerprints = {run: str(info.meta["data"].get("fingerprint") or "") for run, info in infos.items()}
     with common.progress("scoring") as progress:
         result = task(
-            models, images, transforms=transforms, heading=heading, samples=samples, estimate=estimate, seed=seed, progress=progress
+            models,
+            images,
+            transforms=transforms,
+            fingerprints=fingerprints,
+            heading=heading,
+            samples=samples,
+            estimate=estimate,
+            seed=seed,
+            progress=progress,
         )
     shown = table("run", "bits/dim", "± se", "to the best", "± se", right=("bits/dim", "± se", "to the best"))
     for row in result.rows:

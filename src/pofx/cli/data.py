@@ -42,7 +42,7 @@ def data(
         + (f"; {summary.overlap} images of test are in train, valid or calib too" if summary.overlap else ""),
     ]
     if summary.skipped:
-        lines.append(f"skipped     {len(summary.skipped)} unreadable files")
+        lines.append(f"skipped     {len(summary.skipped)} unreadable file{'s' * (len(summary.skipped) > 1)}")
     if summary.labels is None:
         lines.append("labels      none")
     else:

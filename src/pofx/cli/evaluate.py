@@ -33,7 +33,7 @@ def evaluate(
             without likelihood gets by default); "none".
         samples: draws per image, for a model that gives a bound.
         estimate: draws of the importance-weighted estimate beside a bound; 0 for none.
-        draw: samples to draw; 0 for none.
+        draw: samples to draw; by default 200, and 1000 to 2000 where they are judged in features; 0 for none.
         limit: images of each part that are measured; by default all of valid and test.
         seed: of draws and choices.
     """
@@ -46,7 +46,7 @@ def evaluate(
     measured = _own_data(own, data, data_flags, common)
     if measured is None:
         assert data is not None
-        loaded = load_images(data, model.space, data_flags, common)
+        loaded = load_images(data, model.space, data_flags, common, own)
         measured, more["heading"], more["split"] = loaded.split, loaded.heading, loaded.part
     # A sampler without a likelihood has nothing else to be measured by.
     if features is None and isinstance(model, Sampler) and not isinstance(model, ExactLikelihood | LowerBound) and draw != 0:
@@ -70,7 +70,7 @@ def _own_data(own: RunData, data: str | None, flags: DataFlags, common: Common) 
     if not own.is_own(data):
         return None
     found = flags.load(data, common)
-    return found if found.fingerprint == own.meta["data"].get("fingerprint") else None
+    return found if found.fingerprint == own.stored.get("fingerprint") else None
 
 
 def _text(result: Any) -> list[Any]:
@@ -112,5 +112,6 @@ def _text(result: Any) -> list[Any]:
         if q.coverage is not None:
             parts.append(f"classes of the samples: {' '.join(map(str, q.coverage.counts))}")
     if result.memorization is not None:
-        parts.append(result.memorization.text)
+        drawn = f" ({len(result.drawn):,} samples were drawn)" if result.memorization.samples is not None else ""
+        parts.append(result.memorization.text + drawn)
     return [*parts, *result.notes]

@@ -59,12 +59,16 @@ def _table() -> Answer:
             "family": list(cls.family),
             "paper": cls.paper,
             "capabilities": can,
-            "levels": [2, 256],
+            "levels": list(cls.accepts_levels),
             "smallest": list(cls.smallest),
             "given": given,
             "refuses": refused,
         }
-        accepts = ("2–256", "×".join(map(str, cls.smallest)), "any" if not refused else " ".join(given) or "none")
+        accepts = (
+            "–".join(map(str, cls.accepts_levels)),
+            "×".join(map(str, cls.smallest)),
+            "any" if not refused else " ".join(given) or "none",
+        )
         wide.add_row(name, *("●" if c in can else "·" for c in CAPABILITIES), *accepts)
         narrow.add_row(name, ", ".join(heads[c] for c in can), *accepts)
         for why in dict.fromkeys(refused.values()):

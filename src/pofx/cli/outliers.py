@@ -37,8 +37,9 @@ def outliers(
     from pofx.tasks.outliers import outliers as task
 
     model = load_model(run, common)
-    images = load_images(data, model.space, data_flags, common)
-    own = run_info(run).load_data(common)
+    info = run_info(run)
+    images = load_images(data, model.space, data_flags, common, info)
+    own = info.load_data(common)
     with common.progress("scoring") as progress:
         result = task(
             model, images.split, calib=own.calib, center=own.valid, alpha=alpha, out=out, samples=samples, seed=seed, progress=progress

@@ -39,8 +39,8 @@ def report(
     from pofx.workflows.report import report as workflow
 
     own = run_info(run)
-    images = own.load_data(common) if data is None else data_flags.load(data, common)
+    images = None if data is None else data_flags.load(data, common)
     path = workflow(
         run, out, data=images, features=not no_features, limit=limit, draw=draw, alpha=alpha, device=common.device, say=common.note
     )
-    return Answer({"run": run, "data": images.heading, "out": str(path)}, str(path))
+    return Answer({"run": run, "data": own.heading if images is None else images.heading, "out": str(path)}, str(path))

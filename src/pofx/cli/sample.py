@@ -43,13 +43,15 @@ def sample(
     from pofx.tasks.sample import sample as task
 
     model = load_model(run, common)
-    given = _given(model, run, n, label, like)
+    given = _given(model, run, n, label, like, common)
     target = out if out is not None else _default_out(run)
     with common.progress("sampling") as progress:
         result = task(model, n, given, seed=seed, first=first, temperature=temperature, top_p=top_p, out=target, progress=progress)
-    if result.kind != "samples of p":
-        common.note("With --temperature or --top-p these images are not samples of p.")
-    return Answer({"run": run} | result.to_json(), f"{result.path}  ({result.n} images, seed {seed}: {result.kind})")
+    if result.kind.startswith("not"):
+        common.note(f"With --temperature or --top-p these images are {result.kind}.")
+    return Answer(
+        {"run": run, "label": label, "like": like} | result.to_json(), f"{result.path}  ({result.n} images, seed {seed}: {result.kind})"
+    )
 
 
 def _default_out(run: str) -> Path:
@@ -57,7 +59,7 @@ def _default_out(run: str) -> Path:
     return folder / "samples.png" if folder.is_dir() else Path("samples.png")
 
 
-def _given(model: Any, run: str, n: int, label: str | None, like: str | None) -> Any:
+def _given(model: Any, run: str, n: int, label: str | None, like: str | None, common: Common) -> Any:
     """The view's value for n images, from --label or --like; None for an unconditional model."""
     import torch
 
@@ -73,7 +75,7 @@ def _given(model: Any, run: str, n: int, label: str | None, like: str | None) ->
             )
         return None
     if like is not None:
-        images = load_images(like, model.space)
+        images = load_images(like, model.space, common=common, run=run_info(run))
         x, y = images.split.take(torch.arange(n) % len(images.split))
         return view.value(x, y)
     if not isinstance(view, Label):
@@ -81,13 +83,14 @@ def _given(model: Any, run: str, n: int, label: str | None, like: str | None) ->
     if label is None:
         raise InputError(f"{run} is p(x | label): say which, e.g. --label 0 (of 0 … {view.classes - 1}), or several in turn: --label 0,1,2")
     names = run_info(run).class_names
-    numbers = torch.tensor([_number(part.strip(), names) for part in label.split(",")])
+    numbers = torch.tensor([_number(part.strip(), names, view.classes) for part in label.split(",")])
     return numbers[torch.arange(n) % len(numbers)]
 
 
-def _number(label: str, names: tuple[str, ...] | None) -> int:
+def _number(label: str, names: tuple[str, ...] | None, classes: int) -> int:
     if names and label in names:
         return names.index(label)
-    if label.isdecimal():
+    if label.isdecimal() and int(label) < classes:
         return int(label)
-    raise InputError(f"--label {label}: " + (nearest(label, names) if names else "a label is a whole number, e.g. --label 3."))
+    hint = f" {nearest(label, names)}" if names else ""
+    raise InputError(f"--label {label or repr(label)}: the run knows no such class; labels are 0 … {classes - 1}, e.g. --label 0.{hint}")

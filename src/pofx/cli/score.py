@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pofx.cli.common import Answer, Common, DataFlags, load_images, load_model
+from pofx.cli.common import Answer, Common, DataFlags, load_images, load_model, run_info
 
 
 def score(
@@ -37,14 +37,17 @@ def score(
     from pofx.tasks.score import score as task
 
     model = load_model(run, common)
-    images = load_images(data, model.space, data_flags, common)
+    images = load_images(data, model.space, data_flags, common, run_info(run))
     with common.progress("scoring") as progress:
         result = task(model, images.split, out=out, samples=samples, estimate=estimate, seed=seed, progress=progress)
     s = result.score
     given = "" if s.given is None else f", given {type(s.given).__name__.lower()}"
+    nats, bits = f"{float(s.nats.mean()):.2f}", f"{float(s.bits_per_dim.mean()):.4f}"
+    if result.se is not None:
+        nats, bits = f"{nats} ± {result.se[0]:.2f}", f"{bits} ± {result.se[1]:.4f}"
     lines = [
-        f"{images.heading}: {len(result.ids)} images",
-        f"bits/dim {s.sign} {float(s.bits_per_dim.mean()):.4f}, nats {s.sign} {float(s.nats.mean()):.2f} on average ({s.kind}{given})",
+        f"{images.heading}: {len(result.ids)} image{'s' * (len(result.ids) > 1)}",
+        f"bits/dim {s.sign} {bits}, nats {s.sign} {nats} on average ({s.kind}{given})",
     ]
     lines.append(f"{result.path}" if result.path else "Add -o scores.csv for one row per image.")
     return Answer({"run": run, "data": images.heading} | result.to_json(), "\n".join(lines))

@@ -272,7 +272,7 @@ def _check_failed(parsed: sources.Spec, source: Source, options: Options, failed
     """What could not be read, as "path: reason". An error if it is everything, or with `strict` anything."""
     listed = [f"{source.parts[part].ids[i]}: {reason}" for part, group in failed.items() for i, reason in sorted(group.items())]
     total = sum(len(rows.ids) for rows in source.parts.values())
-    first = "\n".join(listed[:3]) + (f"\n… and {len(listed) - 3} more" if len(listed) > 3 else "")
+    first = "\n".join(listed[:2]) if len(listed) < 3 else f"{listed[0]}\n… and {len(listed) - 1} more"  # a message has three lines
     if total and len(listed) == total:
         raise InputError(f"{parsed.text}: none of its {total} image(s) can be used. Mend or replace them:\n{first}")
     if listed and options.strict:

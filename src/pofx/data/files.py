@@ -11,6 +11,7 @@ import json
 import math
 import os
 import struct
+import warnings
 import zipfile
 import zlib
 from collections import Counter
@@ -89,7 +90,11 @@ def read_folder(root: Path, name: str, limit: int) -> Source:
     for part, members in parts.items():
         ids = [f.relative_to(root).as_posix() for f, _ in members]
         labels = [f.relative_to(base).parts[0] if f.parent != base else None for f, base in members]
-        y = None if None in labels else np.array(labels)
+        outside = [name for name, label in zip(ids, labels, strict=True) if label is None]
+        if 0 < len(outside) < len(ids):
+            count = f"{len(outside)} of {len(ids)} images are in no subfolder"
+            warnings.warn(f"{name}: {count} (e.g. {outside[0]}): labels ignored. Move them into one to have labels.", stacklevel=1)
+        y = None if outside else np.array(labels)
         rows[part] = Rows(FileItems([f for f, _ in members]), ids, y)
     return Source(rows)
 

@@ -84,7 +84,11 @@ class Pass(ABC):
 
     @abstractmethod
     def context(self, c: Tensor | float) -> Tensor | float:
-        """The part of a context projection `(n, F, 1 or H, 1 or W)` that belongs where this pass stands."""
+        """The part of a context projection `(n, F, 1 or H, 1 or W)` that belongs where this pass stands; 0 where there is none."""
+
+    def add_context(self, h: Tensor, c: Tensor | float) -> Tensor:
+        """`h` and the context's part of it."""
+        return h + self.context(c) if isinstance(c, Tensor) else h
 
     @abstractmethod
     def keep(self, site: str, h: Tensor, p: float) -> Tensor:
@@ -96,7 +100,7 @@ class Pass(ABC):
 
     @abstractmethod
     def link(self, v: Tensor) -> Tensor:
-        """The part of a map or row of the vertical stack that belongs where this pass stands."""
+        """The part of what the vertical stack says that belongs where this pass stands: of a map, or of a row `(W, n, F)`."""
 
     def relu(self, h: Tensor) -> Tensor:
         return F.relu(h)
@@ -195,7 +199,7 @@ class StepPass(Pass):
         return gated(h)
 
     def link(self, v: Tensor) -> Tensor:
-        return v[:, self._part(v.shape[1]), 0, self.column]
+        return v[self.column, :, self._part(v.shape[2])]
 
 
 class _Store:

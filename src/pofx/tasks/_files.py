@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +45,8 @@ def writing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise RunError(f"Could not write {path}: {error.strerror or error}. Free some space, or choose another place with -o.") from error
+        fix = "Free some space, or choose" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Choose"
+        raise RunError(f"Could not write {path}: {error.strerror or error}. {fix} another place with -o.") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,7 +1,7 @@
 """One function over many images in one fixed batch shape, so that results do not depend on how images are grouped.
 
 Convolutions of different batch sizes may add in different orders: float32 results then differ in the last bit. Here every call sees
-exactly `BATCH` images; the last batch is filled up by repeating an image and the results are cropped. Image 7 of a thousand gets, bit
+exactly `batch_size(space)` images; the last batch is filled up by repeating an image and the results are cropped. Image 7 of a thousand gets, bit
 for bit, the number that it gets alone.
 """
 
@@ -15,9 +15,22 @@ import torch
 from torch import Tensor
 
 from pofx.errors import InputError
+from pofx.heap import keep_pages
 from pofx.model import ImageModel, Progress, evaluating
+from pofx.space import ImageSpace
 
-BATCH = 100
+MOST, FEWEST = 100, 4  # images in a batch
+BYTES = 2**27  # of one float32 tensor over a batch: log-probabilities of all levels, or hidden layers, that count as WIDTH levels
+WIDTH = 64
+
+
+def batch_size(space: ImageSpace) -> int:
+    """The images that every call sees: a pure function of the space, as many as keep one tensor `(n, dims, levels)` within BYTES.
+
+    >>> batch_size(ImageSpace(1, 28, 28)), batch_size(ImageSpace(3, 64, 64)), batch_size(ImageSpace(3, 512, 512))
+    (100, 10, 4)
+    """
+    return max(FEWEST, min(MOST, BYTES // (4 * space.dims * max(space.levels, WIDTH))))
 
 
 class Images(Protocol):
@@ -96,26 +109,27 @@ def per_image(
     *,
     progress: Progress | None = None,
 ) -> Tensor:
-    """`function(x, y)` over all images, BATCH at a time: its results `(BATCH, …)` joined to `(n, …)` on the CPU.
+    """`function(x, y)` over all images, B = `batch_size(model.space)` at a time: its results `(B, …)` joined to `(n, …)` on the CPU.
 
     Args:
-        function: of x uint8 `(BATCH, C, H, W)` and y int64 `(BATCH,)` or None; row i depends on image i alone.
+        function: of x uint8 `(B, C, H, W)` and y int64 `(B,)` or None; row i depends on image i alone.
         progress: called with (done, n).
 
     Raises:
         InputError: no images.
     """
+    keep_pages()
     images = as_images(images)
-    n = len(images)
+    n, size = len(images), batch_size(model.space)
     if n == 0:
         raise InputError("There are no images to work on; the set or folder is empty.")
     parts = []
     with torch.inference_mode(), evaluating(model):
-        for start in range(0, n, BATCH):
-            index = torch.arange(start, start + BATCH).clamp_(max=n - 1)
+        for start in range(0, n, size):
+            index = torch.arange(start, start + size).clamp_(max=n - 1)
             x, y = images.take(index)
             parts.append(function(x, y)[: n - start].cpu())
             if progress is not None:
-                progress(min(start + BATCH, n), n)
+                progress(min(start + size, n), n)
     # Cloned outside of inference mode, so that results are ordinary tensors to the caller
     return torch.cat(parts).clone()

@@ -3,7 +3,8 @@
     d_i = cost_A(x_i) − cost_B(x_i),   mean(d) ± sd(d)/√n
 
 Images differ far more among each other than two models do on one image, so the paired standard error is often ten times smaller than
-that of the two means. Only like is compared with like: same images, same transforms, all conditional on the same view or none.
+that of the two means. Only like is compared with like: same images, same transforms, all conditional on the same view or none. Runs that were trained on
+another set or split, and so maybe on these images, are named in a note.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def compare(
     images: Images | Tensor,
     *,
     transforms: Mapping[str, Sequence[str]] | None = None,
+    fingerprints: Mapping[str, str] | None = None,
     heading: str = "",
     samples: int = 1,
     estimate: int = 0,
@@ -84,6 +86,7 @@ def compare(
         models: name → model, at least two, each with a likelihood or a bound.
         images: a `Split`, or uint8 `(n, C, H, W)`.
         transforms: name → the transforms of the data that each was trained on; they must agree.
+        fingerprints: name → the fingerprint of that data ("" if unknown); where they differ, a note says what that means.
         samples, estimate: as in `score`.
 
     Raises:
@@ -138,6 +141,11 @@ def compare(
     if any(row.kind != "exact" for row in rows):
         notes.append(
             "≤ is a bound and ≈ an estimate: such a model's true cost may be lower than printed, so a lead over it may be smaller."
+        )
+    if fingerprints is not None and len({fingerprints[name] for name in names}) > 1:
+        seen = ", ".join(f"{name} on {fingerprints[name][:12] or 'unknown'}" for name in names)
+        notes.append(
+            f"The runs were trained on different sets or splits ({seen}): one may have learned images that are scored here, and lead by that."
         )
     given = models[first].given
     return Comparison(heading, len(images), None if given is None else repr(given), rows, tuple(notes))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,14 +23,16 @@ from pofx.metrics.label_coverage import LabelCoverage, label_coverage
 from pofx.metrics.memorization import Evidence, Memorization, copies, membership
 from pofx.metrics.precision_recall import PrecisionRecall, precision_recall
 from pofx.model import ExactLikelihood, Features, ImageModel, Labeler, LowerBound, Progress, Sampler, Score
-from pofx.tasks.bulk import Images, as_images, everything, per_image, subset
+from pofx.tasks.bulk import Images, Subset, as_images, everything, per_image, subset
 from pofx.tasks.score import costs
+from pofx.views import Label
 
 if TYPE_CHECKING:
     from pofx.data import Data
 
 TRAIN_LIMIT = 2000  # training images whose cost is measured
 DRAWS = 2000  # samples drawn for distances, at most
+COPY_DRAWS = 200  # samples drawn where only copies are looked for
 REFERENCE_LIMIT = 10_000  # real images they are compared with, at most
 NEIGHBOUR_BYTES = 256 * 2**20  # pixels of training images searched for copies, at most: all of MNIST or CIFAR-10
 
@@ -162,7 +164,8 @@ class Evaluation:
         memorization: the flag and its evidence.
         quality: samples against real images, where a features model was given.
         notes: what a reader must know.
-        measured: for each split, the images that were scored and their scores; drawn: the samples. Neither is in the JSON.
+        measured: for each split, the images that were scored and their scores; not in the JSON.
+        drawn: the samples; the JSON holds their number.
     """
 
     model: str
@@ -186,6 +189,7 @@ class Evaluation:
         result["splits"] = {name: part.to_json() for name, part in self.splits.items()}
         result["gap"] = None if self.gap is None else {"nats": self.gap[0].to_json(), "bits_per_dim": self.gap[1].to_json()}
         result["memorization"] = None if self.memorization is None else self.memorization.to_json()
+        result["drawn"] = 0 if self.drawn is None else len(self.drawn)
         result["samples"] = None if self.quality is None else self.quality.to_json()
         result["notes"] = list(self.notes)
         return result
@@ -219,12 +223,47 @@ def _measure(
 
 
 def draws(model: Sampler, n: int, like: Images, *, seed: int = 0, progress: Progress | None = None) -> Tensor:
-    """n samples, uint8 `(n, C, H, W)`; a conditional model is given the view of `like`'s images in turn."""
+    """n samples, uint8 `(n, C, H, W)`; a conditional model is given the views of `like`'s images in turn (see `viewed`)."""
     given = None
     if model.given is not None:
         x, y = like.take(torch.arange(n) % len(like))
         given = model.given.value(x, y)
     return model.sample(n, given, seed=seed, progress=progress).cpu().clone()
+
+
+def viewed(model: ImageModel, reference: Images, data: Data | None = None, *, seed: int = 0) -> tuple[Images, Images, str]:
+    """Whose views the samples of a conditional model get: never those of the images that they are measured against.
+
+    A view holds pixels, or almost: samples given the reference's own would be near it whatever the model learned. Labels hold none.
+
+    Returns:
+        the images whose views are given: the reference for labels, else `data.valid` (never calib), else half of the reference;
+        the images to measure against, the other half in the last case;
+        what a reader must know, "" for p(x).
+
+    Raises:
+        InputError: one image alone cannot be halved.
+    """
+    if model.given is None:
+        return reference, reference, ""
+    like, where = reference, f"the labels of the {len(reference):,} images that they are measured against"
+    if not isinstance(model.given, Label):
+        if data is not None and len(data.valid):
+            like, where = data.valid, f"the views of the {len(data.valid):,} valid images"
+        else:
+            order = torch.randperm(len(reference), generator=torch.Generator().manual_seed(seed))
+            half = len(order) // 2
+            if not half:
+                raise InputError(
+                    f"Samples given {model.given!r} need the views of other images than they are measured against: give two or more."
+                )
+            like, reference = Subset(reference, order[:half].sort().values), Subset(reference, order[half:].sort().values)
+            where = f"the views of {half:,} images, a random half; the other half is what they are measured against"
+    note = (
+        f"Samples of p(x | {model.given!r}) got {where}, in turn. "
+        "Numbers of conditional samples do not compare with those of unconditional samples or of another view."
+    )
+    return like, reference, note
 
 
 def train_images(data: Data, *, seed: int = 0) -> Tensor:
@@ -262,7 +301,7 @@ def memorization(
     near: Evidence | None = None
     member: Evidence | None = None
     if samples is None and isinstance(model, Sampler):
-        samples = draws(model, 500, data.test, seed=seed)
+        samples = draws(model, COPY_DRAWS, viewed(model, data.test, data, seed=seed)[0], seed=seed)
     if samples is not None and len(data.train) > 1 and len(data.test):
         train = train_images(data, seed=seed)
         heldout = torch.cat([everything(subset(part, 500, seed=seed))[0] for part in (data.valid, data.test) if len(part)])
@@ -301,7 +340,7 @@ def evaluate(
         features: a model whose features Fréchet distance and precision/recall are computed in.
         samples: draws per image for a bound.
         estimate: k of the importance-weighted estimate beside a bound; 0 for none.
-        draw: samples drawn for a Sampler; by default as many as there are test images, 1,000 … 2,000. 0 for none.
+        draw: samples drawn for a Sampler; by default as many as there are test images, 1,000 … 2,000; COPY_DRAWS without `features`. 0 for none.
         train_limit: training images measured (a fixed random subset; their number is `n`).
         limit: the same for every other split; None for all of it.
 
@@ -316,12 +355,14 @@ def evaluate(
     >>> result.main.kind, result.main.n
     ('exact', 4)
     """
-    # `Data` by what it has, not by its class: tests and third parties may bring their own
-    whole = cast("Data", data) if not isinstance(data, Tensor) and hasattr(data, "train") else None
+    from pofx.data import Data
+
     parts: dict[str, Images]
-    if whole is None:
-        parts = {split: as_images(cast("Images | Tensor", data))}
+    whole = None
+    if not isinstance(data, Data):
+        parts = {split: as_images(data)}
     else:
+        whole = data
         if whole.space != model.space:
             raise InputError(
                 f"{whole.heading} has images of {whole.space}; the run was trained on {model.space}. Convert them with --size, --gray or --levels."
@@ -351,9 +392,11 @@ def evaluate(
     if isinstance(model, Sampler):
         reference = subset(parts[split], REFERENCE_LIMIT, seed=seed)
         if draw is None:
-            draw = min(DRAWS, max(1000, len(reference))) if features is not None else 500 if whole is not None else 0
+            draw = min(DRAWS, max(1000, len(reference))) if features is not None else COPY_DRAWS if whole is not None else 0
         if draw:
-            drawn = draws(model, draw, reference, seed=seed, progress=progress)
+            like, reference, note = viewed(model, reference, whole, seed=seed)
+            drawn = draws(model, draw, like, seed=seed, progress=progress)
+            notes += [note] if note else []
             if features is not None:
                 quality = sample_quality(drawn, reference, parts.get("train"), features, name=features_name)
                 if not quality.frechet.reliable:

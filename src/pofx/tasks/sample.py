@@ -20,11 +20,12 @@ from pofx.errors import InputError
 from pofx.model import SAMPLE_CHUNK, Autoregressive, ImageModel, Progress, Sampler, evaluating, require
 from pofx.noise import Noise
 from pofx.tasks._files import check_out, writing
+from pofx.views import Label, View
 
 SUFFIXES = (".png", ".npz", ".npy")
 GRID_PIXELS = 60_000_000  # a larger picture is no picture
 
-TRUE, ALTERED = "samples of p", "not samples of p"
+TRUE, ALTERED = "samples of p", "not samples of p"  # of a model with a view: "… p(x | label)"
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,10 @@ class Samples:
 
     Attributes:
         x: uint8 `(n, C, H, W)`, or None where they went to a file as they came.
-        kind: "samples of p", or "not samples of p" (temperature, top-p).
+        kind: "samples of p", or "not samples of p" (temperature, top-p); with a view "… of p(x | label)".
         n, seed, first: they are images first … first+n−1 of `seed`.
         path: where they were written, or None.
+        given: the view whose values they were drawn for, or None.
     """
 
     x: Tensor | None
@@ -46,12 +48,14 @@ class Samples:
     path: Path | None = None
     temperature: float = 1.0
     top_p: float = 1.0
+    given: View | None = None
 
     def to_json(self) -> dict:
         out = None if self.path is None else str(self.path)
         return {
             "n": self.n,
             "kind": self.kind,
+            "given": None if self.given is None else repr(self.given),
             "seed": self.seed,
             "first": self.first,
             "temperature": self.temperature,
@@ -116,13 +120,14 @@ def sample(
     Args:
         given: the view's value for each image, or one for all, where the model is conditional.
         temperature, top_p: autoregressive models only; anything but 1 gives "not samples of p".
-        out: `.png` one contact sheet; `.npy` uint8 `(n, C, H, W)`; `.npz` the same as `x` with `seed`, `first`, `levels`, `kind`;
-            a folder: one PNG per image, named by its number. All but `.png` are written as the images come, in bounded memory.
+        out: `.png` one contact sheet; `.npy` uint8 `(n, C, H, W)`; `.npz` the same as `x` with `seed`, `first`, `levels`, `kind`,
+            and labels as `y` where they were given; a folder without PNG files: one per image, named by its number. All but `.png`
+            are written as the images come, in bounded memory.
         progress: called with (done, total).
 
     Raises:
         CapabilityError: the model cannot sample, or has no steps to change.
-        InputError: n < 1, wrong `given`, another ending, more images than a picture holds.
+        InputError: n < 1, wrong `first` or `given`, another ending, more images than a picture holds, a folder with other images.
 
     >>> from pofx.models.autoregressive.pixelcnn import PixelCNN
     >>> from pofx.space import ImageSpace
@@ -132,6 +137,8 @@ def sample(
     """
     sampler = require(model, Sampler, to="sample")
     adjust = adjustment(temperature, top_p)
+    if not 0 <= first < first + max(n, 1) < 2**63:
+        raise InputError(f"--first {first} with -n {n}: images are numbered 0 … 2⁶³ − 1, e.g. --first 0.")
     path = None if out is None else check_out(out, SUFFIXES, folder=True)
     space = sampler.space
     if path is not None and path.suffix.lower() == ".png" and n * max(64, space.height) * max(64, space.width) > GRID_PIXELS:
@@ -140,12 +147,15 @@ def sample(
         )
     if path is not None and path.suffix == "" and space.channels not in (1, 3, 4):
         raise InputError(f"Images of {space.channels} channels cannot be PNG files; write them to {path}.npy")
+    if path is not None and path.suffix == "":
+        _refuse_others(path)
     if adjust is None:
         chunks = sampler.samples(n, given, seed=seed, first=first, progress=progress)
     else:
         steps = require(model, Autoregressive, to="sample with a temperature or top-p")
         chunks = _altered(steps, n, given, seed, first, adjust, progress)
-    kind = TRUE if adjust is None else ALTERED
+    view = sampler.given
+    kind = (TRUE if adjust is None else ALTERED) + ("" if view is None else f"(x | {type(view).__name__.lower()})")
     x: Tensor | None = None
     if path is None or path.suffix.lower() == ".png":
         x = torch.cat(list(chunks)).cpu().clone()
@@ -154,8 +164,20 @@ def sample(
     elif path.suffix == "":
         _write_folder(path, chunks, first, space.levels)
     else:
-        _write_arrays(path, chunks, (n, *space.shape), {"seed": seed, "first": first, "levels": space.levels, "kind": kind})
-    return Samples(x, kind, n, seed, first, path, temperature, top_p)
+        facts = {"seed": seed, "first": first, "levels": space.levels, "kind": kind}
+        labels = sampler.check_given(given, n) if isinstance(view, Label) else None
+        if labels is not None:
+            facts["y"] = labels.cpu().numpy()
+        _write_arrays(path, chunks, (n, *space.shape), facts)
+    return Samples(x, kind, n, seed, first, path, temperature, top_p, view)
+
+
+def _refuse_others(folder: Path) -> None:
+    """Images of an earlier draw must not be taken for those of this one."""
+    old = sorted(path.name for path in folder.glob("*.png"))
+    if old:
+        more = f" and {len(old) - 1} more" if len(old) > 1 else ""
+        raise InputError(f"{folder} holds images already ({old[0]}{more}). Give another folder, e.g. -o {folder}-2")
 
 
 def _write_grid(path: Path, x: Tensor, levels: int) -> None:

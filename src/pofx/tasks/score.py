@@ -8,6 +8,7 @@ importance-weighted estimate over k draws instead, printed ≈.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,16 +35,27 @@ class Scores:
     score: Score
     path: Path | None = None
 
+    @property
+    def se(self) -> tuple[float, float] | None:
+        """Standard errors sd / √n of the mean nats and of the mean bits/dim; None for one image."""
+        nats = self.score.nats.double()
+        if len(nats) < 2:
+            return None
+        se = float(nats.std(correction=1)) / math.sqrt(len(nats))
+        return se, se / (self.score.dims * math.log(2))
+
     def to_json(self) -> dict:
         s = self.score
+        nats_se, bits_se = self.se or (None, None)
         given = None if s.given is None else repr(s.given)
         return {
             "n": len(self.ids),
             "kind": s.kind,
             "given": given,
             "dims": s.dims,
-            "nats": {"mean": float(s.nats.mean())},
+            "nats": {"mean": float(s.nats.mean()), "se": nats_se},
             "bits_per_dim": float(s.bits_per_dim.mean()),
+            "bits_per_dim_se": bits_se,
             "out": None if self.path is None else str(self.path),
         }
 

@@ -24,14 +24,27 @@ import torch
 from torch import Tensor
 
 from pofx.errors import InputError, RunError
+from pofx.heap import keep_pages
 from pofx.model import Context, ImageModel, Labeler, Sampler
 from pofx.noise import Noise
 from pofx.training import augment as augmentation
 from pofx.training import checkpoint
 from pofx.training.files import full_disk, locked, sweep, write_atomic
 from pofx.training.plan import Budget, Plan
-from pofx.training.progress import duration, report, say
-from pofx.training.runs import JSON, Run, describe, load_weights, read_run, read_weights, resolve_device, save_json, save_weights
+from pofx.training.progress import SIGNS, duration, kind_of, report, say
+from pofx.training.runs import (
+    JSON,
+    WEIGHTS,
+    Run,
+    RunInfo,
+    describe,
+    load_weights,
+    read_run,
+    read_weights,
+    resolve_device,
+    save_json,
+    save_weights,
+)
 
 if TYPE_CHECKING:
     from pofx.data import Data
@@ -168,7 +181,7 @@ def train(
     >>> data = pofx.load_data("digits")
     >>> model = pofx.models.PixelCNN.small(data.space)
     >>> sorted(train(model, data, out=tempfile.mkdtemp(), steps=2, quiet=True).metrics)
-    ['valid_bits_per_dim', 'valid_nats']
+    ['valid_bits_per_dim', 'valid_kind', 'valid_nats']
     """
     out = Path(out).expanduser()
     logger = [logger] if isinstance(logger, str) else list(logger)
@@ -239,6 +252,9 @@ def _check(
         raise InputError(f"--seed {seed}: it must be a whole number of at least 0.")
     if lr is not None and not 0 < lr < float("inf"):
         raise InputError(f"--lr {lr}: it must be above 0, e.g. --lr 0.001")
+    for player in model.objectives():
+        if not 0 < player.optimizer.lr < float("inf"):
+            raise InputError(f"The learning rate of {player.name!r} is {player.optimizer.lr}: it must be above 0, e.g. --lr 0.001")
     if not 0 <= average < float("inf"):
         raise InputError(f"--average {average}: it is a half-life in images, e.g. --average {HALF_LIFE}, or 0 to keep the last weights.")
     if threads is not None and threads < 1:
@@ -335,13 +351,16 @@ class _Session:
             self.plan = self.plan.add(self.budget)
         else:
             info = read_run(self.out)
-            self.plan = Plan.from_json(info.training["plan"])
-            _compare(self.out, self.plan, info.training["arguments"], self.identity, adding=extend and info.finished)
+            self.plan, arguments = _stored(info)
+            _compare(self.out, self.plan, arguments, self.identity, adding=extend and info.finished)
             self.training |= {k: v for k, v in info.training.items() if k != "hardware"}
             self.training["threads"] = threads or info.training.get("threads")
             self.precision = info.training.get("precision", self.precision)
             if info.finished and not extend:
-                return self._done(info.metrics)
+                try:
+                    return self._done(info.metrics)
+                except InputError as error:
+                    return self._train(self._rescue(error), every)
             if info.finished:
                 self.plan = self.plan.add(self.budget)
                 self.training["arguments"] = self.identity
@@ -371,9 +390,10 @@ class _Session:
 
     def _meta(self, metrics: Mapping[str, float], finished: bool) -> dict[str, Any]:
         training = self.training | {"plan": self.plan.to_json(), "precision": self.precision}
-        return {"data": self.data.to_json(), "training": training, "metrics": dict(metrics), "finished": finished}
+        return {"data": self.data.to_json(), "training": training, "metrics": _with_kind(self.model, metrics), "finished": finished}
 
     def _train(self, state: dict[str, Any] | None, every: float) -> Run:
+        keep_pages()
         from pofx.training.module import Game, Keeper, NotFinite, Stopped, not_finite
 
         model = self.model.double() if self.precision == "64" else self.model
@@ -491,16 +511,43 @@ class _Session:
         }
         save_json(self.model, self.out, self._meta(metrics, finished=True))
         bits = metrics.get("valid_bits_per_dim")
-        shown = f" valid {bits:.3f} bits/dim," if bits is not None else ""
+        shown = f" valid bits/dim {SIGNS[kind_of(self.model) or 'exact']} {bits:.3f}," if bits is not None else ""
         say(f"{type(self.model).__name__} on {self.data.heading}: done,{shown} {steps} steps, {duration(seconds)}, {self.out}", self.quiet)
-        return Run(self.out, self.model, dict(metrics))
+        return Run(self.out, self.model, _with_kind(self.model, metrics))
 
-    def _done(self, metrics: Mapping[str, float]) -> Run:
+    def _done(self, metrics: Mapping[str, Any]) -> Run:
         if self.precision == "64":
             self.model.double()
         load_weights(self.model, self.out)
         say(f"{self.out} is done: {self.training.get('steps')} steps. --extend trains it further.", self.quiet)
         return Run(self.out, self.model.to(self.device).eval(), dict(metrics))
+
+    def _rescue(self, error: InputError) -> dict[str, Any]:
+        """The newest checkpoint of a finished run whose weights cannot be read; its averages are written again."""
+        try:
+            state = checkpoint.newest(self.out)
+        except RunError:
+            state = None
+        if state is None:
+            file = self.out / WEIGHTS
+            what = "is damaged" if file.exists() else "is missing"
+            raise InputError(f"{self.out} is done, its {file.name} {what}, and no checkpoint can be read. Name another --out.") from error
+        say(f"The weights of {self.out} cannot be read; they are made again from its checkpoint of step {state['step']}.", self.quiet)
+        return state
+
+
+def _with_kind(model: ImageModel, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics of a run, where there are nats with what they are; loggers get numbers only."""
+    kind = kind_of(model)
+    return dict(metrics) | ({"valid_kind": kind} if kind and "valid_nats" in metrics else {})
+
+
+def _stored(info: RunInfo) -> tuple[Plan, dict[str, Any]]:
+    """Plan and arguments of a run, from its model.json."""
+    try:
+        return Plan.from_json(info.training["plan"]), dict(info.training["arguments"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{info.path / JSON} does not say how its run was trained, so it cannot go on. Name another --out.") from error
 
 
 def _compare(out: Path, plan: Plan, stored: dict[str, Any], asked: dict[str, Any], *, adding: bool) -> None:
@@ -512,6 +559,7 @@ def _compare(out: Path, plan: Plan, stored: dict[str, Any], asked: dict[str, Any
         stored = stored | {k: ours[k] for k in names}
     found = list(_differences(stored, ours))
     if found:
+        found = [line for line in found if line.startswith("model:")] or found  # of another model, every setting differs
         hint = "Use the arguments of the run, or name another --out."
         if all(line.split(":")[0] in names for line in found):
             had = " + ".join(str(s.budget) for s in plan.segments)
@@ -623,9 +671,9 @@ def _dry_run(
     state = "new"
     if (out / JSON).exists():
         info = read_run(out)
-        old = Plan.from_json(info.training["plan"])
+        old, arguments = _stored(info)
         adding = extend and info.finished
-        _compare(out, old, info.training["arguments"], identity, adding=adding)
+        _compare(out, old, arguments, identity, adding=adding)
         plan = old.add(plan.now.budget) if adding else old
         found = checkpoint.found(out)
         state = f"resume from step {int(found[0].stem[5:]) if found else 0}"

@@ -38,7 +38,7 @@ from pofx.training.augment import augment
 from pofx.training.average import Average
 from pofx.training.logger import MetricsFile
 from pofx.training.plan import MEASURED, Plan, learning_rate
-from pofx.training.progress import Report
+from pofx.training.progress import SIGNS, Report, kind_of
 from pofx.training.validation import validate
 
 
@@ -177,13 +177,14 @@ class Game(pl.LightningModule):
         return found
 
     def loss_text(self) -> str:
-        """The loss as a person wants it: bits/dim where there is one."""
+        """The loss as a person wants it: bits/dim where there is one, = or ≤."""
+        sign = SIGNS.get(kind_of(self.model) or "", "")
         shown = [name for name in self.sums if name.endswith("bits_per_dim")] or [name for name in self.sums if name.endswith("loss")]
         parts = []
         for name in shown:
             total, count = self.sums[name]
             label = name.removeprefix("train_").replace("_", " ").replace("bits per dim", "bits/dim")
-            parts.append(f"{total / count:.3f} {label}" if label == "bits/dim" else f"{label} {total / count:.3f}")
+            parts.append(" ".join(filter(None, (label, sign if label.endswith("bits/dim") else "", f"{total / count:.3f}"))))
         return ", ".join(parts)
 
     # State -----------------------------------------------------------------------------------------------------------

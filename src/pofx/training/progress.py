@@ -7,7 +7,15 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 
+from pofx.model import ExactLikelihood, ImageModel, LowerBound
+
 EVERY = 5.0  # seconds between plain lines
+SIGNS = {"exact": "=", "lower bound": "≤"}  # how a printed cost relates to the true one
+
+
+def kind_of(model: ImageModel) -> str | None:
+    """What the nats of a model are: "exact", a "lower bound" on log p, or None where it has none."""
+    return "exact" if isinstance(model, ExactLikelihood) else "lower bound" if isinstance(model, LowerBound) else None
 
 
 def say(text: str, quiet: bool = False) -> None:

@@ -38,12 +38,12 @@ class Run:
     Attributes:
         path: its folder.
         model: with the averaged weights, in evaluation mode.
-        metrics: of the last validation, by name ("valid_bits_per_dim", …).
+        metrics: of the last validation, by name ("valid_bits_per_dim", …); "valid_kind" says whether nats are exact or a bound.
     """
 
     path: Path
     model: ImageModel
-    metrics: dict[str, float]
+    metrics: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,9 @@ def read_run(path: str | Path) -> RunInfo:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
         written = value["format"]
-        if isinstance(written, int) and written > FORMAT:
+        if not isinstance(written, int):
+            raise TypeError(f"format is {written!r}")
+        if written > FORMAT:
             made = f"{value.get('pofx', '?')}, format {written}; this is {pofx_version()}"
             raise InputError(f"{folder} was made by a newer pofx ({made}). Update: pip install -U pofx")
         return RunInfo(
@@ -157,11 +159,15 @@ def read_run(path: str | Path) -> RunInfo:
             metrics=dict(value.get("metrics") or {}),
             finished=bool(value.get("finished", True)),
             version=str(value.get("pofx", "?")),
-            format=int(written),
+            format=written,
             json=value,
         )
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file} is damaged ({type(error).__name__}: {error}). Train the run again, or restore the file.") from error
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{file} is damaged ({type(error).__name__}: {error}). Restore the file, or train again and name another --out."
+        ) from error
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> ImageModel:
@@ -188,16 +194,46 @@ def build(info: RunInfo) -> ImageModel:
         raise InputError(
             f"{info.path} holds a model of the class {info.class_name}, which this pofx {pofx_version()} does not know. {error}"
         ) from error
+    if cls.__name__ != info.class_name:
+        raise InputError(
+            f'{info.path / JSON} is damaged: its "model" is {info.model!r} and its "class" {info.class_name!r}, and they must agree. '
+            "Restore the file, or train again and name another --out."
+        )
     try:
         arguments = catalog.arguments_from_json(info.arguments)
         given = catalog.arguments_from_json(info.given)
         catalog.check_arguments(cls, arguments)
+        _check_kinds(cls, arguments)
         with torch.random.fork_rng(devices=[]):
             return cls(space=info.space, given=given, **arguments) if "given" in cls_arguments(cls) else cls(space=info.space, **arguments)
-    except (InputError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"{info.path / JSON} (pofx {info.version}) does not fit {info.class_name} of this pofx {pofx_version()}: {error}"
         ) from error
+
+
+_KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
+    "int": ("a whole number", (int,)),
+    "float": ("a number", (int, float)),
+    "bool": ("true or false", (bool,)),
+    "str": ("text", (str,)),
+    "None": ("null", (type(None),)),
+}
+
+
+def _check_kinds(cls: type[ImageModel], arguments: Mapping[str, Any]) -> None:
+    """Refuse a value that is no number where the model states that it takes one, by the name of the setting."""
+    import inspect
+
+    for name, parameter in inspect.signature(cls).parameters.items():
+        annotation = parameter.annotation
+        stated = (annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "?")).split(" | ")
+        if name not in arguments or not all(kind in _KINDS for kind in stated):
+            continue
+        value = arguments[name]
+        wrong = not isinstance(value, tuple(found for kind in stated for found in _KINDS[kind][1]))
+        if wrong or (isinstance(value, bool) and "bool" not in stated):
+            raise InputError(f"the setting {name!r} is {value!r}; it must be {' or '.join(_KINDS[kind][0] for kind in stated)}.")
 
 
 def cls_arguments(cls: type[ImageModel]) -> list[str]:
@@ -232,7 +268,8 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     file = folder / WEIGHTS
     if not file.is_file():
         raise InputError(
-            f"{folder} has no {WEIGHTS} yet: its training was stopped early. Go on with the same `pofx train … --out {folder}` command."
+            f"{folder} has no {WEIGHTS}: its training was stopped early, or the file is lost. "
+            f"Run the same `pofx train … --out {folder}` command again: it goes on from the last checkpoint."
         )
     try:
         return load_file(file)

@@ -16,6 +16,7 @@ from pofx import pictures
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+WIDTH = 792  # of the text, in screen pixels: 52rem less the padding
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #63686f; --line: #dfe2e6; --ground: #fff; --panel: #f6f7f8; --accent: #0b6e69; --alarm: #b3261e; }
 @media (prefers-color-scheme: dark) {
@@ -27,16 +28,17 @@ body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 52rem; backgroun
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; letter-spacing: -.01em; }
 h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; padding-top: .9rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
-p { margin: .5rem 0; } .soft, figcaption, caption { color: var(--soft); } .lead { font-size: 1.05rem; color: var(--soft); margin-bottom: 1.2rem; }
+p { margin: .5rem 0; } .soft, figcaption, .caption { color: var(--soft); } .lead { font-size: 1.05rem; color: var(--soft); margin-bottom: 1.2rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; margin: .8rem 0; font-variant-numeric: tabular-nums; }
-caption { caption-side: bottom; text-align: left; font-size: .85rem; padding-top: .5rem; }
-th, td { padding: .38rem .7rem .38rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { font-weight: 600; color: var(--soft); font-size: .85rem; } th:first-child, td:first-child { text-align: left; }
+table { border-collapse: collapse; width: 100%; margin: .4rem 0 .6rem; font-variant-numeric: tabular-nums; }
+.caption { font-size: .85rem; margin: 0 0 .8rem; }
+th, td { padding: .38rem 0 .38rem .9rem; text-align: right; vertical-align: baseline; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { font-weight: 600; color: var(--soft); font-size: .85rem; } th:first-child, td:first-child { text-align: left; padding-left: 0; }
 td.text, th.text { text-align: left; white-space: normal; }
 figure { margin: .8rem 0; } figcaption { font-size: .85rem; margin-top: .35rem; }
 img { image-rendering: pixelated; max-width: 100%; height: auto; vertical-align: top; }
 img.smooth { image-rendering: auto; }
+.wide svg { min-width: 30rem; }
 .tiles { display: flex; flex-wrap: wrap; gap: .45rem .55rem; margin: .6rem 0; }
 .tiles figure { margin: 0; text-align: center; } .tiles figcaption { font-size: .72rem; margin-top: .15rem; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .tiles img { border-radius: 2px; }
@@ -45,7 +47,9 @@ img.smooth { image-rendering: auto; }
 .flag.alarm { border-color: var(--alarm); } .flag.alarm strong { color: var(--alarm); }
 pre { background: var(--panel); padding: .8rem 1rem; overflow-x: auto; border-radius: 4px; font-size: .85rem; } code { font-size: .9em; }
 details summary { cursor: pointer; color: var(--accent); } a { color: var(--accent); }
-@media print { body { max-width: none; padding: 0; font-size: 11pt; } h2, h3 { break-after: avoid; } figure, tr, .flag, .tiles figure { break-inside: avoid; } pre { white-space: pre-wrap; } details { display: block; } }
+@media (max-width: 36rem) { body { padding-top: 1.5rem; } table { font-size: .8rem; } th, .caption { font-size: .78rem; } th, td { padding-left: .5rem; }
+  th:first-child, td:first-child { white-space: normal; } pre { white-space: pre-wrap; overflow-wrap: anywhere; } }
+@media print { .wide svg { min-width: 0; } body { max-width: none; padding: 0; font-size: 11pt; } h2, h3 { break-after: avoid; } figure, tr, .flag, .tiles figure { break-inside: avoid; } pre { white-space: pre-wrap; } details { display: block; } }
 """
 
 
@@ -82,8 +86,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "",
         return "".join(f"<{tag}{' class=text' if i in left else ''}>{escape(cell)}</{tag}>" for i, cell in enumerate(row))
 
     lines = "\n".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    below = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="wide"><table>{below}<thead><tr>{cells(head, "th")}</tr></thead><tbody>\n{lines}\n</tbody></table></div>'
+    top = f"<thead><tr>{cells(head, 'th')}</tr></thead>" if any(head) else ""
+    # Below the box that scrolls, so that a narrow screen wraps it
+    below = f'\n<p class="caption">{escape(caption)}</p>' if caption else ""
+    return f'<div class="wide"><table>{top}<tbody>\n{lines}\n</tbody></table></div>{below}'
 
 
 def details(summary: str, content: str) -> str:
@@ -101,17 +107,28 @@ def data_uri(image: Image) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
+def enlarged(x: Tensor, want: int) -> int:
+    """The whole factor that makes images `(n, C, H, W)` about `want` screen pixels large."""
+    return max(1, round(want / max(x.shape[-2:])))
+
+
+def fitting(x: Tensor, want: int) -> int:
+    """How many such images fit side by side into the text's width, so that the browser need not shrink their pixels unevenly."""
+    scale = enlarged(x, want)
+    return max(1, min(len(x), 16, (WIDTH // scale - 1) // (x.shape[-1] + 1)))
+
+
 def grid(x: Tensor, levels: int, columns: int, *, want: int = 40, caption: str = "", alt: str = "images") -> str:
     """One picture of many images `(n, C, H, W)`, each about `want` screen pixels large, by a whole factor so that pixels stay sharp."""
     sheet = pictures.grid(x, levels, min(columns, len(x)), scale=1)
-    scale = max(1, round(want / max(x.shape[-2:])))
+    scale = enlarged(x, want)
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return f'<figure><img src="{data_uri(sheet)}" width="{sheet.width * scale}" height="{sheet.height * scale}" alt="{escape(alt)}">{below}</figure>'
 
 
 def tiles(x: Tensor, levels: int, captions: Sequence[str] | None = None, *, want: int = 56) -> str:
     """Images side by side, each with a caption (lines separated by a newline)."""
-    scale = max(1, round(want / max(x.shape[-2:])))
+    scale = enlarged(x, want)
     figures = []
     for i in range(len(x)):
         image = pictures.grid(x[i : i + 1], levels, 1, scale=1, pad=0)
@@ -162,4 +179,4 @@ def curves(panels: Sequence[tuple[str, dict[str, tuple[list[float], list[float]]
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :].replace("<svg ", '<svg role="img" style="max-width:100%;height:auto" ', 1)
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f"<figure>{svg}{below}</figure>"
+    return f'<figure><div class="wide">{svg}</div>{below}</figure>'

@@ -146,7 +146,11 @@ def _page(findings: Mapping[str, Any], results: Sequence[Check], seconds: float,
         html.section("Targets", target, html.paragraph(f"Measured and drawn in {seconds:.0f} s after training.", "soft")),
         html.section("Facts", *(f"<h3>{f.name}</h3>" + parts.facts_part(f) for f in models)),
     ]
-    head = f"A PixelCNN, a VAE and a GAN learned {data.heading} ({data.space}; {len(data.train):,} training images) in about a minute each."
+    *most, last = (f"{f.meta['training']['minutes']:.1f}" for f in models)
+    head = (
+        f"A PixelCNN, a VAE and a GAN learned {data.heading} ({data.space}; {len(data.train):,} training images), "
+        f"in {', '.join(most)} and {last} minutes."
+    )
     return html.page("Three ideas of p(x)", head, body)
 
 

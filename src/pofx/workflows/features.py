@@ -9,8 +9,11 @@ A Fréchet distance only compares with another in the *same* features, so the ru
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pofx.errors import InputError
 from pofx.model import Features, require
 
 if TYPE_CHECKING:
@@ -106,35 +110,74 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()[:12]
 
 
+def recipe(described: Mapping[str, Any]) -> str:
+    """6 hexadecimal digits of how features are learned: the model, all its arguments, the budget, the format. Another recipe, another run.
+
+    >>> recipe({"arguments": {"channels": 16}}) == recipe({"arguments": {"channels": 8}})
+    False
+    """
+    from pofx.training.runs import FORMAT
+
+    text = json.dumps([FORMAT, STEPS, BATCH_SIZE, described], sort_keys=True, default=str)
+    return blake2b(text.encode(), digest_size=3).hexdigest()
+
+
+@contextmanager
+def alone(path: Path, say: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the features run `path`; where another process does, wait for it. The kernel frees the lock when its holder dies.
+
+    Raises:
+        InputError: the cache cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = (path.parent / f"{path.name}.lock").open("w")
+    except OSError as error:
+        raise InputError(f"Features are kept in {path.parent}, which cannot be written: {error.strerror}. Set POFX_CACHE=FOLDER.") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if say is not None:
+                say(f"another process is learning these features; waiting for it ({path})")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def features_run(
     data: Data, *, cache: str | Path | None = None, quiet: bool = True, say: Callable[[str], None] | None = None
 ) -> FeaturesRun:
-    """The features run of this data: from the cache, or trained now (about a minute).
+    """The features run of this data: from the cache, or trained now (about a minute). Two processes that want the same train it once.
 
     Args:
         cache: folder to keep it in; see `cache_folder`.
-        say: called with a line before training starts, and with the run's name and hash.
+        say: called with a line before training starts or another process is waited for, and with the run's name and hash.
+
+    Raises:
+        InputError: the cache cannot be written.
     """
     from pofx import catalog
     from pofx.training import train
+    from pofx.training.runs import describe
 
     classes = data.classes
     labelled = data.train.y is not None and len(data.train.y.unique()) > 1
     kind = f"labels{classes}" if labelled else "turns4"
-    path = cache_folder(cache) / f"{data.fingerprint[:16]}-{kind}"
     source = data
     if not labelled:
         parts: dict[str, Any] = {name: Turned(getattr(data, name)) for name in ("train", "valid", "calib", "test")}
         source = replace(data, class_names=None, **parts)
         classes = 4
-    fresh = not (path / "model.safetensors").exists()
-    what = "a small classifier" if labelled else "to tell how an image was turned (no labels here)"
-    if fresh and say is not None:
-        say(f"learning features for {data.heading}: {what}, once; kept in {path}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = catalog.get("classifier")(data.space, classes=classes, **ARGUMENTS)  # type: ignore[call-arg]
-    run = train(model, source, out=path, steps=STEPS, batch_size=BATCH_SIZE, seed=0, quiet=quiet)
+    path = cache_folder(cache) / f"{data.fingerprint[:16]}-{kind}-{recipe(describe(model))}"
+    with alone(path, say):
+        fresh = not (path / "model.safetensors").exists()
+        what = "a small classifier" if labelled else "to tell how an image was turned (no labels here)"
+        if fresh and say is not None:
+            say(f"learning features for {data.heading}: {what}, once; kept in {path}")
+        run = train(model, source, out=path, steps=STEPS, batch_size=BATCH_SIZE, seed=0, quiet=quiet)
     digest = file_hash(path / "model.safetensors")
     name = f"{'classifier' if labelled else 'turn classifier'} of {data.heading} ({digest})"
     if say is not None:

@@ -20,13 +20,15 @@ import torch
 from torch import Tensor
 
 from pofx.catalog import name_of
+from pofx.errors import InputError
 from pofx.metrics.nearest import nearest
 from pofx.model import Critic, Decoder, Encoder, ExactLikelihood, ImageModel, LowerBound, Sampler, evaluating
 from pofx.tasks._files import write_text
 from pofx.tasks.bulk import Images, subset
-from pofx.tasks.evaluate import Evaluation, Mean, SplitResult, draws, evaluate, feature_vectors, train_images
+from pofx.tasks.evaluate import Evaluation, Mean, SplitResult, draws, evaluate, feature_vectors, train_images, viewed
 from pofx.tasks.outliers import Outliers, judge
 from pofx.tasks.score import costs
+from pofx.views import Label
 from pofx.workflows import _page as html
 
 if TYPE_CHECKING:
@@ -126,7 +128,9 @@ def gather(
     )
     samples = near_pixels = near_features = None
     if isinstance(model, Sampler):
-        samples = evaluation.drawn if evaluation.drawn is not None else draws(model, GRID, data.test, seed=seed)
+        samples = evaluation.drawn
+        if samples is None:
+            samples = draws(model, GRID, viewed(model, data.test, data, seed=seed)[0], seed=seed)
         first = samples[:SHOWN]
         train = train_images(data)
         near_pixels = train[nearest(first, train).index[:, 0]]
@@ -231,12 +235,16 @@ def quality_table(findings: Sequence[Findings]) -> str:
 def samples_part(f: Findings) -> str:
     if f.samples is None:
         return ""
-    x = f.samples[: min(GRID, 64 if f.data.space.width > 40 else GRID)]
     want = 44 if max(f.data.space.shape[1:]) <= 32 else 64
-    given = "" if f.model.given is None else f" Each got the {type(f.model.given).__name__.lower()} of a test image."
-    return html.grid(
-        x, f.data.space.levels, 16, want=want, caption=f"{len(x)} draws, seed 0, not selected.{given}", alt=f"samples of {f.name}"
-    )
+    columns = html.fitting(f.samples, want)
+    x = f.samples[: min(GRID, 64 if f.data.space.width > 40 else GRID)]
+    x = x[: len(x) // columns * columns or len(x)]  # whole rows
+    given = ""
+    if f.model.given is not None:
+        valid = len(f.data.valid) and not isinstance(f.model.given, Label)
+        given = f" Each got the {type(f.model.given).__name__.lower()} of a {'valid' if valid else 'test'} image."
+    caption = f"{len(x)} of {len(f.samples):,} draws, seed 0, not selected.{given}"
+    return html.grid(x, f.data.space.levels, columns, want=want, caption=caption, alt=f"samples of {f.name}")
 
 
 def neighbours_part(f: Findings) -> str:
@@ -280,7 +288,7 @@ def extremes_part(f: Findings, count: int = 10) -> str:
         out.append(
             f"<h3>{title}</h3>" + html.tiles(x, f.data.space.levels, [f"{cost.sign} {cost.bits_per_dim[i]:.2f}" for i in index.tolist()])
         )
-    return "".join(out) + html.paragraph("Bits/dim below each image.", "soft")
+    return "".join(out) + html.paragraph("Bits/dim below each image.", "caption")
 
 
 def odd_part(f: Findings, count: int = 12) -> str:
@@ -371,7 +379,7 @@ def facts_part(f: Findings) -> str:
     for key in ("steps", "images", "minutes", "images_per_second", "seed", "precision", "threads"):
         value = training.get(key)
         if value is not None:
-            shown = f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+            shown = f"{value:,.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
             rows.append([key.replace("_", " "), shown])
     if training.get("hardware"):
         rows.append(
@@ -381,6 +389,22 @@ def facts_part(f: Findings) -> str:
     rows.append(["this page", f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {made}"])
     out = html.table(["", ""], rows, text=(0, 1))
     return out + (html.details("model.json", html.code(json.dumps(meta, indent=1, ensure_ascii=False))) if meta else "")
+
+
+def other_data(meta: Mapping[str, Any], data: Data) -> str:
+    """What to say where `data` is not what the run was trained on, by the fingerprint in its model.json; else ""."""
+    stored = (meta.get("data") or {}).get("fingerprint")
+    if not stored or stored == data.fingerprint:
+        return ""
+    return (
+        f"{data.heading} is not what the run was trained on: images were added, removed or changed, or split in another way. "
+        f"Its parts, also test, may hold images that were learned (fingerprint {data.fingerprint[:12]}, of the run {stored[:12]})."
+    )
+
+
+def data_part(f: Findings) -> str:
+    note = other_data(f.meta, f.data)
+    return html.flag(f"Other data: {note}", alarm=True) if note else ""
 
 
 def notes_part(f: Findings) -> str:
@@ -399,6 +423,7 @@ def sections(f: Findings, path: str) -> list[str]:
             [str(n) for n in names], [[f"{c:,}" for c in counts]], f"Classes of {sum(counts):,} samples, as the features run labels them."
         )
     return [
+        data_part(f),
         html.section("Numbers", numbers, notes_part(f)),
         html.section("Samples", samples_part(f)),
         html.section("Are they copies?", neighbours_part(f)),
@@ -460,7 +485,11 @@ def report(
     tell = say or (lambda line: None)
     if data is None:
         tell("reading the data")
+        if not info.data.get("spec"):
+            raise InputError("This run does not say what it was trained on; name the images as DATA.")
         data = load_data(**info.data["spec"])
+    if note := other_data(info.json, data):
+        tell(note)
     model = load_model(run, device)
     found = None
     if features and isinstance(model, Sampler):

@@ -102,7 +102,9 @@ class CriticNet(nn.Module):
         return h
 
     def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
-        return self.out(self.body(x, context).flatten(1))[:, 0].to(self.out.weight.dtype)  # losses in full precision where the net ran in bf16
+        return self.out(self.body(x, context).flatten(1))[:, 0].to(
+            self.out.weight.dtype
+        )  # losses in full precision where the net ran in bf16
 
 
 class Player(nn.Module):

@@ -60,7 +60,7 @@ class HorizontalLayer(nn.Module):
     def forward(
         self, ops: Pass, h: Tensor | None, link: Tensor, context: Tensor | None, site: str, dropout: float
     ) -> tuple[Tensor | None, Tensor]:
-        a = ops.conv(self.conv, h) + ops.link(link) + ops.context(conditioning.project(self.given, context))
+        a = ops.add_context(ops.conv(self.conv, h) + ops.link(link), conditioning.project(self.given, context))
         a = ops.keep(site, ops.gate(a), dropout)
         skip = ops.conv(self.skip, a)
         if self.out is None:
@@ -217,7 +217,8 @@ class GatedSteps(Steps):
         row, column = divmod(pixel, self.model.space.width)
         if column == colour == 0:
             self.rows.row = row
-            self.links = self.model.links(self.rows, self.above, self.context)
+            links = self.model.links(self.rows, self.above, self.context)
+            self.links = [link[:, :, 0].permute(2, 0, 1).contiguous() for link in links]  # by pixel
         self.ops.at(row, column, colour)
         self.read = True
         return self.model.logits(self.ops, None, self.links, self.context)

@@ -38,7 +38,7 @@ class Block(nn.Module):
 
     def forward(self, ops: Pass, h: Tensor, context: Tensor | None, site: str, dropout: float) -> Tensor:
         a = ops.conv(self.reduce, ops.relu(h))
-        a = ops.conv(self.mix, ops.relu(a)) + ops.context(conditioning.project(self.given, context))
+        a = ops.add_context(ops.conv(self.mix, ops.relu(a)), conditioning.project(self.given, context))
         a = ops.keep(site, ops.relu(a), dropout)
         return h + ops.conv(self.expand, a)
 
@@ -108,7 +108,7 @@ class PixelCNN(Autoregressive, Features):
     # The network, written once for full passes and steps ------------------------------------------------------------
 
     def trunk(self, ops: Pass, x: Tensor | None, context: Tensor | None, blocks: int | None = None) -> Tensor:
-        h = ops.conv(self.first, x) + ops.context(conditioning.project(self.first_given, context))
+        h = ops.add_context(ops.conv(self.first, x), conditioning.project(self.first_given, context))
         for i, block in enumerate(self.blocks[:blocks]):
             h = block(ops, h, context, f"block{i}", self.dropout)
         return h
