@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,7 @@ def test_models(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
 def test_models_say_the_levels_that_each_accepts(ask: Ask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from pofx import catalog
 
-    class Coarse(catalog.get("vae")):  # type: ignore[misc]
+    class Coarse(catalog.get("vae")):
         accepts_levels = (3, 16)
 
     monkeypatch.setattr(catalog, "models", lambda: {"coarse": Coarse})
@@ -53,7 +54,7 @@ def test_models_fit_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert main(["models"]) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
-    assert "pixelcnn    sample, exact p(x), step by step" in out
+    assert "pixelcnn sample, exact p(x), step by step" in " ".join(out.split())
 
 
 def test_tree(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,7 +133,11 @@ def test_conditional_samples_need_what_they_condition_on(runs: Path, ask: Ask, r
     assert "--label 0" in refuse("sample", runs / "label", "-n", 2)
     assert "0 … 9" in refuse("sample", runs / "label", "-n", 2, "--label", "11")
     assert "--label" in refuse("sample", runs / "pixelcnn", "-n", 2, "--label", "1")
-    ask("sample", runs / "label", "-n", 5, "--label", "1,7", "-o", tmp_path / "a.png")
+    assert "--label x" in refuse("sample", runs / "label", "-n", 2, "--label", "x")
+    assert "knows no such class" in refuse("sample", runs / "label", "-n", 2, "--label", "9" * 30)
+    facts = ask("sample", runs / "label", "-n", 5, "--label", "1,7", "-o", tmp_path / "a.npz")
+    assert (facts["kind"], facts["given"], facts["label"]) == ("samples of p(x | label)", "Label(classes=10)", "1,7")
+    assert np.load(tmp_path / "a.npz")["y"].tolist() == [1, 7, 1, 7, 1]
     ask("sample", runs / "label", "-n", 5, "--like", "digits:test", "-o", tmp_path / "b.png")
 
 
@@ -146,7 +151,7 @@ def test_score(runs: Path, ask: Ask, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert ask("score", runs / "vae", "digits:valid", "-o", tmp_path / "v.jsonl")["kind"] == "lower bound"
     assert json.loads((tmp_path / "v.jsonl").read_text().splitlines()[0])["kind"] == "lower bound"
     assert main(["score", str(runs / "vae"), "digits:valid", "--quiet"]) == 0
-    assert "bits/dim ≤" in capsys.readouterr().out
+    assert re.search(r"bits/dim ≤ [\d.]+ ± [\d.]+, nats ≤ [\d.]+ ± [\d.]+ on average", capsys.readouterr().out)
 
 
 def test_a_gan_has_no_likelihood(runs: Path, refuse: Refuse) -> None:
@@ -158,6 +163,48 @@ def test_images_of_another_shape_are_refused_with_the_fix(runs: Path, refuse: Re
     message = refuse("score", runs / "pixelcnn", tmp_path / "x.npy")
     assert "--size 8x8" in message
     assert "--levels 17" in message
+    assert "training" not in message  # no conversion was used
+    np.savez(tmp_path / "two.npz", x=np.zeros((3, 8, 8), np.uint8), levels=2)
+    message = refuse("score", runs / "pixelcnn", tmp_path / "two.npz")
+    assert "give images of 17 levels" in message
+    assert "--levels" not in message
+    run = tmp_path / "run"
+    shutil.copytree(runs / "pixelcnn", run)
+    meta = json.loads((run / "model.json").read_text())
+    meta["data"]["transforms"] = ["size 8x8", "levels 17"]
+    (run / "model.json").write_text(json.dumps(meta))
+    assert "--size 8x8 --levels 17, the same conversion that was used in training" in refuse("score", run, tmp_path / "x.npy")
+
+
+def test_an_unfinished_run_and_one_without_data_are_told(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs / "pixelcnn", run)
+    meta = json.loads((run / "model.json").read_text())
+    (run / "model.json").write_text(json.dumps(meta | {"finished": False}))
+    for line in (f"sample {run} -n 2", f"evaluate {run} digits:valid --draw 0"):
+        capsys.readouterr()
+        assert main(line.split()) == 0
+        assert "is not finished" in capsys.readouterr().err
+    assert main(f"sample {runs}/pixelcnn -n 2 -o {tmp_path}/a.png".split()) == 0
+    assert "not finished" not in capsys.readouterr().err
+    del meta["data"]
+    (run / "model.json").write_text(json.dumps(meta))
+    assert main(["info", str(run)]) == 0
+
+
+def test_numbers_of_images_and_learning_rates_are_checked(runs: Path, refuse: Refuse, tmp_path: Path) -> None:
+    for first in ("-1", "9" * 20):
+        assert f"--first {first}" in refuse("sample", runs / "pixelcnn", "-n", 2, "--first", first, "-o", tmp_path / "a.png")
+    assert "learning rate" in refuse("train", "pixelcnn", "digits", "--out", tmp_path / "r", "--lr", "nan", "--steps", 5)
+    assert not (tmp_path / "r").exists()
+
+
+def test_info_shows_a_bound_as_one(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, sign in (("pixelcnn", "="), ("vae", "≤")):
+        assert main(["info", str(runs / name)]) == 0
+        out = capsys.readouterr().out
+        assert f"valid_bits_per_dim{sign}" in out
+        assert f"valid_nats{sign}" in out
 
 
 def test_evaluate(runs: Path, ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:

@@ -225,6 +225,13 @@ def test_large_images_come_in_small_fixed_batches_with_the_same_results():
     assert torch.equal(torch.cat([-costs(model, piece).nats for piece in x.split(7)]), whole.double())
 
 
+def test_freed_pages_are_kept(monkeypatch: pytest.MonkeyPatch):
+    calls = []
+    monkeypatch.setattr("pofx.tasks.bulk.keep_pages", lambda: calls.append(1))
+    per_image(Coins(), lambda x, y: x.flatten(1).sum(1), coins(3))
+    assert calls
+
+
 def test_results_are_ordinary_tensors_and_the_mode_is_put_back():
     model = Coins().train()
     out = per_image(model, lambda x, y: x.double().flatten(1).mean(1), coins(3))

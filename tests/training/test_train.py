@@ -437,12 +437,6 @@ def test_metrics_say_whether_nats_are_exact_and_loggers_get_numbers(data: Data, 
         def small(cls, space: ImageSpace, given: View | None = None) -> Self:
             return cls(space, given)
 
-        def elbo_terms(self, x: Tensor, given: Any, noise: Noise) -> dict[str, Tensor]:
-            return {"all": self.table.log_prob(x)}
-
-        def log_weight(self, x: Tensor, given: Any, noise: Noise) -> Tensor:
-            return self.table.log_prob(x)
-
         def elbo(self, x: Tensor, given: Any = None, **_: Any) -> Tensor:
             return self.table.log_prob(x)
 

@@ -148,7 +148,7 @@ def test_another_recipe_of_features_is_another_run(digits: Data, quick: Path, mo
 
 def test_features_that_another_process_learns_are_waited_for(digits: Data, quick: Path):
     path = features_run(digits).path
-    hold = "import fcntl, sys; fcntl.flock(open(sys.argv[1], 'w'), fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+    hold = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
     other = subprocess.Popen(
         [sys.executable, "-c", hold, str(path.parent / f"{path.name}.lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -218,7 +218,10 @@ def test_a_report_on_other_data_says_so(digits: Data, quick: Path):
     stored = json.loads((out / "model.json").read_text())
     stored["data"]["fingerprint"] = "0" * 32
     (out / "model.json").write_text(json.dumps(stored))
-    assert "Other data: digits is not what the run was trained on" in read(report(out, limit=50, draw=20, features=False, say=lines.append)).text
+    assert (
+        "Other data: digits is not what the run was trained on"
+        in read(report(out, limit=50, draw=20, features=False, say=lines.append)).text
+    )
     assert any("split in another way" in line for line in lines)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ img.smooth { image-rendering: auto; }
 pre { background: var(--panel); padding: .8rem 1rem; overflow-x: auto; border-radius: 4px; font-size: .85rem; } code { font-size: .9em; }
 details summary { cursor: pointer; color: var(--accent); } a { color: var(--accent); }
 @media (max-width: 36rem) { body { padding-top: 1.5rem; } table { font-size: .8rem; } th, .caption { font-size: .78rem; } th, td { padding-left: .5rem; }
-  th:first-child, td:first-child { white-space: normal; } pre { white-space: pre-wrap; overflow-wrap: anywhere; } }
+  th, td { white-space: normal; } pre { white-space: pre-wrap; overflow-wrap: anywhere; } }
 @media print { .wide svg { min-width: 0; } body { max-width: none; padding: 0; font-size: 11pt; } h2, h3 { break-after: avoid; } figure, tr, .flag, .tiles figure { break-inside: avoid; } pre { white-space: pre-wrap; } details { display: block; } }
 """
 
@@ -78,12 +79,17 @@ def flag(text: str, *, alarm: bool) -> str:
     return f'<div class="flag{" alarm" if alarm else ""}"><strong>{escape(head)}</strong>{":" if rest else ""}{escape(rest)}</div>'
 
 
+def _tied(text: str) -> str:
+    """A sign stays with its number where a narrow screen wraps a cell."""
+    return re.sub("(?<=[=≤≈±]) ", "\u00a0", text)
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", *, text: Iterable[int] = ()) -> str:
     """A table of plain text; columns in `text` are left-aligned and may wrap."""
     left = set(text)
 
     def cells(row: Sequence[str], tag: str) -> str:
-        return "".join(f"<{tag}{' class=text' if i in left else ''}>{escape(cell)}</{tag}>" for i, cell in enumerate(row))
+        return "".join(f"<{tag}{' class=text' if i in left else ''}>{_tied(escape(cell))}</{tag}>" for i, cell in enumerate(row))
 
     lines = "\n".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     top = f"<thead><tr>{cells(head, 'th')}</tr></thead>" if any(head) else ""
