@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pofx.model import ImageModel
+from pofx.nn.linear import Linear
 
 
 class Context(nn.Module):
@@ -62,9 +63,7 @@ class Dense(nn.Module):
         super().__init__()
         planes = context.view is not None and len(context.view.feature_shape(context.space)) == 3
         self.size = (min(8, context.space.height), min(8, context.space.width)) if planes else (1, 1)
-        self.linear = (
-            nn.Identity() if context.view is None else nn.Linear(context.width * self.size[0] * self.size[1], features, bias=False)
-        )
+        self.linear = nn.Identity() if context.view is None else Linear(context.width * self.size[0] * self.size[1], features, bias=False)
 
     def forward(self, context: Tensor | None) -> Tensor | float:
         if context is None:

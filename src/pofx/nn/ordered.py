@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pofx.likelihoods import Likelihood, normalised
 from pofx.model import Autoregressive, Steps
 from pofx.nn import conditioning
+from pofx.nn.linear import linear
 from pofx.nn.masked import raster
 from pofx.space import ImageSpace
 
@@ -45,7 +46,7 @@ class OrderedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(len(outputs)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight * self.mask, self.bias)
+        return linear(x, self.weight * self.mask, self.bias)
 
     def units(self, degree: int) -> slice:
         """Which outputs have this degree."""
@@ -56,7 +57,7 @@ class OrderedLinear(nn.Module):
         """The outputs of one degree, from a prefix of inputs that is complete: `(n, k)`."""
         units = self.units(degree)
         seen = int(torch.searchsorted(self.inputs, degree + (0 if self.strict else 1)))
-        return F.linear(x[:, :seen], self.weight[units, :seen], self.bias[units])
+        return linear(x[:, :seen], self.weight[units, :seen], self.bias[units])
 
 
 class Hidden(nn.Module):

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from pofx.errors import InputError
 from pofx.model import Batch, Context, Critic, Decoder, Features, Objective, OptimizerSpec, Progress, Sampler, evaluating
 from pofx.nn import conditioning
+from pofx.nn.linear import Linear
 from pofx.nn.strided import pyramid, strides
 from pofx.noise import Noise
 from pofx.space import ImageSpace
@@ -60,7 +61,7 @@ class GeneratorNet(nn.Module):
         up = sizes[::-1]
         widths = [channels * 2**i for i in range(len(sizes))][::-1]
         self.sizes = up
-        self.start = nn.Linear(latents, widths[0] * up[0][0] * up[0][1])
+        self.start = Linear(latents, widths[0] * up[0][0] * up[0][1])
         self.norms = nn.ModuleList(nn.BatchNorm2d(w) for w in widths)
         self.given = nn.ModuleList(context.into(w) for w in widths)
         self.up = nn.ModuleList(
@@ -92,7 +93,7 @@ class CriticNet(nn.Module):
         self.given = nn.ModuleList(context.into(w) for w in widths[1:])
         self.norms = nn.ModuleList(nn.BatchNorm2d(w) for w in widths[1:])
         self.sizes = sizes
-        self.out = nn.Linear(widths[-1] * sizes[-1][0] * sizes[-1][1], 1)
+        self.out = Linear(widths[-1] * sizes[-1][0] * sizes[-1][1], 1)
 
     def body(self, x: Tensor, context: Tensor | None) -> Tensor:
         h = F.leaky_relu(self.stem(x) + conditioning.project(self.stem_given, context, self.sizes[0]), 0.2)

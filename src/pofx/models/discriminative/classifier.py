@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pofx.errors import InputError
 from pofx.likelihoods import normalised
 from pofx.model import Batch, Context, Features, Labeler, LabelScore, Objective, OptimizerSpec
+from pofx.nn.linear import Linear
 from pofx.nn.residual import ResidualBlock
 from pofx.nn.strided import pyramid, strides
 from pofx.noise import Noise
@@ -68,7 +69,7 @@ class Classifier(Labeler, Features):
         self.stem = nn.Conv2d(space.channels, channels, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(w) for w in widths)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 3, s, padding=1) for a, b, s in zip(widths, widths[1:], strides(sizes), strict=False))
-        self.out = nn.Linear(widths[-1], classes)
+        self.out = Linear(widths[-1], classes)
 
     @classmethod
     def small(cls, space: ImageSpace, given: View | None = None) -> Self:

@@ -24,6 +24,7 @@ from pofx.errors import InputError
 from pofx.likelihoods import Likelihood, PixelDistribution, normalised
 from pofx.model import Batch, Context, Decoder, Encoder, Features, LowerBound, Objective, OptimizerSpec, Progress, Sampler
 from pofx.nn import conditioning
+from pofx.nn.linear import Linear
 from pofx.nn.residual import ResidualBlock
 from pofx.nn.strided import pyramid, strides
 from pofx.noise import Noise, hash_images
@@ -43,7 +44,7 @@ class EncoderNet(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(channels, context) for _ in sizes)
         self.down = nn.ModuleList(nn.Conv2d(channels, channels, 3, stride, padding=1) for stride in strides(sizes))
         height, width = sizes[-1]
-        self.out = nn.Linear(channels * height * width, 2 * latents)
+        self.out = Linear(channels * height * width, 2 * latents)
 
     def forward(self, x: Tensor, context: Tensor | None, noise: Noise | None, dropout: float) -> tuple[Tensor, Tensor]:
         h = self.stem(x) + conditioning.project(self.stem_given, context, (x.shape[2], x.shape[3]))
@@ -62,7 +63,7 @@ class DecoderNet(nn.Module):
         super().__init__()
         self.sizes = sizes[::-1]
         height, width = self.sizes[0]
-        self.start = nn.Linear(latents, channels * height * width)
+        self.start = Linear(latents, channels * height * width)
         self.blocks = nn.ModuleList(ResidualBlock(channels, context) for _ in sizes)
         self.up = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in sizes[1:])
         self.out = nn.Conv2d(channels, outputs, 3, padding=1)
