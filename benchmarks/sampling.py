@@ -49,8 +49,8 @@ def fastest_layout(model: ImageModel, x: torch.Tensor, repeats: int) -> tuple[st
     return best, found[best]
 
 
-def bare(model: ImageModel, n: int, layout: str, repeats: int) -> tuple[float, float]:
-    """The same convolutions and nothing else: seconds, and GFLOP of one pass over n images."""
+def bare(model: ImageModel, n: int, layout: str, repeats: int) -> tuple[float, float] | None:
+    """The same convolutions and nothing else: seconds, and GFLOP of one pass over n images; None for a net without any."""
     height, width = model.space.height, model.space.width
     jobs, flop = [], 0
     for layer in model.modules():
@@ -65,7 +65,7 @@ def bare(model: ImageModel, n: int, layout: str, repeats: int) -> tuple[float, f
             weight, x = weight.contiguous(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
         jobs.append((x, weight, padding))
         flop += 2 * n * height * width * weight.numel()
-    return seconds(lambda: [F.conv2d(x, w, padding=p) for x, w, p in jobs], repeats), flop / 1e9
+    return (seconds(lambda: [F.conv2d(x, w, padding=p) for x, w, p in jobs], repeats), flop / 1e9) if jobs else None
 
 
 def measure(name: str, model: Autoregressive, sizes: list[int], repeats: int) -> list[dict]:
@@ -73,7 +73,7 @@ def measure(name: str, model: Autoregressive, sizes: list[int], repeats: int) ->
     for n in sizes:
         x = random_images(n, model.space)
         layout, score = fastest_layout(model, x, repeats)
-        raw, gflop = bare(model, n, layout, repeats)
+        raw = bare(model, n, layout, repeats)
         sample = seconds(lambda n=n: model.sample(n), 1)
         rows.append(
             {
@@ -84,8 +84,8 @@ def measure(name: str, model: Autoregressive, sizes: list[int], repeats: int) ->
                 "sample_s": sample,
                 "sample_over_score": sample / score,
                 "full_passes_over_sample": score * len(model.order()) / sample,
-                "score_against_bare_convolutions": raw / score,
-                "score_gflop_per_s": gflop / score,
+                "score_against_bare_convolutions": None if raw is None else raw[0] / score,
+                "score_gflop_per_s": None if raw is None else raw[1] / score,
                 "load": os.getloadavg()[0],
             }
         )
