@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pofx.likelihoods import Likelihood, normalised
-from pofx.model import Autoregressive, Steps
+from pofx.model import Autoregressive, Batch, Context, Objective, OptimizerSpec, Steps
 from pofx.nn import conditioning
 from pofx.nn.linear import linear
 from pofx.nn.masked import raster
@@ -96,11 +96,18 @@ class OrderedNet(nn.Module):
 
 
 class OrderedModel(Autoregressive):
-    """What models of this kind share: the order, the full pass and its steps. A subclass sets `net` and `head`."""
+    """What models of this kind share: the objective, the order, the full pass and its steps. A subclass sets these attributes."""
 
     net: OrderedNet
     head: Likelihood  # of one sub-pixel
     context: conditioning.Context
+    lr: float
+
+    def objectives(self) -> Sequence[Objective]:
+        return [Objective("nll", self, self._loss, optimizer=OptimizerSpec("AdamW", lr=self.lr, betas=(0.9, 0.99)))]
+
+    def _loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.nll(self.conditional_log_prob(batch.x, batch.given))
 
     def conditional_log_prob(self, x: Tensor, given: Tensor | None) -> Tensor:
         c, h, w = self.space.shape

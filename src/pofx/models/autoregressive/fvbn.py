@@ -9,14 +9,10 @@ one fit per pixel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, Literal, Self
-
-from torch import Tensor
 
 from pofx.errors import InputError
 from pofx.likelihoods import Likelihood
-from pofx.model import Batch, Context, Objective, OptimizerSpec
 from pofx.nn import conditioning
 from pofx.nn.ordered import OrderedModel, OrderedNet
 from pofx.space import ImageSpace
@@ -65,9 +61,3 @@ class FVBN(OrderedModel):
     @classmethod
     def small(cls, space: ImageSpace, given: View | None = None) -> Self:
         return cls(space, given)
-
-    def objectives(self) -> Sequence[Objective]:
-        return [Objective("nll", self, self._loss, optimizer=OptimizerSpec("AdamW", lr=self.lr, betas=(0.9, 0.99)))]
-
-    def _loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.nll(self.conditional_log_prob(batch.x, batch.given))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pofx.errors import InputError
 from pofx.likelihoods import Likelihood, normalised
-from pofx.model import Batch, Context, Features, Objective, OptimizerSpec
+from pofx.model import Features
 from pofx.nn import conditioning
 from pofx.nn.ordered import OrderedModel, OrderedNet
 from pofx.space import ImageSpace
@@ -71,12 +71,6 @@ class MADE(OrderedModel, Features):
     @classmethod
     def small(cls, space: ImageSpace, given: View | None = None) -> Self:
         return cls(space, given, hidden=4 * space.dims)
-
-    def objectives(self) -> Sequence[Objective]:
-        return [Objective("nll", self, self._loss, optimizer=OptimizerSpec("AdamW", lr=self.lr, betas=(0.9, 0.99)))]
-
-    def _loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.nll(self.conditional_log_prob(batch.x, batch.given))
 
     @property
     def feature_layers(self) -> Sequence[str]:
