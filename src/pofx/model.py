@@ -337,6 +337,14 @@ class Steps(ABC):
     def fix(self, values: Tensor) -> None:
         """Set the next group to `values`, integers `(n, sub-pixels of the group)`."""
 
+    @abstractmethod
+    def fill(self, x: Tensor, rows: int) -> None:
+        """Called first: take the first `rows` rows of images `x` uint8 `(n, C, H, W)` as they are, in one pass. Groups in them are
+        still fixed, with the same values, and then cost nothing."""
+
+
+Watch = Callable[[Tensor, Tensor | None, Tensor], None]  # (group, log-probabilities read or None where it was known, values)
+
 
 class Autoregressive(ExactLikelihood, Sampler):
     """p(x) = ∏ p(x_i | x_<i). The product of the distributions read step by step equals `log_prob`."""
@@ -370,9 +378,19 @@ class Autoregressive(ExactLikelihood, Sampler):
 
     @final
     def continue_(
-        self, given: Tensor | None, noise: Noise, progress: Progress | None = None, adjust: Callable[[Tensor], Tensor] | None = None
+        self,
+        given: Tensor | None,
+        noise: Noise,
+        progress: Progress | None = None,
+        adjust: Callable[[Tensor], Tensor] | None = None,
+        watch: Watch | None = None,
     ) -> Tensor:
-        """Draw every unknown sub-pixel in order; known ones are copied. `adjust` maps log-probabilities (then: not samples of p)."""
+        """Draw every unknown sub-pixel in order; known ones are copied, known first rows in one pass.
+
+        Args:
+            adjust: maps log-probabilities (then: not samples of p).
+            watch: called after each group with its indices `(G,)`, the log-probabilities read, `(n, G, levels)`, and its values `(n, G)`.
+        """
         n, space, groups = len(noise), self.space, self.order()
         view = self.given
         known = torch.zeros(space.dims, dtype=torch.bool)
@@ -382,16 +400,28 @@ class Autoregressive(ExactLikelihood, Sampler):
         u = noise.uniform("x", space.dims).to(self.device)
         with one_thread():
             steps = self.begin(n, given)
-            for done, group in enumerate(groups):
-                if not bool(known[group].all()):
-                    logp = steps.distribution()
-                    logp = logp.double() if adjust is None else adjust(logp.double())
+            rows = int(known.reshape(space.shape).all(2).all(0).long().cumprod(0).sum())
+            if rows:
+                steps.fill(x.reshape(n, *space.shape), rows)
+            for done, (group, fixed) in enumerate(zip(groups, _known_of(groups, known), strict=True)):
+                logp = None
+                if fixed is not True:
+                    logp = steps.distribution().double()
+                    logp = logp if adjust is None else adjust(logp)
                     drawn = inverse_cdf(logp, u[:, group])
-                    x[:, group] = torch.where(known[group].to(x.device), x[:, group], drawn)
+                    x[:, group] = drawn if fixed is None else torch.where(fixed.to(x.device), x[:, group], drawn)
                 steps.fix(x[:, group])
+                if watch is not None:
+                    watch(group, logp, x[:, group])
                 if progress is not None:
                     progress(done + 1, len(groups))
         return x.to(torch.uint8).reshape(n, *space.shape)
+
+
+def _known_of(groups: list[Tensor], known: Tensor) -> list[Tensor | Literal[True] | None]:
+    """Of each group: None where nothing is known, True where all is, otherwise which of it, bool `(G,)`."""
+    parts = [known[group] for group in groups]
+    return [True if bool(part.all()) else part if bool(part.any()) else None for part in parts]
 
 
 def inverse_cdf(log_prob: Tensor, u: Tensor) -> Tensor:

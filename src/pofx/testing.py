@@ -480,6 +480,52 @@ def steps_equal_the_full_pass(cls: Model) -> None:
                     steps.fix(values)
 
 
+def all_steps_cost_one_pass(cls: Model) -> None:
+    """Counted, not timed: the multiply-adds of a whole image step by step are at most 1.05 times those of one full pass."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    for space in (ImageSpace(1, 12, 12, levels=2), ImageSpace(3, 8, 9, levels=4)):
+        model = cls.small(space)
+        assert isinstance(model, Autoregressive)
+        x, counted = random_images(2, space), []
+        with torch.inference_mode():
+            for work in (lambda m=model, x=x: m.log_prob(x), lambda m=model, x=x: _step_through(m, x)):
+                with FlopCounterMode(display=False) as counter:
+                    work()
+                counted.append(counter.get_total_flops())
+        assert counted[1] <= 1.05 * counted[0], f"{space}: steps cost {counted[1] / counted[0]:.2f} times the multiply-adds of a full pass"
+
+
+def _step_through(model: Autoregressive, x: Tensor) -> None:
+    steps = model.begin(len(x))
+    for group in model.order():
+        steps.distribution()
+        steps.fix(x.flatten(1)[:, group].long())
+
+
+def filled_rows_equal_stepped_ones(cls: Model) -> None:
+    """After `fill`, what is read of later groups equals the full pass to 1e-10, for each number of filled rows."""
+    for space in (*TINY, *ODD[:3]):
+        model = densify(cls.small(space, Label(3) if supports(cls, Label(3)) else None).double())
+        assert isinstance(model, Autoregressive)
+        batch = random_batch(model, 3)
+        with torch.no_grad():
+            full = model.conditional_log_prob(batch.x, batch.given).flatten(1)
+            for rows in sorted({1, space.height // 2, space.height - 1} - {0, space.height}):
+                filled = torch.zeros(space.shape, dtype=torch.bool)
+                filled[:, :rows] = True
+                steps = model.begin(3, batch.given)
+                steps.fill(batch.x, rows)
+                for group in model.order():
+                    values, open_ = batch.x.flatten(1)[:, group].long(), ~filled.flatten()[group]
+                    if bool(open_.any()):
+                        read = steps.distribution().gather(-1, values[..., None])[..., 0]
+                        assert float((read - full[:, group])[:, open_].abs().max()) < 1e-10, (
+                            f"{space}: reads differ after {rows} filled rows"
+                        )
+                    steps.fix(values)
+
+
 def order_is_a_permutation(cls: Model) -> None:
     """Every sub-pixel is in exactly one group."""
     for space in (*TINY, *ODD):
@@ -599,6 +645,8 @@ _CHECKS: list[tuple[Callable[[Model], None], tuple[type[ImageModel], ...], bool]
     (numbers_do_not_depend_on_the_batch, (ImageModel,), False),
     (samples_follow_the_model, (ExactLikelihood, LowerBound), True),
     (order_is_a_permutation, (Autoregressive,), False),
+    (all_steps_cost_one_pass, (Autoregressive,), False),
+    (filled_rows_equal_stepped_ones, (Autoregressive,), False),
     (steps_equal_the_full_pass, (Autoregressive,), False),
     (is_causal, (Autoregressive,), False),
     (bounds_are_ordered, (LowerBound,), False),

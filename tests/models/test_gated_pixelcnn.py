@@ -46,19 +46,6 @@ def test_gate_halves_of_a_colour_lie_together() -> None:
         assert torch.equal(full[:, 2 * c : 2 * c + 2], gated(h[:, 4 * c : 4 * c + 4]))
 
 
-def test_multiply_adds_of_all_steps_are_those_of_one_full_pass() -> None:
-    from pofx.nn.masked import MaskedConv2d
-
-    model = GatedPixelCNN(ImageSpace(3, 6, 6, levels=4), layers=3, channels=12)
-    steps = model.begin(1)
-    for group in model.order():
-        steps.distribution()
-        steps.fix(torch.zeros(1, len(group), dtype=torch.long))
-    stepped = sum(w.numel() for store in steps.ops.stores.values() for w, _ in store.taps)  # type: ignore[attr-defined]
-    full = sum(m.weight.numel() for m in model.modules() if isinstance(m, MaskedConv2d))
-    assert stepped <= 1.05 * full  # the vertical stack is run once a row, with the very weights of the full pass
-
-
 @pytest.mark.parametrize("wrong", [{"kernel": 4}, {"layers": 0}, {"likelihood": "logistic"}, {"channels": 7}])
 def test_wrong_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(InputError):

@@ -94,18 +94,6 @@ def test_masked_weights_get_no_gradient_and_stay_zero() -> None:
             assert not bool(layer.weight[layer.mask == 0].any())
 
 
-def test_a_whole_pass_of_steps_costs_the_multiply_adds_of_one_full_pass() -> None:
-    """Counted, not timed: rows of the windows times columns of the weights, against all taps of the full pass."""
-    model = PixelCNN(ImageSpace(3, 6, 6, levels=4), layers=3, channels=12)
-    steps = model.begin(1)
-    for group in model.order():
-        steps.distribution()
-        steps.fix(torch.zeros(1, len(group), dtype=torch.long))
-    stepped = sum(w.numel() for store in steps.ops.stores.values() for w, _ in store.taps) * 36  # type: ignore[attr-defined]
-    full = sum(m.weight.numel() for m in model.modules() if isinstance(m, MaskedConv2d)) * 36
-    assert stepped <= 1.05 * full
-
-
 @pytest.mark.parametrize("wrong", [{"kernel": 4}, {"layers": 0}, {"likelihood": "logistic"}, {"dropout": 1.0}, {"channels": 1}])
 def test_wrong_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(InputError):

@@ -11,6 +11,7 @@ pixel from what it stored of earlier ones. Both read the same weights, so their 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pofx.errors import InputError
+from pofx.nn.raster import Place
 from pofx.noise import Noise
 from pofx.space import ImageSpace
 
@@ -31,10 +33,19 @@ def colours(features: int, channels: int) -> Tensor:
     return torch.arange(features) * channels // features
 
 
-def raster(space: ImageSpace) -> list[Tensor]:
-    """The order of `Autoregressive.order`: row by row, pixel by pixel, colour by colour, one sub-pixel a group."""
-    c, h, w = space.shape
-    return list(torch.arange(c * h * w).reshape(c, h * w).t().reshape(-1, 1))
+def check_sizes(name: str, space: ImageSpace, *, layers: int, channels: int, kernels: Sequence[int], dropout: float, even: bool) -> None:
+    """Raise InputError for settings that no such network can have; `even`: each colour needs equally many features."""
+    if layers < 1 or any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):
+        raise InputError(
+            f"{name}: layers={layers} must be ≥ 1, and the kernels {', '.join(map(str, kernels))} odd, e.g. --layers 8 --kernel 3."
+        )
+    if channels < space.channels or (even and channels % space.channels):
+        wanted = "a multiple of" if even else "at least"
+        raise InputError(
+            f"{name}: channels={channels} must be {wanted} the image's {space.channels}, e.g. --channels {16 * space.channels}."
+        )
+    if not 0 <= dropout < 1:
+        raise InputError(f"{name}: dropout={dropout} must be in [0, 1), e.g. --dropout 0.1.")
 
 
 class MaskedConv2d(nn.Module):
@@ -83,6 +94,10 @@ class Pass(ABC):
         """The masked convolution of `h`; None where a step reads a layer whose input was written before (the image)."""
 
     @abstractmethod
+    def sum(self, layers: Sequence[MaskedConv2d], inputs: Sequence[Tensor]) -> Tensor:
+        """Σ of 1×1 convolutions, as one product over all inputs."""
+
+    @abstractmethod
     def context(self, c: Tensor | float) -> Tensor | float:
         """The part of a context projection `(n, F, 1 or H, 1 or W)` that belongs where this pass stands; 0 where there is none."""
 
@@ -107,14 +122,27 @@ class Pass(ABC):
 
 
 class FullPass(Pass):
-    """All positions at once: tensors are `(n, F, H, W)`. `noise` is given in training only, and turns dropout on."""
+    """All positions at once: tensors are `(n, F, H, W)`. `noise` is given in training only, and turns dropout on.
 
-    def __init__(self, channels: int = 1, noise: Noise | None = None) -> None:
-        self.channels, self.noise = channels, noise
+    Args:
+        inputs: where given, keeps the input of each layer that reads more than one pixel, for a `StepPass` to go on from.
+    """
+
+    def __init__(self, channels: int = 1, noise: Noise | None = None, inputs: dict[MaskedConv2d, Tensor] | None = None) -> None:
+        self.channels, self.noise, self.inputs = channels, noise, inputs
 
     def conv(self, layer: MaskedConv2d, h: Tensor | None) -> Tensor:
         assert h is not None
-        return F.conv2d(h, layer.kernel(), layer.bias, padding=(layer.rows, layer.reach))[:, :, : h.shape[2]]
+        if self.inputs is not None and layer.rows:
+            self.inputs[layer] = h
+        r, kernel = layer.reach, layer.kernel()
+        if layer.rows == 0:  # nothing to the right is seen
+            return F.conv2d(F.pad(h, (r, 0)) if r else h, kernel[..., : r + 1], layer.bias)
+        return F.conv2d(F.pad(h, (0, 0, layer.rows, 0)), kernel, layer.bias, padding=(0, r))
+
+    def sum(self, layers: Sequence[MaskedConv2d], inputs: Sequence[Tensor]) -> Tensor:
+        kernel, bias = torch.cat([layer.kernel() for layer in layers], 1), torch.stack([layer.bias for layer in layers]).sum(0)
+        return F.conv2d(torch.cat(list(inputs), 1), kernel, bias)
 
     def context(self, c: Tensor | float) -> Tensor | float:
         return c
@@ -134,52 +162,77 @@ class FullPass(Pass):
 
 
 class StepPass(Pass):
-    """One colour of one pixel at a time: tensors are `(n, features of that colour)`.
+    """One colour of the pixels of one `Place` at a time: tensors are `(n · P, features of that colour)`, image by image.
 
-    Each layer keeps its input map, padded, channels last; a step writes the new features and multiplies one window.
+    Each layer keeps of its input what later pixels read; a step writes the new features and multiplies one window.
     A whole image costs the multiply-adds of one full pass.
     """
 
     def __init__(self, n: int, size: tuple[int, int], channels: int) -> None:
         self.n, self.size, self.channels = n, size, channels
-        self.row = self.column = self.colour = 0
         self.stores: dict[MaskedConv2d, _Store] = {}
+        self.sums: dict[MaskedConv2d, list[tuple[Tensor, Tensor]]] = {}
         self.parts: dict[int, list[slice]] = {}
+        self.windows: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # of this place, by (rows, reach)
 
-    def at(self, row: int, column: int, colour: int) -> None:
-        self.row, self.column, self.colour = row, column, colour
+    def at(self, place: Place) -> None:
+        self.place, self.colour = place, place.colour
+        self.windows.clear()
+        if place.column == place.colour == 0:
+            for store in self.stores.values():
+                store.new_row()
 
-    def _store(self, layer: MaskedConv2d) -> _Store:
-        store = self.stores.get(layer)
-        if store is None:
-            store = self.stores[layer] = _Store(layer, self.n, self.size, self.channels)
-        return store
+    def window(self, rows: int, reach: int) -> tuple[Tensor, Tensor]:
+        """Flat positions in a padded map: of the place's pixels `(P,)`, and of all that a kernel sees from them `(P · taps,)`."""
+        found = self.windows.get((rows, reach))
+        if found is None:
+            width = self.size[1] + 2 * reach
+            centre = torch.tensor([(i + rows) * width + j + reach for i, j in self.place.pixels])
+            above = torch.arange(-rows, 0)[:, None] * width + torch.arange(-reach, reach + 1)
+            offsets = torch.cat([above.flatten(), torch.arange(-reach, 1)])
+            found = self.windows[rows, reach] = centre, (centre[:, None] + offsets).flatten()
+        return found
+
+    def store(self, layer: MaskedConv2d) -> _Store:
+        found = self.stores.get(layer)
+        if found is None:
+            make = _Map if layer.rows else _Row
+            found = self.stores[layer] = make(layer, self.n, self.size, self.channels)
+        return found
 
     def write(self, layer: MaskedConv2d, h: Tensor) -> None:
-        """Store the input features of the current colour, `(n, F)`, at the current pixel."""
-        store = self._store(layer)
-        store.map[:, self.row + store.rows if store.rows else 0, self.column + store.reach, store.inputs[self.colour]] = h
-
-    def read(self, layer: MaskedConv2d) -> Tensor:
-        """The layer's output features of the current colour at the current pixel, `(n, F)`."""
-        store, i, j = self._store(layer), self.row, self.column
-        rows, r = store.rows, store.reach
-        if rows:
-            above = store.map[:, i : i + rows, j : j + 2 * r + 1].reshape(self.n, -1)
-            window = torch.cat([above, store.map[:, i + rows, j : j + r + 1].reshape(self.n, -1)], 1)
-        else:
-            window = store.map[:, 0, j : j + r + 1].reshape(self.n, -1)
-        weight, bias = store.taps[self.colour]
-        return torch.addmm(bias, window, weight)
+        """Store the input features of the current colour, `(n · P, F)`, at the current pixels."""
+        self.store(layer).write(self, h)
 
     def conv(self, layer: MaskedConv2d, h: Tensor | None) -> Tensor:
+        store = self.store(layer)
         if h is None:
-            return self.read(layer)
+            return store.read(self)
         if self.channels == 1 and layer.weight.shape[-1] == 1:  # nothing but h itself is seen
-            weight, bias = self._store(layer).taps[0]
+            weight, bias = store.taps[0]
             return torch.addmm(bias, h, weight)
-        self.write(layer, h)
-        return self.read(layer)
+        store.write(self, h)
+        return store.read(self)
+
+    def sum(self, layers: Sequence[MaskedConv2d], inputs: Sequence[Tensor]) -> Tensor:
+        """Colours other than the current one: their part was stored when they were current."""
+        kept = [self.store(layer) for layer in layers]
+        if self.channels > 1:
+            for store, h in zip(kept, inputs, strict=True):
+                store.write(self, h)
+            inputs = [store.features for store in kept if isinstance(store, _Row)]
+        if layers[0] not in self.sums:
+            by_colour = [[store.taps[c] for store in kept] for c in range(self.channels)]
+            self.sums[layers[0]] = [(torch.cat([w for w, _ in taps]), torch.stack([b for _, b in taps]).sum(0)) for taps in by_colour]
+        weight, bias = self.sums[layers[0]][self.colour]
+        return torch.addmm(bias, torch.cat(list(inputs), 1), weight)
+
+    def fill(self, inputs: dict[MaskedConv2d, Tensor], rows: int) -> None:
+        """Stand as if the first rows had been stepped through: `inputs` as a `FullPass` over them kept them."""
+        for layer, h in inputs.items():
+            store = self.store(layer)
+            assert isinstance(store, _Map)
+            store.fill(h, rows)
 
     def _part(self, features: int) -> slice:
         """The features of the current colour among so many."""
@@ -190,7 +243,12 @@ class StepPass(Pass):
     def context(self, c: Tensor | float) -> Tensor | float:
         if not isinstance(c, Tensor):
             return c
-        return c[:, self._part(c.shape[1]), min(self.row, c.shape[2] - 1), min(self.column, c.shape[3] - 1)]
+        c = c[:, self._part(c.shape[1])]
+        if c.shape[2:] == (1, 1):
+            c = c[:, :, 0, 0]
+            return c if len(self.place.pixels) == 1 else c.repeat_interleave(len(self.place.pixels), 0)
+        rows, columns = zip(*self.place.pixels, strict=True)
+        return c[:, :, list(rows), list(columns)].transpose(1, 2).flatten(0, 1)
 
     def keep(self, site: str, h: Tensor, p: float) -> Tensor:
         return h
@@ -199,22 +257,78 @@ class StepPass(Pass):
         return gated(h)
 
     def link(self, v: Tensor) -> Tensor:
-        return v[self.column, :, self._part(v.shape[2])]
+        return v[self.place.column, :, self._part(v.shape[2])]
 
 
-class _Store:
-    """What a step keeps of one layer: its input map, and its weights by colour as a matrix `(taps · in, out)`."""
+class _Store(ABC):
+    """What a step keeps of one layer: its input, and its weights by colour as a matrix `(taps · in, out)`."""
 
     def __init__(self, layer: MaskedConv2d, n: int, size: tuple[int, int], channels: int) -> None:
-        self.rows, self.reach = layer.rows, layer.reach
-        height = size[0] + layer.rows if layer.rows else 1  # a horizontal layer reads no row but the current one
-        self.map = layer.weight.new_zeros(n, height, size[1] + 2 * layer.reach, layer.weight.shape[1])
-        self.inputs = _slices(layer.in_colour, channels)
+        self.rows, self.reach, self.n, self.inputs = layer.rows, layer.reach, n, _slices(layer.in_colour, channels)
         self.taps = []
         kernel = layer.kernel().permute(0, 2, 3, 1)  # out, rows, columns, in
         for part in _slices(layer.out_colour, channels):
             flat = torch.cat([kernel[part, :-1].flatten(1), kernel[part, -1, : layer.reach + 1].flatten(1)], 1)
             self.taps.append((flat.t().contiguous(), layer.bias[part]))
+
+    @abstractmethod
+    def write(self, at: StepPass, h: Tensor) -> None: ...
+
+    @abstractmethod
+    def read(self, at: StepPass) -> Tensor: ...
+
+    @abstractmethod
+    def new_row(self) -> None: ...
+
+
+class _Map(_Store):
+    """Of a layer that sees rows above: the whole map, padded, channels last."""
+
+    def __init__(self, layer: MaskedConv2d, n: int, size: tuple[int, int], channels: int) -> None:
+        super().__init__(layer, n, size, channels)
+        self.padded = size[0] + layer.rows, size[1] + 2 * layer.reach
+        self.map = layer.weight.new_zeros(n, self.padded[0] * self.padded[1], layer.weight.shape[1])
+
+    def write(self, at: StepPass, h: Tensor) -> None:
+        centre, _ = at.window(self.rows, self.reach)
+        self.map[:, centre, self.inputs[at.colour]] = h.reshape(self.n, len(centre), -1)
+
+    def read(self, at: StepPass) -> Tensor:
+        centre, seen = at.window(self.rows, self.reach)
+        weight, bias = self.taps[at.colour]
+        return torch.addmm(bias, self.map.index_select(1, seen).reshape(self.n * len(centre), -1), weight)
+
+    def new_row(self) -> None:
+        """Rows lie side by side."""
+
+    def fill(self, h: Tensor, rows: int) -> None:
+        r, width = self.reach, h.shape[3]
+        self.map.unflatten(1, self.padded)[:, self.rows : self.rows + rows, r : r + width] = h[:, :, :rows].permute(0, 2, 3, 1)
+
+
+class _Row(_Store):
+    """Of a layer that sees its own row only: the last few columns, column j at slot j mod taps, so that nothing is moved."""
+
+    def __init__(self, layer: MaskedConv2d, n: int, size: tuple[int, int], channels: int) -> None:
+        super().__init__(layer, n, size, channels)
+        self.width, self.slots = layer.weight.shape[1], layer.reach + 1
+        self.features = layer.weight.new_zeros(n, self.slots * self.width)
+        self.turned = [
+            [w.unflatten(0, (self.slots, -1)).roll(s + 1, 0).flatten(0, 1).contiguous() for s in range(self.slots)] for w, _ in self.taps
+        ]
+
+    def write(self, at: StepPass, h: Tensor) -> None:
+        if len(h) != len(self.features):  # a place of other size: only a layer that sees single pixels is asked for several
+            self.features = h.new_zeros(len(h), self.width)
+        first, part = at.place.column % self.slots * self.width, self.inputs[at.colour]
+        self.features[:, first + part.start : first + part.stop] = h
+
+    def new_row(self) -> None:
+        if self.slots > 1:
+            self.features.zero_()
+
+    def read(self, at: StepPass) -> Tensor:
+        return torch.addmm(self.taps[at.colour][1], self.features, self.turned[at.colour][at.place.column % self.slots])
 
 
 def _slices(colour: Tensor, channels: int) -> list[slice]:
@@ -259,10 +373,21 @@ class Rows(ABC):
 
 
 class AllRows(Rows):
+    """
+    Args:
+        into: takes what it needs to go on with the row after these.
+    """
+
+    def __init__(self, into: OneRow | None = None) -> None:
+        self.into = into
+
     def conv(self, layer: VerticalConv2d, v: Tensor) -> Tensor:
         r, s = layer.reach, layer.shift
-        v = F.conv2d(v, layer.weight, layer.bias, padding=(r + s, r))
-        return v[:, :, : v.shape[2] - r - 2 * s] if r + s else v
+        if r + s:
+            v = F.pad(v[:, :, : v.shape[2] - s], (0, 0, r + s, 0))
+        if self.into is not None:
+            self.into.kept[layer] = v[:, :, v.shape[2] - r :]
+        return F.conv2d(v, layer.weight, layer.bias, padding=(0, r))
 
     def context(self, c: Tensor | float) -> Tensor | float:
         return c
@@ -273,7 +398,7 @@ class OneRow(Rows):
 
     def __init__(self) -> None:
         self.row = 0
-        self.kept: dict[VerticalConv2d, Tensor] = {}
+        self.kept: dict[VerticalConv2d, Tensor] = {}  # the rows of each layer's input that the next row reads
 
     def conv(self, layer: VerticalConv2d, v: Tensor) -> Tensor:
         r = layer.reach

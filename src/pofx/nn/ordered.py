@@ -18,7 +18,7 @@ from pofx.likelihoods import Likelihood, normalised
 from pofx.model import Autoregressive, Batch, Context, Objective, OptimizerSpec, Steps
 from pofx.nn import conditioning
 from pofx.nn.linear import linear
-from pofx.nn.masked import raster
+from pofx.nn.raster import raster
 from pofx.space import ImageSpace
 
 
@@ -135,6 +135,9 @@ class OrderedSteps(Steps):
         self.added = [layer.given(context) for layer in self.layers]
         self.out_added = model.net.out_given(context)
         self.position = 0
+
+    def fill(self, x: Tensor, rows: int) -> None:
+        """Hidden units of filled sub-pixels are computed with those of the sub-pixels after them: nothing to save."""
 
     def distribution(self) -> Tensor:
         degree = self.position + 1

@@ -1,4 +1,4 @@
-"""A pre-activation residual block without normalisation, for encoders, decoders and classifiers."""
+"""Residual blocks without normalisation: a pre-activation one for all positions at once, and a masked one for causal networks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pofx.nn import conditioning
+from pofx.nn.masked import MaskedConv2d, Pass
 from pofx.noise import Noise
 
 
@@ -29,3 +30,29 @@ class ResidualBlock(nn.Module):
         if noise is not None and dropout > 0:
             a = a * noise.keep(site, a, dropout)
         return h + self.second(a)
+
+
+class MaskedBlock(nn.Module):
+    """Figure 5 (left) of van den Oord et al. 2016: a bottleneck of width h with a masked k×k in the middle, added to its input of width 2h."""
+
+    def __init__(self, width: int, kernel: int, channels: int, context: conditioning.Context) -> None:
+        super().__init__()
+        self.reduce = MaskedConv2d(2 * width, width, 1, "B", channels)
+        self.mix = MaskedConv2d(width, width, kernel, "B", channels)
+        self.expand = MaskedConv2d(width, 2 * width, 1, "B", channels)
+        self.given = context.into(width)
+
+    def forward(
+        self,
+        ops: Pass,
+        h: Tensor,
+        context: Tensor | None,
+        site: str,
+        dropout: float,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """`(n, 2h, H, W)` → the same, or one place of it; a context of planes is pooled to `size`, if told."""
+        a = ops.conv(self.reduce, ops.relu(h))
+        a = ops.add_context(ops.conv(self.mix, ops.relu(a)), conditioning.project(self.given, context, size))
+        a = ops.keep(site, ops.relu(a), dropout)
+        return h + ops.conv(self.expand, a)

@@ -14,17 +14,18 @@ Differences from the paper: Bernoulli for 2 levels; skip connections are summed;
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pofx.errors import InputError
-from pofx.likelihoods import Likelihood, normalised
-from pofx.model import Autoregressive, Batch, Context, Features, Objective, OptimizerSpec, Steps
+from pofx.likelihoods import Likelihood
+from pofx.model import Features, OptimizerSpec
 from pofx.nn import conditioning
-from pofx.nn.masked import AllRows, FullPass, MaskedConv2d, OneRow, Pass, Rows, StepPass, VerticalConv2d, gated, raster
+from pofx.nn.masked import AllRows, FullPass, MaskedConv2d, OneRow, Pass, Rows, StepPass, VerticalConv2d, check_sizes, gated
+from pofx.nn.raster import Place, RasterModel, StepNet, places
 from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.views import View
@@ -60,16 +61,16 @@ class HorizontalLayer(nn.Module):
     def forward(
         self, ops: Pass, h: Tensor | None, link: Tensor, context: Tensor | None, site: str, dropout: float
     ) -> tuple[Tensor | None, Tensor]:
+        """The residual stream, and the gated units that the skip connection takes to the output."""
         a = ops.add_context(ops.conv(self.conv, h) + ops.link(link), conditioning.project(self.given, context))
         a = ops.keep(site, ops.gate(a), dropout)
-        skip = ops.conv(self.skip, a)
         if self.out is None:
-            return None, skip
+            return None, a
         out = ops.conv(self.out, a)
-        return (out if self.first or h is None else h + out), skip
+        return (out if self.first or h is None else h + out), a
 
 
-class GatedPixelCNN(Autoregressive, Features):
+class GatedPixelCNN(RasterModel, Features):
     """Gated PixelCNN of van den Oord et al. 2016b.
 
     Args:
@@ -107,22 +108,12 @@ class GatedPixelCNN(Autoregressive, Features):
         lr: float = 2e-3,
     ) -> None:
         super().__init__(space, given)
-        if layers < 1 or kernel % 2 == 0 or first_kernel % 2 == 0:
-            raise InputError(
-                f"GatedPixelCNN: layers={layers} must be ≥ 1; kernel={kernel} and first_kernel={first_kernel} must be odd, e.g. --kernel 3."
-            )
-        if channels < 1 or channels % space.channels:
-            raise InputError(
-                f"GatedPixelCNN: channels={channels} must be a multiple of the image's {space.channels}, e.g. --channels {16 * space.channels}."
-            )
+        check_sizes("GatedPixelCNN", space, layers=layers, channels=channels, kernels=(kernel, first_kernel), dropout=dropout, even=True)
         if likelihood not in ("auto", "bernoulli", "categorical"):
             raise InputError(f"GatedPixelCNN: likelihood={likelihood!r}; use auto, bernoulli or categorical.")
-        if not 0 <= dropout < 1:
-            raise InputError(f"GatedPixelCNN: dropout={dropout} must be in [0, 1), e.g. --dropout 0.1.")
         self.layers, self.channels, self.kernel, self.first_kernel = layers, channels, kernel, first_kernel
         self.likelihood, self.dropout, self.lr = likelihood, dropout, lr
         self.head = Likelihood(likelihood, space)
-        self.colour_head = Likelihood(self.head.name, ImageSpace(1, 1, 1, space.levels))
         c = space.channels
         self.context = conditioning.Context(self, channels)
         self.vertical = nn.ModuleList()
@@ -138,6 +129,9 @@ class GatedPixelCNN(Autoregressive, Features):
     def small(cls, space: ImageSpace, given: View | None = None) -> Self:
         return cls(space, given, layers=3, channels=4 * space.channels)
 
+    def optimizer(self) -> OptimizerSpec:
+        return OptimizerSpec("AdamW", lr=self.lr, betas=(0.9, 0.99))
+
     # The network, written once for full passes and steps ------------------------------------------------------------
 
     def links(self, rows: Rows, x: Tensor, context: Tensor | None) -> list[Tensor]:
@@ -148,39 +142,29 @@ class GatedPixelCNN(Autoregressive, Features):
             out.append(link)
         return out
 
-    def logits(self, ops: Pass, x: Tensor | None, links: list[Tensor], context: Tensor | None, depth: int | None = None) -> Tensor:
-        """Parameters of the head, or with `depth` the summed skip connections after so many layers."""
-        h, total = x, None
+    def trunk(self, ops: Pass, x: Tensor | None, links: list[Tensor], context: Tensor | None, depth: int | None = None) -> Tensor:
+        """The summed skip connections, `(n, p, H, W)`, of all layers or the first few."""
+        h, units, skips = x, [], []
         for i, layer in enumerate(self.horizontal[:depth]):
-            h, skip = layer(ops, h, links[i], context, f"layer{i}", self.dropout)
-            total = skip if total is None else total + skip
-        assert total is not None
-        if depth is not None:
-            return total
-        return ops.conv(self.out2, ops.relu(ops.conv(self.out1, ops.relu(total))))
+            assert isinstance(layer, HorizontalLayer)
+            h, a = layer(ops, h, links[i], context, f"layer{i}", self.dropout)
+            units.append(a)
+            skips.append(layer.skip)
+        return ops.sum(skips, units)
 
-    def _full(self, x: Tensor, given: Tensor | None, noise: Noise | None = None, depth: int | None = None) -> Tensor:
-        x, context = normalised(x, self.space.levels, self.dtype), self.context(given)
-        return self.logits(FullPass(self.space.channels, noise), x, self.links(AllRows(), x, context), context, depth)
+    def logits(self, ops: Pass, x: Tensor | None, links: list[Tensor], context: Tensor | None) -> Tensor:
+        """Parameters of the head: `(n, head.size, H, W)`, or of one colour `(n, head.size / C)` in a step."""
+        h = ops.relu(self.trunk(ops, x, links, context))
+        return ops.conv(self.out2, ops.relu(ops.conv(self.out1, h)))
 
-    # Likelihood ------------------------------------------------------------------------------------------------------
+    def full(self, x: Tensor, context: Tensor | None, noise: Noise | None = None) -> Tensor:
+        return self.logits(FullPass(self.space.channels, noise), x, self.links(AllRows(), x, context), context)
 
-    def conditional_log_prob(self, x: Tensor, given: Tensor | None) -> Tensor:
-        return self.head(self._full(x, given)).log_prob(x)
+    def stepper(self, n: int, context: Tensor | None) -> StepNet:
+        return GatedSteps(self, n, context)
 
-    def objectives(self) -> Sequence[Objective]:
-        return [Objective("nll", self, self._loss, optimizer=OptimizerSpec("AdamW", lr=self.lr, betas=(0.9, 0.99)))]
-
-    def _loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.nll(self.head(self._full(batch.x, batch.given, context.noise)).log_prob(batch.x))
-
-    # Steps -----------------------------------------------------------------------------------------------------------
-
-    def order(self) -> list[Tensor]:
-        return raster(self.space)
-
-    def begin(self, n: int, given: Any = None) -> Steps:
-        return GatedSteps(self, n, self.check_given(given, n))
+    def places(self) -> list[Place]:
+        return places(self.space)
 
     # Features --------------------------------------------------------------------------------------------------------
 
@@ -191,48 +175,38 @@ class GatedPixelCNN(Autoregressive, Features):
     def features(self, x: Tensor, layer: str | None = None) -> Tensor:
         """Skip connections summed up to a layer (the middle one by default), averaged over the image: `(n, p)`."""
         depth = self.layer_index(layer, (self.layers - 1) // 2) + 1
-        x = self.space.check(x).to(self.device)
-        return F.relu(self._full(x, None, depth=depth)).mean((2, 3))
+        x = self.seen(self.space.check(x).to(self.device))
+        return F.relu(self.trunk(FullPass(self.space.channels), x, self.links(AllRows(), x, None), None, depth)).mean((2, 3))
 
 
-class GatedSteps(Steps):
+class GatedSteps(StepNet):
     """Once a row the vertical stack, once a sub-pixel the horizontal one."""
 
-    def __init__(self, model: GatedPixelCNN, n: int, given: Tensor | None) -> None:
+    def __init__(self, model: GatedPixelCNN, n: int, context: Tensor | None) -> None:
         space = model.space
-        self.model, self.ops, self.rows = model, StepPass(n, (space.height, space.width), space.channels), OneRow()
-        self.context = model.context(given)
+        self.model, self.context = model, context
+        self.ops, self.rows = StepPass(n, (space.height, space.width), space.channels), OneRow()
         first = model.horizontal[0]
         assert isinstance(first, HorizontalLayer)
         self.first = first.conv
-        self.above = torch.zeros(
-            n, space.channels, 1, space.width, dtype=model.dtype, device=model.device
-        )  # the row before, as networks see it
-        self.current = torch.zeros_like(self.above)
+        self.current = torch.zeros(n, space.channels, 1, space.width, dtype=model.dtype, device=model.device)
         self.links: list[Tensor] = []
-        self.position, self.read = 0, False
 
-    def _parameters(self) -> Tensor:
-        pixel, colour = divmod(self.position, self.model.space.channels)
-        row, column = divmod(pixel, self.model.space.width)
-        if column == colour == 0:
-            self.rows.row = row
-            links = self.model.links(self.rows, self.above, self.context)
+    def parameters(self, place: Place) -> Tensor:
+        if place.column == place.colour == 0:
+            self.rows.row = place.row
+            links = self.model.links(self.rows, self.current, self.context)  # `current` is still the row before
             self.links = [link[:, :, 0].permute(2, 0, 1).contiguous() for link in links]  # by pixel
-        self.ops.at(row, column, colour)
-        self.read = True
+        self.ops.at(place)
         return self.model.logits(self.ops, None, self.links, self.context)
 
-    def distribution(self) -> Tensor:
-        parameters = self._parameters()
-        return self.model.colour_head(parameters).table(0, parameters[:, :0])[:, None]
-
-    def fix(self, values: Tensor) -> None:
-        if not self.read:  # a known sub-pixel: later ones read the features at its place
-            self._parameters()
-        value = normalised(values, self.model.space.levels, self.model.dtype)
+    def write(self, place: Place, value: Tensor) -> None:
+        if place.column == place.colour == 0:
+            self.current = torch.zeros_like(self.current)
         self.ops.write(self.first, value)
-        self.current[:, self.ops.colour, 0, self.ops.column] = value[:, 0]
-        self.position, self.read = self.position + 1, False
-        if self.position % (self.model.space.width * self.model.space.channels) == 0:
-            self.above, self.current = self.current, torch.zeros_like(self.current)
+        self.current[:, place.colour, 0, place.column] = value[:, 0]
+
+    def fill(self, x: Tensor, rows: int) -> None:
+        context = self.context if self.context is None else self.context[:, :, :rows]
+        self.model.links(AllRows(into=self.rows), x[:, :, :rows], context)  # the horizontal stack begins anew in each row
+        self.current = x[:, :, rows - 1 : rows].clone()

@@ -12,38 +12,24 @@ view is added to every block. The blind spot of stacked 3×3 masks is the paper'
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pofx.errors import InputError
-from pofx.likelihoods import Likelihood, normalised
-from pofx.model import Autoregressive, Batch, Context, Features, Objective, OptimizerSpec, Steps
+from pofx.likelihoods import Likelihood
+from pofx.model import Features, OptimizerSpec
 from pofx.nn import conditioning
-from pofx.nn.masked import FullPass, MaskedConv2d, Pass, StepPass, raster
+from pofx.nn.masked import FullPass, MaskedConv2d, Pass, StepPass, check_sizes
+from pofx.nn.raster import Place, RasterModel, StepNet, places
+from pofx.nn.residual import MaskedBlock
+from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.views import View
 
 
-class Block(nn.Module):
-    """Figure 5 (left): a bottleneck of width h with a masked 3×3 in the middle, added to its input of width 2h."""
-
-    def __init__(self, width: int, kernel: int, channels: int, context: conditioning.Context) -> None:
-        super().__init__()
-        self.reduce = MaskedConv2d(2 * width, width, 1, "B", channels)
-        self.mix = MaskedConv2d(width, width, kernel, "B", channels)
-        self.expand = MaskedConv2d(width, 2 * width, 1, "B", channels)
-        self.given = context.into(width)
-
-    def forward(self, ops: Pass, h: Tensor, context: Tensor | None, site: str, dropout: float) -> Tensor:
-        a = ops.conv(self.reduce, ops.relu(h))
-        a = ops.add_context(ops.conv(self.mix, ops.relu(a)), conditioning.project(self.given, context))
-        a = ops.keep(site, ops.relu(a), dropout)
-        return h + ops.conv(self.expand, a)
-
-
-class PixelCNN(Autoregressive, Features):
+class PixelCNN(RasterModel, Features):
     """PixelCNN of van den Oord et al. 2016.
 
     Args:
@@ -81,23 +67,17 @@ class PixelCNN(Autoregressive, Features):
         lr: float = 2e-3,
     ) -> None:
         super().__init__(space, given)
-        if layers < 1 or kernel % 2 == 0 or first_kernel % 2 == 0:
-            raise InputError(
-                f"PixelCNN: layers={layers} must be ≥ 1; kernel={kernel} and first_kernel={first_kernel} must be odd, e.g. --kernel 3."
-            )
+        check_sizes("PixelCNN", space, layers=layers, channels=channels, kernels=(kernel, first_kernel), dropout=dropout, even=False)
         if likelihood not in ("auto", "bernoulli", "categorical"):
             raise InputError(f"PixelCNN: likelihood={likelihood!r}; use auto, bernoulli or categorical.")
-        if not 0 <= dropout < 1:
-            raise InputError(f"PixelCNN: dropout={dropout} must be in [0, 1), e.g. --dropout 0.1.")
         self.layers, self.channels, self.kernel, self.first_kernel = layers, channels, kernel, first_kernel
         self.likelihood, self.dropout, self.lr = likelihood, dropout, lr
         self.head = Likelihood(likelihood, space)
-        self.colour_head = Likelihood(self.head.name, ImageSpace(1, 1, 1, space.levels))
         c = space.channels
         self.context = conditioning.Context(self, channels)
         self.first = MaskedConv2d(c, 2 * channels, first_kernel, "A", c)
         self.first_given = self.context.into(2 * channels)
-        self.blocks = nn.ModuleList(Block(channels, kernel, c, self.context) for _ in range(layers))
+        self.blocks = nn.ModuleList(MaskedBlock(channels, kernel, c, self.context) for _ in range(layers))
         self.out1 = MaskedConv2d(2 * channels, 2 * channels, 1, "B", c)
         self.out2 = MaskedConv2d(2 * channels, self.head.size, 1, "B", c)
 
@@ -118,28 +98,18 @@ class PixelCNN(Autoregressive, Features):
         h = ops.relu(self.trunk(ops, x, context))
         return ops.conv(self.out2, ops.relu(ops.conv(self.out1, h)))
 
-    # Likelihood ------------------------------------------------------------------------------------------------------
+    def full(self, x: Tensor, context: Tensor | None, noise: Noise | None = None) -> Tensor:
+        return self.logits(FullPass(self.space.channels, noise), x, context)
 
-    def _conditionals(self, ops: FullPass, x: Tensor, given: Tensor | None) -> Tensor:
-        parameters = self.logits(ops, normalised(x, self.space.levels, self.dtype), self.context(given))
-        return self.head(parameters).log_prob(x)
+    def stepper(self, n: int, context: Tensor | None) -> StepNet:
+        return PixelCNNSteps(self, n, context)
 
-    def conditional_log_prob(self, x: Tensor, given: Tensor | None) -> Tensor:
-        return self._conditionals(FullPass(self.space.channels), x, given)
+    def places(self) -> list[Place]:
+        """A wavefront: masked kernels reach to the right in rows above only, the first by its half width, others by theirs."""
+        return places(self.space, reach=max(self.kernel, self.first_kernel) // 2)
 
-    def objectives(self) -> Sequence[Objective]:
-        return [Objective("nll", self, self._loss, optimizer=OptimizerSpec("AdamW", lr=self.lr, betas=(0.9, 0.99)))]
-
-    def _loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.nll(self._conditionals(FullPass(self.space.channels, context.noise), batch.x, batch.given))
-
-    # Steps -----------------------------------------------------------------------------------------------------------
-
-    def order(self) -> list[Tensor]:
-        return raster(self.space)
-
-    def begin(self, n: int, given: Any = None) -> Steps:
-        return PixelCNNSteps(self, n, self.check_given(given, n))
+    def optimizer(self) -> OptimizerSpec:
+        return OptimizerSpec("AdamW", lr=self.lr, betas=(0.9, 0.99))
 
     # Features --------------------------------------------------------------------------------------------------------
 
@@ -150,33 +120,28 @@ class PixelCNN(Autoregressive, Features):
     def features(self, x: Tensor, layer: str | None = None) -> Tensor:
         """Trunk activations after a block (the middle one by default), averaged over the image: `(n, 2h)`."""
         depth = self.layer_index(layer, (self.layers - 1) // 2) + 1
-        x = self.space.check(x).to(self.device)
-        h = self.trunk(FullPass(self.space.channels), normalised(x, self.space.levels, self.dtype), None, blocks=depth)
+        x = self.seen(self.space.check(x).to(self.device))
+        h = self.trunk(FullPass(self.space.channels), x, None, blocks=depth)
         return F.relu(h).mean((2, 3))
 
 
-class PixelCNNSteps(Steps):
-    """Sub-pixel after sub-pixel, each at the cost of its own features."""
+class PixelCNNSteps(StepNet):
+    """Sub-pixel after sub-pixel of a wavefront, each at the cost of its own features."""
 
-    def __init__(self, model: PixelCNN, n: int, given: Tensor | None) -> None:
-        self.model, self.ops = model, StepPass(n, (model.space.height, model.space.width), model.space.channels)
-        self.context = model.context(given)
-        self.position, self.read = 0, False
+    def __init__(self, model: PixelCNN, n: int, context: Tensor | None) -> None:
+        self.model, self.context = model, context
+        self.ops = StepPass(n, (model.space.height, model.space.width), model.space.channels)
 
-    def _parameters(self) -> Tensor:
-        pixel, colour = divmod(self.position, self.model.space.channels)
-        self.ops.at(*divmod(pixel, self.model.space.width), colour)
-        self.read = True
+    def parameters(self, place: Place) -> Tensor:
+        self.ops.at(place)
         return self.model.logits(self.ops, None, self.context)
 
-    def distribution(self) -> Tensor:
-        parameters = self._parameters()
-        head = self.model.colour_head(parameters)
-        return head.table(0, parameters[:, :0])[:, None]
-
-    def fix(self, values: Tensor) -> None:
-        if not self.read:  # a known sub-pixel: later ones read the features at its place
-            self._parameters()
-        value = normalised(values, self.model.space.levels, self.model.dtype)
+    def write(self, place: Place, value: Tensor) -> None:
         self.ops.write(self.model.first, value)
-        self.position, self.read = self.position + 1, False
+
+    def fill(self, x: Tensor, rows: int) -> None:
+        context = self.context if self.context is None else self.context[:, :, :rows]
+        ops = FullPass(self.model.space.channels, inputs={})
+        self.model.logits(ops, x[:, :, :rows], context)
+        assert ops.inputs is not None
+        self.ops.fill(ops.inputs, rows)

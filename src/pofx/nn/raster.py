@@ -1,0 +1,213 @@
+"""Images made pixel by pixel: the order, and the one stepper that all convolutional and recurrent models share.
+
+    raster       row by row, pixel by pixel, R, G, B within a pixel
+    wavefront    where a pixel sees at most `reach` columns to its right in the row above (and no more in further rows, row for row):
+                 all pixels with the same column + (reach + 1)·row are independent given those before, and are one group
+
+A model says how its network runs at a `Place` (`StepNet`); `RasterSteps` turns that into `Steps`. Where the channels of a pixel are
+independent given the network's numbers, each colour is a place of its own; a mixture head asks the network once a pixel.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from pofx.likelihoods import Likelihood, normalised
+from pofx.model import Autoregressive, Batch, Context, Objective, OptimizerSpec, Steps
+from pofx.nn import conditioning
+from pofx.noise import Noise
+from pofx.space import ImageSpace
+
+
+@dataclass(frozen=True)
+class Place:
+    """P pixels, and the colour that is asked there. Of most orders P is 1.
+
+    Attributes:
+        pixels: `(row, column)` of each, sorted by row.
+        colour: 0 … C−1.
+    """
+
+    pixels: tuple[tuple[int, int], ...]
+    colour: int
+
+    @property
+    def row(self) -> int:
+        return self.pixels[0][0]
+
+    @property
+    def column(self) -> int:
+        return self.pixels[0][1]
+
+
+def places(space: ImageSpace, reach: int | None = None) -> list[Place]:
+    """The order of a model, as places: raster, or the wavefront of a `reach`.
+
+    >>> [len(place.pixels) for place in places(ImageSpace(1, 3, 4), reach=1)]
+    [1, 1, 2, 2, 2, 2, 1, 1]
+    """
+    c, height, width = space.shape
+    every = [(i, j) for i in range(height) for j in range(width)]
+    if reach is None:
+        return [Place((pixel,), colour) for pixel in every for colour in range(c)]
+    fronts: dict[int, list[tuple[int, int]]] = {}
+    for i, j in every:
+        fronts.setdefault(j + (reach + 1) * i, []).append((i, j))
+    return [Place(tuple(fronts[t]), colour) for t in sorted(fronts) for colour in range(c)]
+
+
+def groups(space: ImageSpace, where: Sequence[Place]) -> list[Tensor]:
+    """Places as `Autoregressive.order` gives them: flat indices into (C, H, W)."""
+    _, height, width = space.shape
+    return [torch.tensor([(p.colour * height + i) * width + j for i, j in p.pixels]) for p in where]
+
+
+def raster(space: ImageSpace) -> list[Tensor]:
+    """Row by row, pixel by pixel, colour by colour, one sub-pixel a group."""
+    return groups(space, places(space))
+
+
+class StepNet(ABC):
+    """A causal network run at one place at a time, for n images. Tensors of a place are `(n · P, …)`, image by image."""
+
+    @abstractmethod
+    def parameters(self, place: Place) -> Tensor:
+        """The head's parameters there: of the place's colour, `(n · P, size of one colour)`, or of a whole pixel (mixtures; colour is 0)."""
+
+    @abstractmethod
+    def write(self, place: Place, value: Tensor) -> None:
+        """Take the values just fixed, `(n · P, 1)` as networks see them; `parameters` of this place, or of its pixel, were asked before."""
+
+    @abstractmethod
+    def fill(self, x: Tensor, rows: int) -> None:
+        """Stand as if the first `rows` rows of `x` `(n, C, H, W)`, as networks see them, had been stepped through, by one full pass."""
+
+
+class RasterSteps(Steps):
+    """`Steps` of any `StepNet`.
+
+    Args:
+        where: the order.
+        whole: the network gives parameters of whole pixels, and the head conditions a colour on those before.
+    """
+
+    def __init__(self, net: StepNet, where: list[Place], head: Likelihood, n: int, *, whole: bool, like: Tensor) -> None:
+        self.net, self.where, self.n, self.whole, self.like = net, where, n, whole, like
+        self.space = head.space
+        self.head = head if whole else Likelihood(head.name, ImageSpace(1, 1, 1, head.space.levels), components=head.components)
+        self.position, self.filled = 0, 0
+        self.read: Tensor | None = None  # parameters of the current place, or pixel
+        self.earlier: list[Tensor] = []  # values of earlier colours of the current pixels, `(n · P,)` each
+
+    def _place(self) -> Place:
+        """The current place without what is filled already."""
+        place = self.where[self.position]
+        if not self.filled or (place.pixels[-1][0] >= self.filled and place.pixels[0][0] >= self.filled):
+            return place
+        return Place(tuple(p for p in place.pixels if p[0] >= self.filled), place.colour)
+
+    def _parameters(self, place: Place) -> Tensor:
+        if self.read is None:
+            self.read = self.net.parameters(place)
+        return self.read
+
+    def distribution(self) -> Tensor:
+        asked, place = self.where[self.position], self._place()
+        parameters = self._parameters(place)
+        distribution = self.head(parameters)
+        if self.whole:
+            earlier = torch.stack(self.earlier, 1) if self.earlier else parameters[:, :0]
+            table = distribution.table(place.colour, earlier)
+        else:
+            table = distribution.table(0, parameters[:, :0])
+        table = table.reshape(self.n, len(place.pixels), self.space.levels)
+        if len(place.pixels) == len(asked.pixels):
+            return table
+        out = table.new_full((self.n, len(asked.pixels), self.space.levels), -torch.inf)
+        out[:, :, 0] = 0  # what is filled is not drawn
+        out[:, [k for k, p in enumerate(asked.pixels) if p[0] >= self.filled]] = table
+        return out
+
+    def fix(self, values: Tensor) -> None:
+        asked, place = self.where[self.position], self._place()
+        if place.pixels:
+            if len(place.pixels) != len(asked.pixels):
+                values = values[:, [k for k, p in enumerate(asked.pixels) if p[0] >= self.filled]]
+            self._parameters(place)  # also of a known sub-pixel: later ones read the features at its place
+            flat = values.reshape(-1)
+            self.net.write(place, normalised(flat[:, None], self.space.levels, self.like.dtype))
+            if not self.whole:
+                self.read = None
+            elif place.colour == self.space.channels - 1:
+                self.read, self.earlier = None, []
+            else:
+                self.earlier.append(flat)
+        self.position += 1
+
+    def fill(self, x: Tensor, rows: int) -> None:
+        self.net.fill(normalised(x, self.space.levels, self.like.dtype), rows)
+        self.filled = rows
+
+
+class RasterModel(Autoregressive):
+    """What these models share. A subclass sets the attributes, and gives its network as a full pass and as steps."""
+
+    head: Likelihood
+    context: conditioning.Context
+    lr: float
+
+    @abstractmethod
+    def full(self, x: Tensor, context: Tensor | None, noise: Noise | None = None) -> Tensor:
+        """The head's parameters of all positions, `(n, head.size, H, W)`, from images `x` `(n, C, H, W)` as networks see them, and
+        the embedded view. `noise` is given in training only, and turns dropout on."""
+
+    @abstractmethod
+    def stepper(self, n: int, context: Tensor | None) -> StepNet:
+        """The same network in steps."""
+
+    @abstractmethod
+    def places(self) -> list[Place]:
+        """The order."""
+
+    @abstractmethod
+    def optimizer(self) -> OptimizerSpec:
+        """How it is trained."""
+
+    @final
+    @property
+    def whole(self) -> bool:
+        """Whether the network gives parameters of whole pixels."""
+        return self.head.name == "logistic-mixture"
+
+    @final
+    def seen(self, x: Tensor) -> Tensor:
+        """Images as networks see them: integers → [−1, 1]."""
+        return normalised(x, self.space.levels, self.dtype)
+
+    @final
+    def conditional_log_prob(self, x: Tensor, given: Tensor | None) -> Tensor:
+        return self.head(self.full(self.seen(x), self.context(given))).log_prob(x)
+
+    @final
+    def objectives(self) -> Sequence[Objective]:
+        return [Objective("nll", self, self._loss, optimizer=self.optimizer())]
+
+    @final
+    def _loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
+        parameters = self.full(self.seen(batch.x), self.context(batch.given), context.noise)
+        return self.nll(self.head(parameters).log_prob(batch.x))
+
+    @final
+    def order(self) -> list[Tensor]:
+        return groups(self.space, self.places())
+
+    @final
+    def begin(self, n: int, given: Any = None) -> Steps:
+        net = self.stepper(n, self.context(self.check_given(given, n)))
+        return RasterSteps(net, self.places(), self.head, n, whole=self.whole, like=next(self.parameters()))
