@@ -48,7 +48,10 @@ def log_bin_mass(x: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Ten
     upper, lower = ((2 * x + 1) * half - 1 - mean) * inverse, ((2 * x - 1) * half - 1 - mean) * inverse
     log_below = F.logsigmoid(upper)  # log P(≤ x)
     log_above = F.logsigmoid(-lower)  # log P(≥ x)
-    inner = log_below + log_above + torch.log(-torch.expm1(-2 * half * inverse))
+    # log(1 − e^−w), by its series where w is small: a scale may grow without end, and log(0) here would be NaN in the gradient.
+    width = 2 * half * inverse
+    series = math.log(2 * half) - log_scale - width / 2
+    inner = log_below + log_above + torch.where(width < 1e-6, series, torch.log(-torch.expm1(-width.clamp(min=1e-6))))
     return torch.where(x <= 0, log_below, torch.where(x >= levels - 1, log_above, inner))
 
 

@@ -22,8 +22,10 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self, TypeVar, final
 
 import torch
@@ -40,6 +42,7 @@ Progress = Callable[[int, int], None]  # (done, total)
 M = TypeVar("M", bound="ImageModel")
 
 SAMPLE_CHUNK = 256  # images drawn at once: bounds the memory of any n
+SHARE = 16  # autoregressive images that a second thread is worth starting for
 
 
 @dataclass(frozen=True)
@@ -334,6 +337,11 @@ class Steps(ABC):
         """log p(next group | fixed): log-probabilities, `(n, sub-pixels of the group, levels)` nats."""
 
     @abstractmethod
+    def draw(self, u: Tensor) -> Tensor:
+        """The values of the next group whose cumulative probability first exceeds `u`, `(n, sub-pixels)` in (0,1): int64. What
+        `inverse_cdf(distribution(), u)` says, without a table of all levels where the head can do without."""
+
+    @abstractmethod
     def fix(self, values: Tensor) -> None:
         """Set the next group to `values`, integers `(n, sub-pixels of the group)`."""
 
@@ -391,37 +399,68 @@ class Autoregressive(ExactLikelihood, Sampler):
             adjust: maps log-probabilities (then: not samples of p).
             watch: called after each group with its indices `(G,)`, the log-probabilities read, `(n, G, levels)`, and its values `(n, G)`.
         """
+        n, threads = len(noise), torch.get_num_threads()
+        shares = min(threads, n // SHARE) if self.device.type == "cpu" and watch is None else 1
+        with one_thread():
+            if shares <= 1:
+                return self._continue(given, noise, progress, adjust, watch)
+            # Steps are small: rather than wake all threads for each, let each make images of its own.
+            bounds = [n * k // shares for k in range(shares + 1)]
+            parts = [slice(a, b) for a, b in pairwise(bounds)]
+            with ThreadPoolExecutor(shares) as pool:
+                jobs = [
+                    pool.submit(self._alone, None if given is None else given[p], Noise(noise.seed, noise.images[p]), k, progress, adjust)
+                    for k, p in enumerate(parts)
+                ]
+                return torch.cat([job.result() for job in jobs])
+
+    @final
+    def _alone(
+        self, given: Tensor | None, noise: Noise, share: int, progress: Progress | None, adjust: Callable[[Tensor], Tensor] | None
+    ) -> Tensor:
+        """`_continue` in a thread of its own, which takes over neither the modes nor the threads of its maker."""
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            return self._continue(given, noise, None if share else progress, adjust, None)
+
+    @final
+    def _continue(
+        self,
+        given: Tensor | None,
+        noise: Noise,
+        progress: Progress | None,
+        adjust: Callable[[Tensor], Tensor] | None,
+        watch: Watch | None,
+    ) -> Tensor:
         n, space, groups = len(noise), self.space, self.order()
-        view = self.given
+        flat, sizes = torch.cat(groups), [len(group) for group in groups]
         known = torch.zeros(space.dims, dtype=torch.bool)
         x = torch.zeros(n, space.dims, dtype=torch.long, device=self.device)
-        if view is not None and given is not None and (mask := view.known(space)) is not None:
-            known, x = mask.flatten(), view.fill(given, space).flatten(1).long()
-        u = noise.uniform("x", space.dims).to(self.device)
-        with one_thread():
-            steps = self.begin(n, given)
-            rows = int(known.reshape(space.shape).all(2).all(0).long().cumprod(0).sum())
-            if rows:
-                steps.fill(x.reshape(n, *space.shape), rows)
-            for done, (group, fixed) in enumerate(zip(groups, _known_of(groups, known), strict=True)):
-                logp = None
-                if fixed is not True:
-                    logp = steps.distribution().double()
-                    logp = logp if adjust is None else adjust(logp)
-                    drawn = inverse_cdf(logp, u[:, group])
-                    x[:, group] = drawn if fixed is None else torch.where(fixed.to(x.device), x[:, group], drawn)
-                steps.fix(x[:, group])
-                if watch is not None:
-                    watch(group, logp, x[:, group])
-                if progress is not None:
-                    progress(done + 1, len(groups))
+        if self.given is not None and given is not None and (mask := self.given.known(space)) is not None:
+            known, x = mask.flatten(), self.given.fill(given, space).flatten(1).long()
+        uniforms = noise.uniform("x", space.dims)[:, flat].to(self.device).split(sizes, 1)
+        values = list(x[:, flat].split(sizes, 1))
+        steps = self.begin(n, given)
+        rows = int(known.reshape(space.shape).all(2).all(0).long().cumprod(0).sum())
+        if rows:
+            steps.fill(x.reshape(n, *space.shape), rows)
+        for k, fixed in enumerate(known[flat].split(sizes)):
+            log_prob = None
+            if not bool(fixed.all()):
+                if adjust is None and watch is None:
+                    drawn = steps.draw(uniforms[k])
+                else:
+                    log_prob = steps.distribution().double()
+                    log_prob = log_prob if adjust is None else adjust(log_prob)
+                    drawn = inverse_cdf(log_prob, uniforms[k])
+                values[k] = torch.where(fixed.to(x.device), values[k], drawn) if bool(fixed.any()) else drawn
+            steps.fix(values[k])
+            if watch is not None:
+                watch(groups[k], log_prob, values[k])
+            if progress is not None:
+                progress(k + 1, len(groups))
+        x[:, flat] = torch.cat(values, 1)
         return x.to(torch.uint8).reshape(n, *space.shape)
-
-
-def _known_of(groups: list[Tensor], known: Tensor) -> list[Tensor | Literal[True] | None]:
-    """Of each group: None where nothing is known, True where all is, otherwise which of it, bool `(G,)`."""
-    parts = [known[group] for group in groups]
-    return [True if bool(part.all()) else part if bool(part.any()) else None for part in parts]
 
 
 def inverse_cdf(log_prob: Tensor, u: Tensor) -> Tensor:

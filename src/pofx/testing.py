@@ -35,6 +35,7 @@ from pofx.model import (
     Labeler,
     LowerBound,
     Sampler,
+    inverse_cdf,
 )
 from pofx.noise import Noise
 from pofx.space import ImageSpace
@@ -472,6 +473,8 @@ def steps_equal_the_full_pass(cls: Model) -> None:
                     values = batch.x.flatten(1)[:, group].long()
                     assert log_p.shape == (5, len(group), space.levels)
                     assert float(log_p.exp().sum(-1).sub(1).abs().max()) < 1e-10
+                    u = Noise(1, torch.arange(5)).uniform("u", len(group))
+                    assert torch.equal(steps.draw(u), inverse_cdf(log_p, u)), f"{space} given {view}: draw() differs from distribution()"
                     read = log_p.gather(-1, values[..., None])[..., 0]
                     scale = full[:, group].abs().clamp(min=1)
                     assert float(((read - full[:, group]) / scale).abs().max()) < 1e-10, (

@@ -86,12 +86,19 @@ class MaskedConv2d(nn.Module):
         return self.weight * self.mask
 
 
+Link = Tensor | Sequence[Sequence[Tensor]]  # a map `(n, F, H, W)`; in steps, of the current row by colour and column, `(n, F of it)` each
+
+
 class Pass(ABC):
     """The closed set of operations that causal networks are written in."""
 
     @abstractmethod
     def conv(self, layer: MaskedConv2d, h: Tensor | None) -> Tensor:
         """The masked convolution of `h`; None where a step reads a layer whose input was written before (the image)."""
+
+    @abstractmethod
+    def linked(self, layer: MaskedConv2d, h: Tensor | None, link: Link) -> Tensor:
+        """The masked convolution of `h`, plus what a vertical stack says to this layer."""
 
     @abstractmethod
     def sum(self, layers: Sequence[MaskedConv2d], inputs: Sequence[Tensor]) -> Tensor:
@@ -112,10 +119,6 @@ class Pass(ABC):
     @abstractmethod
     def gate(self, h: Tensor) -> Tensor:
         """tanh(a) ⊙ σ(b): each colour's features hold a, then b; half as many come out."""
-
-    @abstractmethod
-    def link(self, v: Tensor) -> Tensor:
-        """The part of what the vertical stack says that belongs where this pass stands: of a map, or of a row `(W, n, F)`."""
 
     def relu(self, h: Tensor) -> Tensor:
         return F.relu(h)
@@ -140,6 +143,10 @@ class FullPass(Pass):
             return F.conv2d(F.pad(h, (r, 0)) if r else h, kernel[..., : r + 1], layer.bias)
         return F.conv2d(F.pad(h, (0, 0, layer.rows, 0)), kernel, layer.bias, padding=(0, r))
 
+    def linked(self, layer: MaskedConv2d, h: Tensor | None, link: Link) -> Tensor:
+        assert isinstance(link, Tensor)
+        return self.conv(layer, h) + link
+
     def sum(self, layers: Sequence[MaskedConv2d], inputs: Sequence[Tensor]) -> Tensor:
         kernel, bias = torch.cat([layer.kernel() for layer in layers], 1), torch.stack([layer.bias for layer in layers]).sum(0)
         return F.conv2d(torch.cat(list(inputs), 1), kernel, bias)
@@ -156,9 +163,6 @@ class FullPass(Pass):
         n, features, height, width = h.shape
         a, b = h.reshape(n, self.channels, 2, features // (2 * self.channels), height, width).unbind(2)
         return (torch.tanh(a) * torch.sigmoid(b)).flatten(1, 2)
-
-    def link(self, v: Tensor) -> Tensor:
-        return v
 
 
 class StepPass(Pass):
@@ -214,6 +218,17 @@ class StepPass(Pass):
         store.write(self, h)
         return store.read(self)
 
+    def row_link(self, layer: MaskedConv2d, link: Tensor) -> Link:
+        """A link of one row, `(n, F, 1, W)`, as `linked` reads it in steps; the layer's bias is in it."""
+        row = (link[:, :, 0] + layer.bias[:, None]).permute(2, 0, 1).contiguous()
+        return [[part.squeeze(0) for part in row[:, :, s].split(1)] for s in _slices(layer.out_colour, self.channels)]
+
+    def linked(self, layer: MaskedConv2d, h: Tensor | None, link: Link) -> Tensor:
+        store = self.store(layer)
+        if h is not None:
+            store.write(self, h)
+        return store.read(self, link[self.colour][self.place.column])
+
     def sum(self, layers: Sequence[MaskedConv2d], inputs: Sequence[Tensor]) -> Tensor:
         """Colours other than the current one: their part was stored when they were current."""
         kept = [self.store(layer) for layer in layers]
@@ -254,10 +269,8 @@ class StepPass(Pass):
         return h
 
     def gate(self, h: Tensor) -> Tensor:
-        return gated(h)
-
-    def link(self, v: Tensor) -> Tensor:
-        return v[self.place.column, :, self._part(v.shape[2])]
+        h[:, : h.shape[1] // 2].tanh_()
+        return F.glu(h, 1)
 
 
 class _Store(ABC):
@@ -275,7 +288,8 @@ class _Store(ABC):
     def write(self, at: StepPass, h: Tensor) -> None: ...
 
     @abstractmethod
-    def read(self, at: StepPass) -> Tensor: ...
+    def read(self, at: StepPass, plus: Tensor | None = None) -> Tensor:
+        """The layer's output of the current colour at the current pixels; `plus` in the place of its bias."""
 
     @abstractmethod
     def new_row(self) -> None: ...
@@ -293,10 +307,10 @@ class _Map(_Store):
         centre, _ = at.window(self.rows, self.reach)
         self.map[:, centre, self.inputs[at.colour]] = h.reshape(self.n, len(centre), -1)
 
-    def read(self, at: StepPass) -> Tensor:
+    def read(self, at: StepPass, plus: Tensor | None = None) -> Tensor:
         centre, seen = at.window(self.rows, self.reach)
         weight, bias = self.taps[at.colour]
-        return torch.addmm(bias, self.map.index_select(1, seen).reshape(self.n * len(centre), -1), weight)
+        return torch.addmm(bias if plus is None else plus, self.map.index_select(1, seen).reshape(self.n * len(centre), -1), weight)
 
     def new_row(self) -> None:
         """Rows lie side by side."""
@@ -327,8 +341,10 @@ class _Row(_Store):
         if self.slots > 1:
             self.features.zero_()
 
-    def read(self, at: StepPass) -> Tensor:
-        return torch.addmm(self.taps[at.colour][1], self.features, self.turned[at.colour][at.place.column % self.slots])
+    def read(self, at: StepPass, plus: Tensor | None = None) -> Tensor:
+        return torch.addmm(
+            self.taps[at.colour][1] if plus is None else plus, self.features, self.turned[at.colour][at.place.column % self.slots]
+        )
 
 
 def _slices(colour: Tensor, channels: int) -> list[slice]:

@@ -18,7 +18,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from pofx.likelihoods import Likelihood, normalised
+from pofx.likelihoods import Likelihood, PixelDistribution, normalised
 from pofx.model import Autoregressive, Batch, Context, Objective, OptimizerSpec, Steps
 from pofx.nn import conditioning
 from pofx.noise import Noise
@@ -117,28 +117,44 @@ class RasterSteps(Steps):
             self.read = self.net.parameters(place)
         return self.read
 
+    def _head(self, place: Place) -> tuple[PixelDistribution, int, Tensor]:
+        """The distribution of the place, which channel of it is asked, and the values of those before: `(n · P, channel)`."""
+        parameters = self._parameters(place)
+        if not self.whole:
+            return self.head(parameters), 0, parameters[:, :0]
+        return self.head(parameters), place.colour, torch.stack(self.earlier, 1) if self.earlier else parameters[:, :0]
+
+    def _open(self) -> list[int]:
+        """Which pixels of the current place are not filled."""
+        return [k for k, p in enumerate(self.where[self.position].pixels) if p[0] >= self.filled]
+
     def distribution(self) -> Tensor:
         asked, place = self.where[self.position], self._place()
-        parameters = self._parameters(place)
-        distribution = self.head(parameters)
-        if self.whole:
-            earlier = torch.stack(self.earlier, 1) if self.earlier else parameters[:, :0]
-            table = distribution.table(place.colour, earlier)
-        else:
-            table = distribution.table(0, parameters[:, :0])
-        table = table.reshape(self.n, len(place.pixels), self.space.levels)
+        distribution, channel, earlier = self._head(place)
+        table = distribution.table(channel, earlier).reshape(self.n, len(place.pixels), self.space.levels)
         if len(place.pixels) == len(asked.pixels):
             return table
         out = table.new_full((self.n, len(asked.pixels), self.space.levels), -torch.inf)
         out[:, :, 0] = 0  # what is filled is not drawn
-        out[:, [k for k, p in enumerate(asked.pixels) if p[0] >= self.filled]] = table
+        out[:, self._open()] = table
+        return out
+
+    def draw(self, u: Tensor) -> Tensor:
+        asked, place = self.where[self.position], self._place()
+        part = len(place.pixels) != len(asked.pixels)
+        distribution, channel, earlier = self._head(place)
+        drawn = distribution.quantile(channel, earlier, (u[:, self._open()] if part else u).reshape(-1)).reshape(self.n, -1)
+        if not part:
+            return drawn
+        out = drawn.new_zeros(u.shape)
+        out[:, self._open()] = drawn
         return out
 
     def fix(self, values: Tensor) -> None:
         asked, place = self.where[self.position], self._place()
         if place.pixels:
             if len(place.pixels) != len(asked.pixels):
-                values = values[:, [k for k, p in enumerate(asked.pixels) if p[0] >= self.filled]]
+                values = values[:, self._open()]
             self._parameters(place)  # also of a known sub-pixel: later ones read the features at its place
             flat = values.reshape(-1)
             self.net.write(place, normalised(flat[:, None], self.space.levels, self.like.dtype))

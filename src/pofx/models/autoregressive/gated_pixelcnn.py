@@ -24,7 +24,7 @@ from pofx.errors import InputError
 from pofx.likelihoods import Likelihood
 from pofx.model import Features, OptimizerSpec
 from pofx.nn import conditioning
-from pofx.nn.masked import AllRows, FullPass, MaskedConv2d, OneRow, Pass, Rows, StepPass, VerticalConv2d, check_sizes, gated
+from pofx.nn.masked import AllRows, FullPass, Link, MaskedConv2d, OneRow, Pass, Rows, StepPass, VerticalConv2d, check_sizes, gated
 from pofx.nn.raster import Place, RasterModel, StepNet, places
 from pofx.noise import Noise
 from pofx.space import ImageSpace
@@ -54,16 +54,13 @@ class HorizontalLayer(nn.Module):
         super().__init__()
         self.first = first
         self.conv = MaskedConv2d(inputs, 2 * width, kernel, "A" if first else "B", channels, rows=0)
-        self.given = context.into(2 * width)
+        self.given = context.into(2 * width)  # added to the link
         self.skip = MaskedConv2d(width, width, 1, "B", channels)
         self.out = None if last else MaskedConv2d(width, width, 1, "B", channels)
 
-    def forward(
-        self, ops: Pass, h: Tensor | None, link: Tensor, context: Tensor | None, site: str, dropout: float
-    ) -> tuple[Tensor | None, Tensor]:
+    def forward(self, ops: Pass, h: Tensor | None, link: Link, site: str, dropout: float) -> tuple[Tensor | None, Tensor]:
         """The residual stream, and the gated units that the skip connection takes to the output."""
-        a = ops.add_context(ops.conv(self.conv, h) + ops.link(link), conditioning.project(self.given, context))
-        a = ops.keep(site, ops.gate(a), dropout)
+        a = ops.keep(site, ops.gate(ops.linked(self.conv, h, link)), dropout)
         if self.out is None:
             return None, a
         out = ops.conv(self.out, a)
@@ -135,30 +132,31 @@ class GatedPixelCNN(RasterModel, Features):
     # The network, written once for full passes and steps ------------------------------------------------------------
 
     def links(self, rows: Rows, x: Tensor, context: Tensor | None) -> list[Tensor]:
-        """What the vertical stack tells each horizontal layer: `(n, 2p, rows, W)` each."""
+        """What the vertical stack and the view tell each horizontal layer: `(n, 2p, rows, W)` each."""
         out, v = [], x
-        for layer in self.vertical:
-            link, v = layer(rows, v, context)
-            out.append(link)
+        for left, right in zip(self.vertical, self.horizontal, strict=True):
+            assert isinstance(right, HorizontalLayer)
+            link, v = left(rows, v, context)
+            out.append(link if context is None else link + rows.context(conditioning.project(right.given, context)))
         return out
 
-    def trunk(self, ops: Pass, x: Tensor | None, links: list[Tensor], context: Tensor | None, depth: int | None = None) -> Tensor:
+    def trunk(self, ops: Pass, x: Tensor | None, links: Sequence[Link], depth: int | None = None) -> Tensor:
         """The summed skip connections, `(n, p, H, W)`, of all layers or the first few."""
         h, units, skips = x, [], []
         for i, layer in enumerate(self.horizontal[:depth]):
             assert isinstance(layer, HorizontalLayer)
-            h, a = layer(ops, h, links[i], context, f"layer{i}", self.dropout)
+            h, a = layer(ops, h, links[i], f"layer{i}", self.dropout)
             units.append(a)
             skips.append(layer.skip)
         return ops.sum(skips, units)
 
-    def logits(self, ops: Pass, x: Tensor | None, links: list[Tensor], context: Tensor | None) -> Tensor:
+    def logits(self, ops: Pass, x: Tensor | None, links: Sequence[Link]) -> Tensor:
         """Parameters of the head: `(n, head.size, H, W)`, or of one colour `(n, head.size / C)` in a step."""
-        h = ops.relu(self.trunk(ops, x, links, context))
+        h = ops.relu(self.trunk(ops, x, links))
         return ops.conv(self.out2, ops.relu(ops.conv(self.out1, h)))
 
     def full(self, x: Tensor, context: Tensor | None, noise: Noise | None = None) -> Tensor:
-        return self.logits(FullPass(self.space.channels, noise), x, self.links(AllRows(), x, context), context)
+        return self.logits(FullPass(self.space.channels, noise), x, self.links(AllRows(), x, context))
 
     def stepper(self, n: int, context: Tensor | None) -> StepNet:
         return GatedSteps(self, n, context)
@@ -176,7 +174,7 @@ class GatedPixelCNN(RasterModel, Features):
         """Skip connections summed up to a layer (the middle one by default), averaged over the image: `(n, p)`."""
         depth = self.layer_index(layer, (self.layers - 1) // 2) + 1
         x = self.seen(self.space.check(x).to(self.device))
-        return F.relu(self.trunk(FullPass(self.space.channels), x, self.links(AllRows(), x, None), None, depth)).mean((2, 3))
+        return F.relu(self.trunk(FullPass(self.space.channels), x, self.links(AllRows(), x, None), depth)).mean((2, 3))
 
 
 class GatedSteps(StepNet):
@@ -186,24 +184,22 @@ class GatedSteps(StepNet):
         space = model.space
         self.model, self.context = model, context
         self.ops, self.rows = StepPass(n, (space.height, space.width), space.channels), OneRow()
-        first = model.horizontal[0]
-        assert isinstance(first, HorizontalLayer)
-        self.first = first.conv
+        self.convs = [layer.conv for layer in model.horizontal if isinstance(layer, HorizontalLayer)]
         self.current = torch.zeros(n, space.channels, 1, space.width, dtype=model.dtype, device=model.device)
-        self.links: list[Tensor] = []
+        self.links: list[Link] = []
 
     def parameters(self, place: Place) -> Tensor:
         if place.column == place.colour == 0:
             self.rows.row = place.row
             links = self.model.links(self.rows, self.current, self.context)  # `current` is still the row before
-            self.links = [link[:, :, 0].permute(2, 0, 1).contiguous() for link in links]  # by pixel
+            self.links = [self.ops.row_link(conv, link) for conv, link in zip(self.convs, links, strict=True)]
         self.ops.at(place)
-        return self.model.logits(self.ops, None, self.links, self.context)
+        return self.model.logits(self.ops, None, self.links)
 
     def write(self, place: Place, value: Tensor) -> None:
         if place.column == place.colour == 0:
             self.current = torch.zeros_like(self.current)
-        self.ops.write(self.first, value)
+        self.ops.write(self.convs[0], value)
         self.current[:, place.colour, 0, place.column] = value[:, 0]
 
     def fill(self, x: Tensor, rows: int) -> None:
