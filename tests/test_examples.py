@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import runpy
 from pathlib import Path
 
@@ -19,6 +20,16 @@ def test_own_model_keeps_the_contract(capsys: pytest.CaptureFixture[str]) -> Non
     runpy.run_path(str(EXAMPLES[0].parent / "own_model.py"), run_name="__main__")
     out = capsys.readouterr().out
     assert 2.0 < float(out.split()[0]) < 2.6 and "sums_to_one" in out
+
+
+def test_character_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main = runpy.run_path(str(EXAMPLES[0].parent / "character_model.py"))["main"]
+    (tmp_path / "a.txt").write_text("".join(f"{i} times {i} is {i * i}. " for i in range(3000)))
+    bits = main(str(tmp_path / "a.txt"), str(tmp_path / "run"), minutes=0.1, channels=32)
+    assert bits < math.log2(17)  # better than no idea
+    out = capsys.readouterr().out
+    assert "bits a character on test windows, 17 characters" in out
+    assert out.count("--- ") == 4
 
 
 def test_odd_ones(tmp_path: Path) -> None:

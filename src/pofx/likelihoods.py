@@ -96,16 +96,20 @@ class PixelDistribution(ABC):
         return x
 
 
-def _bisect(cdf: Callable[[Tensor], Tensor], u: Tensor, levels: int) -> Tensor:
-    """The smallest integer v with cdf(v) ≥ u, by halving {0 … levels−1}: no table of all levels is made."""
-    low = torch.zeros_like(u)
-    high = torch.full_like(u, levels - 1)
-    for _ in range(math.ceil(math.log2(levels))):
-        middle = ((low + high) / 2).floor()
-        above = cdf(middle) >= u
-        high = torch.where(above, middle, high)
-        low = torch.where(above, low, torch.minimum(middle + 1, high))
-    return high.long()
+def _search(cdf: Callable[[Tensor], Tensor], u: Tensor, levels: int) -> Tensor:
+    """The smallest integer v with cdf(v) ≥ u, by parting {0 … levels−1} in 16 again and again: no table of all levels is made.
+
+    Args:
+        cdf: of integers `(*u.shape, m)`, P(x ≤ v) of the same shape; 1 from the last level on.
+    """
+    low, size = torch.zeros_like(u), 16
+    while size < levels:
+        size *= 16
+    while size > 1:
+        size //= 16
+        tops = low[..., None] + (size * torch.arange(1, 16, dtype=u.dtype, device=u.device) - 1)  # the last value of each part but one
+        low = low + size * (cdf(tops) < u[..., None]).sum(-1)
+    return low.long()
 
 
 def _expectation(below: Callable[[int], Tensor], levels: int) -> Tensor:
@@ -174,8 +178,8 @@ class LogisticPixels(_Independent):
         return log_bin_mass(x.to(mean.dtype), mean, log_scale, self.space.levels)
 
     def quantile(self, channel: int, earlier: Tensor, u: Tensor) -> Tensor:
-        mean, log_scale = (m[:, channel].double() for m in self._moments())
-        return _bisect(lambda v: _below(v, mean, log_scale, self.space.levels), u, self.space.levels)
+        mean, log_scale = (m[:, channel].double()[..., None] for m in self._moments())
+        return _search(lambda v: _below(v, mean, log_scale, self.space.levels), u, self.space.levels)
 
     @property
     def mean(self) -> Tensor:
@@ -230,8 +234,8 @@ class LogisticMixturePixels(PixelDistribution):
 
     def quantile(self, channel: int, earlier: Tensor, u: Tensor) -> Tensor:
         pi = self._posterior(channel, earlier).double().softmax(1)
-        mean, log_scale = self._mean(channel, earlier).double(), self.log_scales[:, channel].double()
-        return _bisect(lambda v: (pi * _below(v[:, None], mean, log_scale, self.space.levels)).sum(1), u, self.space.levels)
+        mean, log_scale = self._mean(channel, earlier).double()[..., None], self.log_scales[:, channel].double()[..., None]
+        return _search(lambda v: (pi[..., None] * _below(v[:, None], mean, log_scale, self.space.levels)).sum(1), u, self.space.levels)
 
     @property
     def mean(self) -> Tensor:

@@ -337,21 +337,17 @@ class Steps(ABC):
         """log p(next group | fixed): log-probabilities, `(n, sub-pixels of the group, levels)` nats."""
 
     @abstractmethod
-    def draw(self, u: Tensor) -> Tensor:
-        """The values of the next group whose cumulative probability first exceeds `u`, `(n, sub-pixels)` in (0,1): int64. What
-        `inverse_cdf(distribution(), u)` says, without a table of all levels where the head can do without."""
-
-    @abstractmethod
     def fix(self, values: Tensor) -> None:
         """Set the next group to `values`, integers `(n, sub-pixels of the group)`."""
 
-    @abstractmethod
-    def fill(self, x: Tensor, rows: int) -> None:
+    def draw(self, u: Tensor) -> Tensor:
+        """The values of the next group whose cumulative probability first exceeds `u`, `(n, sub-pixels)` in (0,1): int64. A hook for
+        heads that need no table of all levels; it must say what this default says."""
+        return inverse_cdf(self.distribution().double(), u)
+
+    def fill(self, x: Tensor, rows: int) -> None:  # noqa: B027 (a hook)
         """Called first: take the first `rows` rows of images `x` uint8 `(n, C, H, W)` as they are, in one pass. Groups in them are
-        still fixed, with the same values, and then cost nothing."""
-
-
-Watch = Callable[[Tensor, Tensor | None, Tensor], None]  # (group, log-probabilities read or None where it was known, values)
+        still fixed, with the same values, and then cost nothing. A hook: by default they are stepped through."""
 
 
 class Autoregressive(ExactLikelihood, Sampler):
@@ -391,19 +387,14 @@ class Autoregressive(ExactLikelihood, Sampler):
         noise: Noise,
         progress: Progress | None = None,
         adjust: Callable[[Tensor], Tensor] | None = None,
-        watch: Watch | None = None,
     ) -> Tensor:
-        """Draw every unknown sub-pixel in order; known ones are copied, known first rows in one pass.
-
-        Args:
-            adjust: maps log-probabilities (then: not samples of p).
-            watch: called after each group with its indices `(G,)`, the log-probabilities read, `(n, G, levels)`, and its values `(n, G)`.
-        """
+        """Draw every unknown sub-pixel in order; known ones are copied, known first rows in one pass. `adjust` maps
+        log-probabilities (then: not samples of p)."""
         n, threads = len(noise), torch.get_num_threads()
-        shares = min(threads, n // SHARE) if self.device.type == "cpu" and watch is None else 1
+        shares = min(threads, n // SHARE) if self.device.type == "cpu" else 1
         with one_thread():
             if shares <= 1:
-                return self._continue(given, noise, progress, adjust, watch)
+                return self._continue(given, noise, progress, adjust)
             # Steps are small: rather than wake all threads for each, let each make images of its own.
             bounds = [n * k // shares for k in range(shares + 1)]
             parts = [slice(a, b) for a, b in pairwise(bounds)]
@@ -421,7 +412,7 @@ class Autoregressive(ExactLikelihood, Sampler):
         """`_continue` in a thread of its own, which takes over neither the modes nor the threads of its maker."""
         torch.set_num_threads(1)
         with torch.inference_mode():
-            return self._continue(given, noise, None if share else progress, adjust, None)
+            return self._continue(given, noise, None if share else progress, adjust)
 
     @final
     def _continue(
@@ -430,7 +421,6 @@ class Autoregressive(ExactLikelihood, Sampler):
         noise: Noise,
         progress: Progress | None,
         adjust: Callable[[Tensor], Tensor] | None,
-        watch: Watch | None,
     ) -> Tensor:
         n, space, groups = len(noise), self.space, self.order()
         flat, sizes = torch.cat(groups), [len(group) for group in groups]
@@ -445,18 +435,11 @@ class Autoregressive(ExactLikelihood, Sampler):
         if rows:
             steps.fill(x.reshape(n, *space.shape), rows)
         for k, fixed in enumerate(known[flat].split(sizes)):
-            log_prob = None
             if not bool(fixed.all()):
-                if adjust is None and watch is None:
-                    drawn = steps.draw(uniforms[k])
-                else:
-                    log_prob = steps.distribution().double()
-                    log_prob = log_prob if adjust is None else adjust(log_prob)
-                    drawn = inverse_cdf(log_prob, uniforms[k])
+                u = uniforms[k]
+                drawn = steps.draw(u) if adjust is None else inverse_cdf(adjust(steps.distribution().double()), u)
                 values[k] = torch.where(fixed.to(x.device), values[k], drawn) if bool(fixed.any()) else drawn
             steps.fix(values[k])
-            if watch is not None:
-                watch(groups[k], log_prob, values[k])
             if progress is not None:
                 progress(k + 1, len(groups))
         x[:, flat] = torch.cat(values, 1)

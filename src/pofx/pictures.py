@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from pofx.errors import InputError
 
@@ -38,8 +39,7 @@ def grid(x: Any, levels: int = 256, columns: int | None = None, scale: int | Non
     if x.ndim != 4 or x.dtype != np.uint8 or not x.size:
         raise InputError(f"A picture is made of uint8 images (N, C, H, W), found {x.dtype} {x.shape}.")
     n, _, height, width = x.shape
-    # Rounded up, so that ⌊v·levels/256⌋ (`--levels`) gives back the value that was drawn.
-    x = _rgb((-(x.astype(np.int32) * -255 // (levels - 1))).clip(0, 255).astype(np.uint8))
+    x = rgb(x, levels)
     if scale is None:
         scale = max(1, 64 // max(x.shape[1:3])) if height > 1 else max(1, 512 // width)
     if height == 1:
@@ -56,8 +56,11 @@ def grid(x: Any, levels: int = 256, columns: int | None = None, scale: int | Non
     return Image.fromarray(sheet)
 
 
-def _rgb(x: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """uint8 `(N, C, H, W)` → `(N, H, W', 3)`."""
+def rgb(x: Any, levels: int = 256) -> NDArray[np.uint8]:
+    """Images uint8 `(N, C, H, W)`, tensor or array, as `grid` shows them: `(N, H, W', 3)`, W' = C·W for more than 4 channels, else W."""
+    x = np.asarray(x.detach().cpu().numpy() if hasattr(x, "detach") else x)
+    # Rounded up, so that ⌊v·levels/256⌋ (`--levels`) gives back the value that was drawn.
+    x = (-(x.astype(np.int32) * -255 // (levels - 1))).clip(0, 255).astype(np.uint8)
     channels = x.shape[1]
     if channels == 2:
         x = np.concatenate([x, np.zeros_like(x[:, :1])], 1)
@@ -67,6 +70,60 @@ def _rgb(x: NDArray[np.uint8]) -> NDArray[np.uint8]:
     elif channels != 3:
         x = np.concatenate(np.split(x, channels, 1), 3).repeat(3, 1)
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+
+
+def text(line: str, height: int = 15) -> NDArray[np.bool_]:
+    """A line of plain letters as bool `(height, width)`."""
+    font = ImageFont.load_default()
+    _, top, right, bottom = font.getbbox(line)
+    image = Image.new("L", (int(right) + 6, height))
+    ImageDraw.Draw(image).text((3, round((height - top - bottom) / 2)), line, fill=255, font=font)
+    return np.asarray(image) > 110
+
+
+def quantise(colours: NDArray[np.uint8], most: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Colours uint8 `(k, 3)` in at most `most`: which one stands for each, `(k,)`, and those `(m, 3)`."""
+    image = Image.fromarray(colours[None]).quantize(most, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    return np.asarray(image)[0].astype(np.int64), palette[:most]
+
+
+def animate(
+    frames: Iterable[NDArray[np.integer]], palette: NDArray[np.uint8], path: Path, form: Literal["GIF", "PNG"], seconds: Sequence[float]
+) -> None:
+    """Write an animation that repeats; each frame after the first stores only the points that changed, the others are transparent.
+
+    Args:
+        frames: numbers `(height, width)` into `palette` uint8 `(k, 3)`; above 255 colours only a PNG can hold them.
+        seconds: that each frame is shown.
+    """
+    transparent = len(palette)
+    indexed = transparent < 256
+    opaque = np.pad(palette, ((0, 1), (0, 0)))
+    alpha = np.append(np.full(transparent, 255, np.uint8), np.uint8(0))
+
+    def image(frame: NDArray[np.integer]) -> Image.Image:
+        if not indexed:
+            return Image.fromarray(np.dstack([opaque[frame], alpha[frame]]))
+        made = Image.fromarray(frame.astype(np.uint8))
+        made.putpalette(opaque.tobytes())
+        made.info["transparency"] = transparent  # Pillow compares frames, and transparent is not black
+        return made
+
+    images: list[Image.Image] = []
+    before: NDArray[np.integer] | None = None
+    for frame in frames:
+        images.append(image(frame if before is None else np.where(frame == before, transparent, frame)))
+        before = frame
+    first, *others = images
+    more: dict[str, Any] = {"transparency": transparent} if indexed else {}
+    if form == "GIF":
+        more |= {"disposal": 1, "optimize": False}
+    else:
+        more |= {"disposal": 0, "blend": [0] + [1] * len(others)}
+    first.save(
+        path, format=form, save_all=True, append_images=others, duration=[10 * max(2, round(100 * s)) for s in seconds], loop=0, **more
+    )
 
 
 def save(picture: Image.Image, path: str | Path) -> Path:

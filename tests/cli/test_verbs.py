@@ -124,6 +124,56 @@ def test_sample(runs: Path, ask: Ask, tmp_path: Path) -> None:
     assert ask("sample", runs / "vae", "-n", 2)["out"] == str(runs / "vae" / "samples.png")
 
 
+def test_trace(runs: Path, ask: Ask, refuse: Refuse, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from pofx.model import Autoregressive
+    from pofx.training import load_model
+
+    def steps(name: str) -> int:
+        model = load_model(runs / name)
+        assert isinstance(model, Autoregressive)
+        return len(model.order())
+
+    facts = ask("sample", runs / "pixelcnn", "--trace", "--seed", 3)
+    assert (facts["n"], facts["out"], facts["trace"], facts["kind"]) == (4, str(runs / "pixelcnn" / "trace.gif"), True, "samples of p")
+    with Image.open(facts["out"]) as file:
+        assert (file.format, getattr(file, "n_frames", 1)) == ("GIF", steps("pixelcnn") + 1)
+    assert ask("sample", runs / "label", "--trace", "-n", 2, "--label", "3", "-o", tmp_path / "a.png")["n"] == 2
+    with Image.open(tmp_path / "a.png") as file:
+        assert (file.format, getattr(file, "n_frames", 1)) == ("PNG", steps("label") + 1)
+    message = refuse("sample", runs / "vae", "--trace", "-o", tmp_path / "b.gif")
+    assert "VAE cannot be traced pixel by pixel" in message and "it has Sampler" in message
+    assert ".gif" in refuse("sample", runs / "pixelcnn", "--trace", "-o", tmp_path / "b.npy")
+    assert "1 … 64" in refuse("sample", runs / "pixelcnn", "--trace", "-n", 65, "-o", tmp_path / "b.gif")
+    assert not list(tmp_path.glob("b*"))
+
+
+def test_a_text(ask: Ask, refuse: Refuse, tmp_path: Path, runs: Path) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text("".join(f"{i:03d}\n" for i in range(200)))
+    facts = ask("data", f"text:{book}", "--size", "1x8")
+    assert (facts["shape"], facts["levels"], facts["n"], facts["alphabet"]) == ([1, 1, 8], 11, 100, "\n0123456789")
+    line = f"train pixelcnn text:{book} --size 1x8 -o {tmp_path}/r --steps 60 --layers 2 --channels 16 --lr 0.01 --quiet"
+    assert main(line.split()) == 0
+    assert ask("sample", tmp_path / "r", "-n", 5)["out"] == f"{tmp_path}/r/samples.txt"
+    ask("sample", tmp_path / "r", "-n", 5, "-o", tmp_path / "a.npy")
+    shown = (tmp_path / "r" / "samples.txt").read_text().splitlines()
+    x = np.load(tmp_path / "a.npy")
+    assert [line.replace("\\n", "\n") for line in shown] == ["".join(facts["alphabet"][v] for v in row.ravel()) for row in x]
+    ask("sample", tmp_path / "r", "-n", 2, "-o", tmp_path / "a.png")
+    facts = ask("evaluate", tmp_path / "r", "--draw", 20)
+    assert facts["n"] == 20
+    assert facts["bits_per_dim"] < 2.8 < np.log2(11)  # it has learned where lines end
+    assert "was not trained on a text" in refuse("sample", runs / "pixelcnn", "-n", 2, "-o", tmp_path / "b.txt")
+    assert "at most 256" in refuse("data", f"text:{_write(tmp_path / 'c.txt', ''.join(map(chr, range(300, 600))))}")
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
 def test_samples_at_a_temperature_are_not_of_p(runs: Path, ask: Ask, refuse: Refuse, tmp_path: Path) -> None:
     assert ask("sample", runs / "pixelcnn", "-n", 2, "-o", tmp_path / "a.png", "--temperature", "0.5")["kind"] == "not samples of p"
     assert "vae" in refuse("sample", runs / "vae", "-n", 2, "-o", tmp_path / "a.png", "--top-p", "0.5").lower()

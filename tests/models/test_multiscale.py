@@ -70,7 +70,7 @@ def test_the_chain_is_exact() -> None:
 
 def test_colours_of_a_pixel_are_not_independent() -> None:
     for likelihood in ("categorical", "logistic-mixture"):
-        model = densify(Multiscale(ImageSpace(3, 2, 2, levels=4), base=1, layers=1, channels=6, likelihood=likelihood).double())  # type: ignore[arg-type]
+        model = densify(Multiscale(ImageSpace(3, 2, 2, levels=4), base=1, layers=1, channels=6, likelihood=likelihood).double())
         assert isinstance(model, Multiscale)
         seen = jacobian(model, random_images(1, model.space)) != 0
         assert bool(seen[4, 0]) and bool(seen[8, 4]) and not bool(seen[0, 4]), likelihood  # green sees red of its pixel, not the reverse

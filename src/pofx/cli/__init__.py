@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "outliers": ("Flag the images that do not fit.", "pofx outliers runs/digits digits:test -o odd"),
     "report": ("One self-contained page about a run.", "pofx report runs/digits"),
     "compare": ("Runs side by side, with paired differences.", "pofx compare runs/digits runs/vae"),
+    "reproduce": ("Train what a recipe says, and compare with the number it expects.", "pofx reproduce digits-pixelcnn --minutes 1"),
     "info": ("What a run is, and how it was made.", "pofx info runs/digits"),
     "models": ("What each model can tell and accepts.", "pofx models --tree"),
     "data": ("Look at images before learning from them.", "pofx data digits -o contact.png"),

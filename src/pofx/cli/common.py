@@ -132,7 +132,8 @@ def load_images(
     from pofx.data import load_images, parse
     from pofx.data.sources import is_name
 
-    split, found = load_images(spec, **flags.arguments())
+    # Letters are numbered by the run's alphabet, not by that of the text in hand.
+    split, found = load_images(spec, **flags.arguments(), alphabet=None if run is None else run.stored.get("alphabet"))
     _skipped(split.skipped, common)
     if found != space:
         fix = _conversion(found, space, flags, () if run is None else run.transforms)

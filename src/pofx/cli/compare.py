@@ -40,7 +40,7 @@ def compare(
         images: Any = own.test
         heading = own.test.heading
     else:
-        loaded = load_images(data, models[runs[0]].space, data_flags, common)
+        loaded = load_images(data, models[runs[0]].space, data_flags, common, infos[runs[0]])
         images, heading = loaded.split, loaded.heading
     transforms = {run: info.transforms for run, info in infos.items()}
     fingerprints = {run: str(info.meta["data"].get("fingerprint") or "") for run, info in infos.items()}

@@ -22,7 +22,7 @@ def data(
     """Look at images before learning from them.
 
     Args:
-        data: name[:transform], a folder of images (subfolders are labels), .npz, .npy, IDX, Parquet, or hf:owner/name.
+        data: name[:transform], a folder of images (subfolders are labels), .npz, .npy, IDX, Parquet, hf:owner/name, or text:FILE.
         out: a .png with a contact sheet of training images.
         n: images on the contact sheet.
     """
@@ -41,6 +41,8 @@ def data(
         f"duplicates  {summary.duplicates}"
         + (f"; {summary.overlap} images of test are in train, valid or calib too" if summary.overlap else ""),
     ]
+    if summary.alphabet is not None:
+        lines[2] += f": the characters {summary.alphabet!r}"
     if summary.skipped:
         lines.append(f"skipped     {len(summary.skipped)} unreadable file{'s' * (len(summary.skipped) > 1)}")
     if summary.labels is None:

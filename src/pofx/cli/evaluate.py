@@ -112,6 +112,6 @@ def _text(result: Any) -> list[Any]:
         if q.coverage is not None:
             parts.append(f"classes of the samples: {' '.join(map(str, q.coverage.counts))}")
     if result.memorization is not None:
-        drawn = f" ({len(result.drawn):,} samples were drawn)" if result.memorization.samples is not None else ""
+        drawn = "" if result.drawn is None or result.memorization.samples is None else f" ({len(result.drawn):,} samples were drawn)"
         parts.append(result.memorization.text + drawn)
     return [*parts, *result.notes]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from pofx.cli.common import Answer, Common, load_images, load_model, run_info
+from pofx.cli.common import Answer, Common, Flag, load_images, load_model, run_info
 from pofx.errors import InputError, nearest
 
 
@@ -15,7 +15,7 @@ def sample(
     run: str,
     /,
     *,
-    n: Annotated[int, Parameter(name=["-n", "--n"])] = 64,
+    n: Annotated[int | None, Parameter(name=["-n", "--n"])] = None,
     out: Annotated[Path | None, Parameter(name=["-o", "--out"])] = None,
     seed: int = 0,
     first: int = 0,
@@ -23,6 +23,7 @@ def sample(
     like: str | None = None,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    trace: Flag = False,
     common: Common = Common(),
 ) -> Answer:
     """Draw images from a run.
@@ -31,32 +32,49 @@ def sample(
 
     Args:
         run: a run folder or a Hub id.
-        n: how many.
+        n: how many; by default 64, with --trace 4.
         out: .png one picture, .npz or .npy the integers, otherwise a folder of PNG files; by default samples.png in the run folder.
+            A run of a text also writes .txt, one sample a line (its default, samples.txt).
         seed: any whole number.
         first: number of the first image.
         label: class to draw, by number or name; several in turn with commas. For runs with --given label.
         like: DATA whose images give what the run conditions on (their label, small version, top rows …).
         temperature: below 1 sharpens; what comes out is then not samples of p.
         top_p: draw from the likeliest values holding this share; what comes out is then not samples of p.
+        trace: show the images being drawn, pixel by pixel, beside the entropy of each: an animated .gif or .png; by default trace.gif.
     """
     from pofx.tasks.sample import sample as task
 
     model = load_model(run, common)
+    n = (4 if trace else 64) if n is None else n
+    alphabet = run_info(run).stored.get("alphabet")
     given = _given(model, run, n, label, like, common)
-    target = out if out is not None else _default_out(run)
+    target = out if out is not None else _default_out(run, "trace.gif" if trace else "samples.txt" if alphabet else "samples.png")
     with common.progress("sampling") as progress:
-        result = task(model, n, given, seed=seed, first=first, temperature=temperature, top_p=top_p, out=target, progress=progress)
+        result = task(
+            model,
+            n,
+            given,
+            seed=seed,
+            first=first,
+            temperature=temperature,
+            top_p=top_p,
+            out=target,
+            trace=trace,
+            alphabet=alphabet,
+            progress=progress,
+        )
     if result.kind.startswith("not"):
         common.note(f"With --temperature or --top-p these images are {result.kind}.")
     return Answer(
-        {"run": run, "label": label, "like": like} | result.to_json(), f"{result.path}  ({result.n} images, seed {seed}: {result.kind})"
+        {"run": run, "label": label, "like": like, "trace": trace} | result.to_json(),
+        f"{result.path}  ({result.n} images, seed {seed}: {result.kind})",
     )
 
 
-def _default_out(run: str) -> Path:
+def _default_out(run: str, name: str) -> Path:
     folder = Path(run)
-    return folder / "samples.png" if folder.is_dir() else Path("samples.png")
+    return folder / name if folder.is_dir() else Path(name)
 
 
 def _given(model: Any, run: str, n: int, label: str | None, like: str | None, common: Common) -> Any:

@@ -69,6 +69,7 @@ class Source:
         levels: how many values a sub-pixel can take; None where an array does not say.
         notes: conversions that belong to the source, e.g. "alpha over white".
         skipped: what could not be read, "path: reason".
+        alphabet: of a text, the character of each level.
     """
 
     parts: dict[str, Rows]
@@ -76,6 +77,7 @@ class Source:
     class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = field(default=())
+    alphabet: str | None = None
 
 
 def as_images(array: Any, what: str) -> NDArray[np.uint8]:

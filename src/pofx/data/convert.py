@@ -52,6 +52,7 @@ class Found:
     transforms: tuple[str, ...]
     skipped: tuple[str, ...]
     class_names: tuple[str, ...] | None
+    alphabet: str | None = None
 
 
 def convert(parsed: sources.Spec, source: Source, options: Options) -> Found:
@@ -79,7 +80,7 @@ def convert(parsed: sources.Spec, source: Source, options: Options) -> Found:
         raise InputError(f"{parsed.text} holds no images. Give at least one.")
     if drawn is not None:
         space = replace(space, levels=2)
-    return Found(parts, space, tuple(transforms), skipped, class_names)
+    return Found(parts, space, tuple(transforms), skipped, class_names, source.alphabet)
 
 
 _Converted = tuple[

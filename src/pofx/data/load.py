@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pofx.data import sources
+from pofx.data import sources, text
 from pofx.data.arrays import Numbered, Rows, Source, as_images, as_labels
 from pofx.data.convert import Found, Options, convert
 from pofx.data.part import Split, check_rows, end_to_end
@@ -48,6 +48,7 @@ class Data:
         fingerprint: hash of the pixels, labels, split and transforms; equal on every machine, in memory or on disk.
         title: the set without its conversions, e.g. "mnist", or the last part of a path.
         arguments: what makes `load_data` return this again.
+        alphabet: of a text, the character of each level; else None.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Data:
     fingerprint: str = ""
     title: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
+    alphabet: str | None = None
 
     @property
     def dynamic(self) -> bool:
@@ -105,7 +107,7 @@ class Data:
             "class_names": None if self.class_names is None else list(self.class_names),
             "skipped": len(self.skipped),
             "fingerprint": self.fingerprint,
-        }
+        } | ({} if self.alphabet is None else {"alphabet": self.alphabet})
 
 
 def _options(
@@ -138,18 +140,20 @@ def load_data(
     split_seed: int = 0,
     strict: bool = False,
     memory_limit: int | str | None = None,
+    alphabet: str | None = None,
 ) -> Data:
     """Load a set of images and split it into train, valid, calib and test.
 
     Args:
-        spec: a name (`digits`, `mnist:threshold`), a path, `hf:owner/name`, an array or tensor of images, or a pair (images, labels).
-        size: resize to H×W: `"40x24"`, or 28 for 28×28 (box filter; see `pofx.data.transforms`).
+        spec: a name (`digits`, `mnist:threshold`), a path, `hf:owner/name`, `text:FILE`, an array or tensor of images, or a pair (images, labels).
+        size: resize to H×W: `"40x24"`, or 28 for 28×28 (box filter; see `pofx.data.transforms`); of a text "1xN": windows of N characters.
         levels: fewer values a sub-pixel: ⌊x·levels/old⌋. An array whose values are all below `levels` is taken to have that many already.
         gray: BT.601 luma of colour images.
         keep_labels, drop_labels: classes, by name or number, in train, valid and calib; test keeps all.
         split_seed: another split of the same images.
         strict: one file that cannot be read is an error; otherwise it is skipped and listed in `skipped`.
         memory_limit: bytes of decoded pixels above which the set stays on disk ("2G"; $POFX_MEMORY_LIMIT).
+        alphabet: of text:FILE, the character of each level; by default those that the text has.
 
     Raises:
         InputError: nothing found, nothing readable, mixed sizes without `size`, wrong dtype, shape or values, labels missing where needed.
@@ -159,12 +163,18 @@ def load_data(
     ('1×8×8, 17 levels', [1294, 72, 72, 359])
     """
     options = _options(size, levels, gray, keep_labels, drop_labels, split_seed, strict, memory_limit)
-    parsed, source = _find(spec, options.limit)
+    parsed, source = _find(spec, options, alphabet)
     if parsed.part:
         raise InputError(
             f"{parsed.text!r} is one part; training and splitting need the whole set. Use {parsed.text.replace(f':{parsed.part}', '', 1)!r}."
         )
     found = convert(parsed, source, options)
+    if found.alphabet is not None and (windows := sum(map(len, found.parts.values()))) < text.FEWEST:
+        width = found.space.width
+        raise InputError(
+            f"{parsed.text} makes {windows} window{'s' * (windows > 1)} of {width} characters; train, valid, calib and test need {text.FEWEST}. "
+            f"Give a longer text, or shorter windows: --size 1x{max(1, windows * width // text.FEWEST)}"
+        )
     parts = {}
     for part, (origin, rows) in split({k: s.keys for k, s in found.parts.items()}, options.split_seed).items():
         rows = rows if part == "test" else _by_label(found, origin, rows, options)
@@ -181,7 +191,7 @@ def load_data(
         "drop_labels": list(options.drop),
         "split_seed": options.split_seed,
         "strict": options.strict,
-    }
+    } | ({} if found.alphabet is None else {"alphabet": found.alphabet})
     fingerprint = _fingerprint(found, parts)
     return Data(
         parsed.text,
@@ -193,6 +203,7 @@ def load_data(
         fingerprint=fingerprint,
         title=parsed.name,
         arguments=arguments,
+        alphabet=found.alphabet,
     )
 
 
@@ -207,6 +218,7 @@ def load_images(
     split_seed: int = 0,
     strict: bool = False,
     memory_limit: int | str | None = None,
+    alphabet: str | None = None,
 ) -> tuple[Split, ImageSpace]:
     """The images to score or look at: `name:part` is that part, a named set alone its test part, anything else all of it in order.
 
@@ -217,7 +229,7 @@ def load_images(
     (72, 'digits valid')
     """
     options = _options(size, levels, gray, keep_labels, drop_labels, split_seed, strict, memory_limit)
-    parsed, source = _find(spec, options.limit)
+    parsed, source = _find(spec, options, alphabet)
     found = convert(parsed, source, options)
     part = parsed.part or ("test" if isinstance(spec, str) and sources.is_name(parsed.base) else None)
     if part:
@@ -237,10 +249,14 @@ def order(n: int, *, seed: int, epoch: int) -> Tensor:
     return torch.argsort(Noise(seed, torch.arange(n)).bits(f"order/{epoch}", 1)[:, 0], stable=True)
 
 
-def _find(spec: Any, limit: int) -> tuple[sources.Spec, Source]:
+def _find(spec: Any, options: Options, alphabet: str | None) -> tuple[sources.Spec, Source]:
     if isinstance(spec, (str, Path)):
         parsed = sources.parse(spec)
-        return parsed, sources.find(parsed, limit)
+        if sources.is_text(parsed.base):
+            unfit = f":{parsed.transform}" if parsed.transform else f"--levels {options.levels}" if options.levels else None
+            if unfit:
+                raise InputError(f"{parsed.text}: characters have no order, so that {unfit} means nothing for a text. Leave it out.")
+        return parsed, sources.find(parsed, options.limit, options.size, alphabet)
     if spec is None:
         raise InputError("This run was trained on an array in memory, which cannot be loaded again. Give DATA.")
     x, y = spec if isinstance(spec, tuple) and len(spec) == 2 else (spec, None)
@@ -284,11 +300,13 @@ def _again(parsed: sources.Spec) -> str:
     """DATA that means the same from another working folder."""
     if sources.is_name(parsed.base):
         return parsed.text
-    return str(Path(parsed.base).expanduser().resolve()) + (f":{parsed.transform}" if parsed.transform else "")
+    path = str(Path(parsed.file).expanduser().resolve())
+    return (text.PREFIX if sources.is_text(parsed.base) else "") + path + (f":{parsed.transform}" if parsed.transform else "")
 
 
 def _fingerprint(found: Found, parts: dict[str, Split]) -> str:
-    digest = sha256(json.dumps([found.space.to_json(), found.transforms, parts["train"].drawn]).encode())
+    alphabet = [] if found.alphabet is None else [found.alphabet]
+    digest = sha256(json.dumps([found.space.to_json(), found.transforms, parts["train"].drawn, *alphabet]).encode())
     for part in PARTS:
         s = parts[part]
         digest.update(f"\n{part} {len(s)} {s.y is not None}\n".encode())

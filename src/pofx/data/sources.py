@@ -3,6 +3,7 @@
     digits, mnist, fashion-mnist, binarized-mnist, cifar10, ir-solar, noto-emoji, timeseries:NAME    named sets
     path                a folder, .npz, .npy, IDX (.gz), .parquet, or one image; write ./digits for a folder called like a set
     hf:owner/name       a set on the Hub
+    text:FILE           a text, as images 1×1×64 whose levels are characters (`pofx.data.text`)
     part                train, valid, calib or test
     transform           threshold (two levels, at the middle), dynamic (two levels, drawn)
 
@@ -21,6 +22,7 @@ import numpy as np
 
 from pofx.data import files
 from pofx.data.arrays import Numbered, Rows, Source, as_images
+from pofx.data.text import PREFIX, read_text
 from pofx.data.transforms import over_white
 from pofx.errors import InputError, nearest
 
@@ -34,7 +36,7 @@ class Spec:
 
     Attributes:
         text: what was typed.
-        base: without part and transform: a name, a path, or hf:owner/name.
+        base: without part and transform: a name, a path, hf:owner/name, or text:FILE.
         part: train, valid, calib, test, or None.
         transform: threshold, dynamic, or None.
     """
@@ -47,7 +49,12 @@ class Spec:
     @property
     def name(self) -> str:
         """For headings: a named set as typed, a path by its last part."""
-        return self.base if is_name(self.base) else Path(self.base).expanduser().resolve().name or self.base
+        return self.base if is_name(self.base) else Path(self.file).expanduser().resolve().name or self.base
+
+    @property
+    def file(self) -> str:
+        """Of a path, or of text:FILE, the path."""
+        return self.base.removeprefix(PREFIX)
 
 
 def parse(spec: str | Path) -> Spec:
@@ -60,7 +67,7 @@ def parse(spec: str | Path) -> Spec:
     if isinstance(spec, Path):  # a Path is a path, whatever it is called
         return Spec(text, str(spec) if spec.is_absolute() else f"./{spec}")
     base, part, transform = text, None, None
-    while not _exists(base):  # a folder may have a colon in its name
+    while not _exists(base.removeprefix(PREFIX)):  # a folder may have a colon in its name
         head, colon, last = base.rpartition(":")
         if not colon or not head:
             break
@@ -70,7 +77,9 @@ def parse(spec: str | Path) -> Spec:
             base, transform = head, last
         elif last in (*PARTS, *TRANSFORMS):
             raise InputError(f"{text!r}: one part and one transform at most, e.g. {head.split(':')[0]}:test:threshold.")
-        elif (head in SETS and head != "timeseries") or _exists(head):
+        elif head + colon == PREFIX:
+            break
+        elif (head in SETS and head != "timeseries") or _exists(head.removeprefix(PREFIX)):
             raise InputError(f"{text!r}: {last!r} is no part and no transform. {nearest(last, (*PARTS, *TRANSFORMS))}")
         else:
             break
@@ -91,9 +100,18 @@ def _exists(path: str) -> bool:
         return False
 
 
-def find(spec: Spec, limit: int) -> Source:
-    """The set that was asked for; `limit` bytes may be declared by one array; raises InputError."""
+def is_text(base: str) -> bool:
+    """Whether this is text:FILE."""
+    return base.startswith(PREFIX)
+
+
+def find(spec: Spec, limit: int, size: tuple[int, int] | None = None, alphabet: str | None = None) -> Source:
+    """The set that was asked for; `limit` bytes may be declared by one array; `size` and `alphabet` are those of a text; raises InputError."""
     base = spec.base
+    if is_text(base):
+        if not spec.file or not _exists(spec.file):
+            raise InputError(f"There is no text file {spec.file!r} (looked in {Path.cwd()}). Give one that exists, e.g. text:book.txt.")
+        return read_text(Path(spec.file).expanduser(), spec.name, limit, size, alphabet)
     if base.startswith("hf:"):
         return files.read_hub(base[3:], base)
     name, _, rest = base.partition(":")

@@ -27,6 +27,7 @@ class DataSummary:
         duplicates: images whose pixels occur earlier in the set (so n − duplicates are different).
         overlap: images of test whose pixels are in train, valid or calib too.
         skipped: files that could not be read, "path: reason".
+        alphabet: of a text, the character of each level; else None.
     """
 
     heading: str
@@ -40,6 +41,7 @@ class DataSummary:
     skipped: tuple[str, ...]
     in_memory: bool
     fingerprint: str
+    alphabet: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -74,6 +76,7 @@ def describe(data: Data) -> DataSummary:
         skipped=data.skipped,
         in_memory=all(s.in_memory for s in data.parts.values()),
         fingerprint=data.fingerprint,
+        alphabet=data.alphabet,
     )
 
 

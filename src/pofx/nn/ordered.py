@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pofx.likelihoods import Likelihood, normalised
-from pofx.model import Autoregressive, Batch, Context, Objective, OptimizerSpec, Steps, inverse_cdf
+from pofx.model import Autoregressive, Batch, Context, Objective, OptimizerSpec, Steps
 from pofx.nn import conditioning
 from pofx.nn.linear import linear
 from pofx.nn.raster import raster
@@ -136,16 +136,10 @@ class OrderedSteps(Steps):
         self.out_added = model.net.out_given(context)
         self.position = 0
 
-    def fill(self, x: Tensor, rows: int) -> None:
-        """Hidden units of filled sub-pixels are computed with those of the sub-pixels after them: nothing to save."""
-
     def distribution(self) -> Tensor:
         degree = self.position + 1
         y = self.out.part(self.hidden[-1] if self.hidden else self.x, degree) + _columns(self.out_added, self.out.units(degree))
         return self.model.head(y).table(0, y[:, :0])[:, None]
-
-    def draw(self, u: Tensor) -> Tensor:
-        return inverse_cdf(self.distribution().double(), u)
 
     def fix(self, values: Tensor) -> None:
         self.x[:, self.position] = normalised(values[:, 0], self.model.space.levels, self.model.dtype)

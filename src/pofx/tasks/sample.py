@@ -2,6 +2,8 @@
 
 Temperature T and top-p change an autoregressive model's steps, log p(x_i | x_<i) / T and the smallest set of values holding a share
 top_p of the probability. Both look nicer and are **not samples of p**: the result says so.
+
+A model of a text (`text:FILE`) also writes its samples as text. An autoregressive one shows itself at work with `trace`.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pofx.data.text import decode, lines
 from pofx.errors import InputError
 from pofx.model import SAMPLE_CHUNK, Autoregressive, ImageModel, Progress, Sampler, evaluating, require
 from pofx.noise import Noise
+from pofx.space import ImageSpace
 from pofx.tasks._files import check_out, writing
 from pofx.views import Label, View
 
@@ -113,6 +117,8 @@ def sample(
     temperature: float = 1.0,
     top_p: float = 1.0,
     out: str | Path | None = None,
+    trace: bool = False,
+    alphabet: str | None = None,
     progress: Progress | None = None,
 ) -> Samples:
     """Draw n images, and write them where `out` says.
@@ -122,7 +128,9 @@ def sample(
         temperature, top_p: autoregressive models only; anything but 1 gives "not samples of p".
         out: `.png` one contact sheet; `.npy` uint8 `(n, C, H, W)`; `.npz` the same as `x` with `seed`, `first`, `levels`, `kind`,
             and labels as `y` where they were given; a folder without PNG files: one per image, named by its number. All but `.png`
-            are written as the images come, in bounded memory.
+            are written as the images come, in bounded memory. With an alphabet also `.txt`, a line per text.
+        trace: autoregressive models only: `out` is a `.gif` or `.png` that shows the images being drawn, pixel by pixel.
+        alphabet: the character of each level, of a model that was trained on a text.
         progress: called with (done, total).
 
     Raises:
@@ -139,8 +147,16 @@ def sample(
     adjust = adjustment(temperature, top_p)
     if not 0 <= first < first + max(n, 1) < 2**63:
         raise InputError(f"--first {first} with -n {n}: images are numbered 0 … 2⁶³ − 1, e.g. --first 0.")
-    path = None if out is None else check_out(out, SUFFIXES, folder=True)
+    if trace:
+        return _traced(model, n, given, seed, first, temperature, top_p, out, progress)
+    if out is not None and Path(out).suffix.lower() == ".txt" and alphabet is None:
+        raise InputError(
+            f"Cannot write {out}: the run was not trained on a text, and its samples are images. Try -o {Path(out).with_suffix('.png')}"
+        )
+    path = None if out is None else check_out(out, SUFFIXES if alphabet is None else (*SUFFIXES, ".txt"), folder=True)
     space = sampler.space
+    if path is not None and path.suffix.lower() == ".txt":
+        _check_text(alphabet, space)
     if path is not None and path.suffix.lower() == ".png" and n * max(64, space.height) * max(64, space.width) > GRID_PIXELS:
         raise InputError(
             f"{n} images do not fit into one picture; write them to {path.with_suffix('.npy')} or to a folder {path.with_suffix('')}"
@@ -155,12 +171,15 @@ def sample(
         steps = require(model, Autoregressive, to="sample with a temperature or top-p")
         chunks = _altered(steps, n, given, seed, first, adjust, progress)
     view = sampler.given
-    kind = (TRUE if adjust is None else ALTERED) + ("" if view is None else f"(x | {type(view).__name__.lower()})")
+    kind = _kind(adjust is not None, view)
     x: Tensor | None = None
     if path is None or path.suffix.lower() == ".png":
         x = torch.cat(list(chunks)).cpu().clone()
         if path is not None:
             _write_grid(path, x, space.levels)
+    elif path.suffix.lower() == ".txt":
+        assert alphabet is not None
+        _write_text(path, chunks, alphabet)
     elif path.suffix == "":
         _write_folder(path, chunks, first, space.levels)
     else:
@@ -170,6 +189,43 @@ def sample(
             facts["y"] = labels.cpu().numpy()
         _write_arrays(path, chunks, (n, *space.shape), facts)
     return Samples(x, kind, n, seed, first, path, temperature, top_p, view)
+
+
+def _kind(altered: bool, view: View | None) -> str:
+    return (ALTERED if altered else TRUE) + ("" if view is None else f"(x | {type(view).__name__.lower()})")
+
+
+def _traced(
+    model: ImageModel,
+    n: int,
+    given: Any,
+    seed: int,
+    first: int,
+    temperature: float,
+    top_p: float,
+    out: str | Path | None,
+    progress: Progress | None,
+) -> Samples:
+    from pofx.tasks.trace import SUFFIXES as FORMS
+    from pofx.tasks.trace import trace
+
+    if out is None:
+        raise InputError("A trace is a picture: say where it shall be, e.g. -o trace.gif")
+    path = check_out(out, FORMS)
+    made = trace(model, n, given, seed=seed, first=first, temperature=temperature, top_p=top_p, progress=progress)
+    kind = _kind((temperature, top_p) != (1, 1), model.given)
+    return Samples(made.x, kind, n, seed, first, made.write(path), temperature, top_p, model.given)
+
+
+def _check_text(alphabet: str | None, space: ImageSpace) -> None:
+    if alphabet is None or len(alphabet) != space.levels or space.channels != 1 or space.height != 1:
+        raise InputError(f"A model of {space} draws no text with an alphabet of {len(alphabet or '')}: it takes 1×1×W and as many levels.")
+
+
+def _write_text(path: Path, chunks: Iterator[Tensor], alphabet: str) -> None:
+    with writing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        for chunk in chunks:
+            file.write(lines(decode(chunk.cpu(), alphabet)))
 
 
 def _refuse_others(folder: Path) -> None:

@@ -203,7 +203,7 @@ def build(info: RunInfo) -> ImageModel:
         arguments = catalog.arguments_from_json(info.arguments)
         given = catalog.arguments_from_json(info.given)
         catalog.check_arguments(cls, arguments)
-        _check_kinds(cls, arguments)
+        check_kinds(cls, arguments)
         with torch.random.fork_rng(devices=[]):
             return cls(space=info.space, given=given, **arguments) if "given" in cls_arguments(cls) else cls(space=info.space, **arguments)
     except (ValueError, TypeError, AttributeError) as error:
@@ -221,7 +221,7 @@ _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
 }
 
 
-def _check_kinds(cls: type[ImageModel], arguments: Mapping[str, Any]) -> None:
+def check_kinds(cls: type[ImageModel], arguments: Mapping[str, Any]) -> None:
     """Refuse a value that is no number where the model states that it takes one, by the name of the setting."""
     import inspect
 

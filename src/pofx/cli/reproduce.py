@@ -1,0 +1,93 @@
+"""`pofx reproduce RECIPE`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from pofx.cli.common import Answer, Common, Flag, table
+
+if TYPE_CHECKING:
+    from pofx.workflows.reproduce import Recipe, Reproduction
+
+
+def reproduce(
+    recipe: str,
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    minutes: float | None = None,
+    results: Path = Path("results"),
+    dry_run: Flag = False,
+    common: Common = Common(),
+) -> Answer:
+    """Train what a recipe says, and compare with the number it expects.
+
+    The same command resumes. The averaged weights are measured on the split that the recipe names; results/NAME.json gets the number,
+    the learning curve, the hardware and the budget, whether the expectation was met or not.
+
+    Args:
+        recipe: a name in recipes/, or the path of a .toml file.
+        out: the run folder; by default runs/NAME.
+        minutes: another budget than the recipe's; the result says so.
+        results: folder for NAME.json.
+        dry_run: show the recipe and the plan, and stop.
+    """
+    from pofx.workflows.reproduce import load_recipe, plan
+    from pofx.workflows.reproduce import reproduce as workflow
+
+    found = load_recipe(recipe)
+    if dry_run:
+        planned = plan(found, out=out, minutes=minutes, device=common.device)
+        facts = {"recipe": found.name, "title": found.title, "expected": dict(found.expected), "source": found.source, "plan": planned}
+        return Answer(facts, f"{_head(found)}\n\n{planned}")
+    with ExitStack() as stack:
+        bars: list[Any] = []
+
+        def progress(done: int, total: int) -> None:
+            if not bars:  # after training, so that its time is not counted
+                bars.append(stack.enter_context(common.progress("measuring")))
+            if bars[0] is not None:
+                bars[0](done, total)
+
+        result = workflow(
+            found,
+            out=out,
+            minutes=minutes,
+            results=results,
+            device=common.device,
+            quiet=common.quiet,
+            say=common.note,
+            progress=progress,
+        )
+    return Answer(result.to_json(), _text(result))
+
+
+def _head(recipe: Recipe) -> str:
+    expected = recipe.expected
+    stretch = f" (stretch {expected['stretch']:g})" if "stretch" in expected else ""
+    rows = {
+        "recipe": f"{recipe.name}: {recipe.title}",
+        "expected": f"{expected['metric']} of {expected['split']} ≤ {expected['at_most']:g}{stretch}",
+        "source": recipe.source,
+        "planned": f"{recipe.minutes:g} minutes on {recipe.hardware}",
+    }
+    return "\n".join(f"{name:<10} {text}" for name, text in rows.items())
+
+
+def _text(result: Reproduction) -> list[Any]:
+    found, expected = result.found, result.recipe.expected
+    part = found[expected["split"]]
+    shown = table("part", "images", "nats", "± se", "bits/dim", "expected", "", right=("images", "nats", "bits/dim"))
+    sign = {"exact": "=", "lower bound": "≤"}.get(part["kind"], "≈")
+    nats, bits = part["nats"], part["bits_per_dim"]
+    asked = f"{expected['metric']} ≤ {expected['at_most']:g}"
+    verdict = "met" if found["met"] else "missed"
+    error = "" if nats["se"] is None else f"{nats['se']:.3f}"
+    shown.add_row(expected["split"], str(part["n"]), f"{sign} {nats['mean']:.3f}", error, f"{sign} {bits:.4f}", asked, verdict)
+    shorter = ", a shorter budget than the recipe's" if found["budget"]["shorter"] else ""
+    spent = f"{found['steps']:,} steps in {found['minutes']:.1f} minutes{shorter}"
+    return [f"{result.recipe.title}: {spent}", "", shown, "", f"{result.path}  (run: {result.run})"]
