@@ -161,15 +161,32 @@ def measure(kind: Literal["row", "diagonal"], n: int, repeats: int) -> dict:
     }
 
 
-def convolutional(n: int, repeats: int) -> dict:
-    """For the table of training-step times: a PixelCNN of about as many parameters."""
+def at_equal_parameters(n: int, repeats: int) -> list[dict]:
+    """The reason for the PixelCNN: a training step of each model at about 64 thousand parameters, and how many steps wait for one another."""
     torch.manual_seed(0)
     space = ImageSpace(1, 28, 28, levels=2)
-    model = pofx.models.PixelCNN(space, layers=7, channels=24)
-    x = random_images(n, space)
-    time_step = seconds(lambda: step(model, lambda: -model.log_prob(x).mean() / model.dims), repeats)
-    parameters = sum(p.numel() for p in model.parameters())
-    return {"model": "pixelcnn, 7 blocks, h = 24", "n": n, "parameters": parameters, "sequential_depth": 1, "step_s": time_step}
+    models = {
+        "row LSTM": (pofx.models.PixelRNN(space, kind="row", layers=8), 28),
+        "diagonal BiLSTM": (pofx.models.PixelRNN(space, kind="diagonal", layers=7), 28 + 28 - 1),
+        "PixelCNN": (pofx.models.PixelCNN(space, layers=10, channels=24), 1),
+        "gated PixelCNN": (pofx.models.GatedPixelCNN(space, layers=6, channels=22), 1),
+    }
+    x, rows = random_images(n, space), []
+    for name, (model, depth) in models.items():
+        time_step = seconds(lambda m=model: step(m, lambda: -m.log_prob(x).mean() / m.dims), repeats)
+        rows.append(
+            {
+                "model": name,
+                "n": n,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "step_s": time_step,
+                "depth_of_scoring": depth,
+                "depth_of_sampling": len(model.order()),
+                "load": os.getloadavg()[0],
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
 
 
 def main() -> None:
@@ -185,9 +202,9 @@ def main() -> None:
         for kind in ("row", "diagonal"):
             rows.append(measure(kind, n, repeats))
             print(json.dumps(rows[-1]), flush=True)
-        rows.append(convolutional(n, repeats))
-        print(json.dumps(rows[-1]), flush=True)
-    result = {"hardware": hardware(torch.device("cpu")), "threads": options.threads, "precision": "float32", "rows": rows}
+    equal = at_equal_parameters(sizes[0], repeats)
+    facts = {"hardware": hardware(torch.device("cpu")), "threads": options.threads, "precision": "float32"}
+    result = facts | {"rows": rows, "at_equal_parameters": equal}
     if options.out is not None:
         options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 

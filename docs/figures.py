@@ -60,11 +60,14 @@ def receptive_fields() -> NDArray[np.int64]:
         "MADE": m.MADE(space, hidden=2 * SIDE * SIDE),
     }
     parts = []
+    raster_past = np.arange(SIDE * SIDE).reshape(SIDE, SIDE) < 9 * SIDE + 7
     for name, model in models.items():
         field = receptive_field(model, 9, 7, draws=4)
         kinds = np.full((SIDE, SIDE), NOT_YET)
+        # Row by row is the past that a pixel may have; a model whose groups come in another order has another one.
+        past = field.past[0].numpy() if isinstance(model, m.Multiscale) else raster_past
+        kinds[past & ~field.seen[0].numpy()] = BLIND
         kinds[field.seen[0].numpy()] = SEEN
-        kinds[field.blind[0].numpy()] = BLIND
         kinds[9, 7] = ASKED
         parts.append(titled(cells(kinds), name))
     half = -(-len(parts) // 2)
@@ -76,7 +79,7 @@ def receptive_fields() -> NDArray[np.int64]:
 def diagonal_order(height: int, width: int) -> Iterator[NDArray[np.int64]]:
     """The image, and the same skewed, as the scan goes over it: one frame a step, H + W − 1 in all."""
     plan = diagonal_plan(height, width, torch.device("cpu"))
-    total = len(plan.steps) // 1
+    total = len(plan.steps)
     i, j = np.mgrid[:height, :width]
     for step in range(total):
         image = np.where(i + j < step, SEEN, NOT_YET)

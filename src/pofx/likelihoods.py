@@ -178,8 +178,8 @@ class LogisticPixels(_Independent):
         return log_bin_mass(x.to(mean.dtype), mean, log_scale, self.space.levels)
 
     def quantile(self, channel: int, earlier: Tensor, u: Tensor) -> Tensor:
-        mean, log_scale = (m[:, channel].double()[..., None] for m in self._moments())
-        return _search(lambda v: _below(v, mean, log_scale, self.space.levels), u, self.space.levels)
+        mean, log_scale = (m[:, channel][..., None] for m in self._moments())
+        return _search(lambda v: _below(v, mean, log_scale, self.space.levels), u.to(mean.dtype), self.space.levels)
 
     @property
     def mean(self) -> Tensor:
@@ -233,9 +233,9 @@ class LogisticMixturePixels(PixelDistribution):
         return torch.logsumexp(weights[..., None] + mass, 1)
 
     def quantile(self, channel: int, earlier: Tensor, u: Tensor) -> Tensor:
-        pi = self._posterior(channel, earlier).double().softmax(1)
-        mean, log_scale = self._mean(channel, earlier).double()[..., None], self.log_scales[:, channel].double()[..., None]
-        return _search(lambda v: (pi[..., None] * _below(v[:, None], mean, log_scale, self.space.levels)).sum(1), u, self.space.levels)
+        pi = self._posterior(channel, earlier).softmax(1)[..., None]
+        mean, log_scale = self._mean(channel, earlier)[..., None], self.log_scales[:, channel][..., None]
+        return _search(lambda v: (pi * _below(v[:, None], mean, log_scale, self.space.levels)).sum(1), u.to(pi.dtype), self.space.levels)
 
     @property
     def mean(self) -> Tensor:

@@ -22,10 +22,8 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self, TypeVar, final
 
 import torch
@@ -42,7 +40,6 @@ Progress = Callable[[int, int], None]  # (done, total)
 M = TypeVar("M", bound="ImageModel")
 
 SAMPLE_CHUNK = 256  # images drawn at once: bounds the memory of any n
-SHARE = 16  # autoregressive images that a second thread is worth starting for
 
 
 @dataclass(frozen=True)
@@ -102,9 +99,9 @@ class Context:
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """An optimizer by its name in `torch.optim`, with warm-up (share of all steps) and a schedule."""
+    """An optimizer by its name in `torch.optim`, or "Muon" (`training/optimizers.py`), with warm-up (share of all steps) and a schedule."""
 
-    name: Literal["AdamW", "Adam", "RMSprop", "SGD"] = "AdamW"
+    name: Literal["Muon", "AdamW", "Adam", "RMSprop", "SGD"] = "AdamW"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
@@ -149,12 +146,28 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def one_thread() -> Iterator[None]:
     """For steps of sampling: they are many small operations, and waking a second thread for each costs more than it brings
     (2.5 times the time on two cores)."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    with _threads(1):
+        yield
+
+
+@contextmanager
+def all_threads() -> Iterator[None]:
+    """Within `one_thread`, for a piece of work that is worth waking the others: a row, a group."""
+    with _threads(max(_before)) if _before else nullcontext():
+        yield
+
+
+_before: list[int] = []  # the numbers of threads that `_threads` will go back to
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    _before.append(torch.get_num_threads())
+    torch.set_num_threads(number)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(_before.pop())
 
 
 class ImageModel(nn.Module, ABC):
@@ -390,38 +403,11 @@ class Autoregressive(ExactLikelihood, Sampler):
     ) -> Tensor:
         """Draw every unknown sub-pixel in order; known ones are copied, known first rows in one pass. `adjust` maps
         log-probabilities (then: not samples of p)."""
-        n, threads = len(noise), torch.get_num_threads()
-        shares = min(threads, n // SHARE) if self.device.type == "cpu" else 1
         with one_thread():
-            if shares <= 1:
-                return self._continue(given, noise, progress, adjust)
-            # Steps are small: rather than wake all threads for each, let each make images of its own.
-            bounds = [n * k // shares for k in range(shares + 1)]
-            parts = [slice(a, b) for a, b in pairwise(bounds)]
-            with ThreadPoolExecutor(shares) as pool:
-                jobs = [
-                    pool.submit(self._alone, None if given is None else given[p], Noise(noise.seed, noise.images[p]), k, progress, adjust)
-                    for k, p in enumerate(parts)
-                ]
-                return torch.cat([job.result() for job in jobs])
+            return self._continue(given, noise, progress, adjust)
 
     @final
-    def _alone(
-        self, given: Tensor | None, noise: Noise, share: int, progress: Progress | None, adjust: Callable[[Tensor], Tensor] | None
-    ) -> Tensor:
-        """`_continue` in a thread of its own, which takes over neither the modes nor the threads of its maker."""
-        torch.set_num_threads(1)
-        with torch.inference_mode():
-            return self._continue(given, noise, None if share else progress, adjust)
-
-    @final
-    def _continue(
-        self,
-        given: Tensor | None,
-        noise: Noise,
-        progress: Progress | None,
-        adjust: Callable[[Tensor], Tensor] | None,
-    ) -> Tensor:
+    def _continue(self, given: Tensor | None, noise: Noise, progress: Progress | None, adjust: Callable[[Tensor], Tensor] | None) -> Tensor:
         n, space, groups = len(noise), self.space, self.order()
         flat, sizes = torch.cat(groups), [len(group) for group in groups]
         known = torch.zeros(space.dims, dtype=torch.bool)

@@ -16,6 +16,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -39,6 +40,7 @@ from pofx.model import (
 )
 from pofx.noise import Noise
 from pofx.space import ImageSpace
+from pofx.training.optimizers import make_optimizer
 from pofx.views import Label, View
 
 TINY = (ImageSpace(1, 3, 3, levels=2), ImageSpace(3, 2, 2, levels=2), ImageSpace(3, 2, 1, levels=3))
@@ -79,8 +81,7 @@ def fit(
 ) -> list[dict[str, float]]:
     """A minimal training loop on one batch, of all players or `only` one; the losses of each step by objective."""
     objectives = [o for o in model.objectives() if only in (None, o.name)]
-    make = {o.name: getattr(torch.optim, o.optimizer.name) for o in objectives}
-    optimizers = {o.name: make[o.name](o.parameters.parameters(), lr=lr or o.optimizer.lr) for o in objectives}
+    optimizers = {o.name: make_optimizer(o.parameters, replace(o.optimizer, lr=lr or o.optimizer.lr)) for o in objectives}
     model.initialise(batch)
     history = []
     for step in range(steps):

@@ -212,7 +212,6 @@ def test_it_trains_in_bf16(kind: Kind) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss, _ = objective.loss(batch, Context(0, 0.0, Noise(0, torch.arange(4))))
     loss.backward()
-    assert objective.optimizer.name == "RMSprop"
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
 
 

@@ -91,7 +91,7 @@ def test_fifty_images_raise_the_memorization_flag_and_all_do_not(digits: Data, t
     for name, data, steps in (("few", few, 120), ("all", digits, 60)):
         torch.manual_seed(0)
         model = catalog.get("pixelcnn")(digits.space, layers=2, channels=24, lr=6e-3)  # type: ignore[call-arg]
-        run = train(model, data, out=tmp_path / name, steps=steps, average=500, quiet=True, threads=1, precision="32")
+        run = train(model, data, out=tmp_path / name, steps=steps, average=500, optimizer="AdamW", quiet=True, threads=1, precision="32")
         flags[name] = memorization(run.model, data)
     assert flags["few"].raised
     assert not flags["all"].raised

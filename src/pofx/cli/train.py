@@ -34,6 +34,7 @@ def train(
     minutes: float | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    optimizer: Literal["Muon", "AdamW", "Adam", "RMSprop", "SGD"] | None = None,
     seed: int = 0,
     average: float | None = None,
     precision: Literal["auto", "32", "bf16", "64"] = "auto",
@@ -61,6 +62,7 @@ def train(
         minutes: budget: the rate is measured first, then the number of steps is fixed.
         batch_size: images per step.
         lr: learning rate.
+        optimizer: in the place of the model's own; a learning rate fits one optimizer.
         seed: of initial weights, order and noise.
         average: half-life of the averaged weights in images, 10000 by default; 0 keeps the last weights.
         precision: of the body; auto is bf16 where the processor or GPU is fast at it. Likelihoods are float32 or better.
@@ -72,8 +74,8 @@ def train(
         dry_run: show the plan and stop.
         checkpoint_seconds: between checkpoints, 30 by default.
     """
-    return run(model, data, {}, out=out, epochs=epochs, steps=steps, minutes=minutes, batch_size=batch_size, lr=lr, seed=seed, average=average,
-               precision=precision, threads=threads, augment=augment, init_from=init_from, logger=logger, extend=extend, dry_run=dry_run,
+    return run(model, data, {}, out=out, epochs=epochs, steps=steps, minutes=minutes, batch_size=batch_size, lr=lr, optimizer=optimizer, seed=seed,
+               average=average, precision=precision, threads=threads, augment=augment, init_from=init_from, logger=logger, extend=extend, dry_run=dry_run,
                checkpoint_seconds=checkpoint_seconds, data_flags=data_flags, common=common)  # fmt: skip
 
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pofx.errors import InputError
+from pofx.nn.activations import sigmoid
 from pofx.nn.raster import Place
 from pofx.noise import Noise
 from pofx.space import ImageSpace
@@ -33,8 +34,12 @@ def colours(features: int, channels: int) -> Tensor:
     return torch.arange(features) * channels // features
 
 
-def check_sizes(name: str, space: ImageSpace, *, layers: int, channels: int, kernels: Sequence[int], dropout: float, even: bool) -> None:
+def check_sizes(
+    name: str, space: ImageSpace, *, layers: int, channels: int, kernels: Sequence[int], dropout: float, even: bool, dilations: int = 1
+) -> None:
     """Raise InputError for settings that no such network can have; `even`: each colour needs equally many features."""
+    if not 1 <= dilations <= 8:
+        raise InputError(f"{name}: dilations={dilations} must be 1 … 8, e.g. --dilations 3 for 1, 2, 4, 1, 2, 4, …")
     if layers < 1 or any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):
         raise InputError(
             f"{name}: layers={layers} must be ≥ 1, and the kernels {', '.join(map(str, kernels))} odd, e.g. --layers 8 --kernel 3."
@@ -59,18 +64,21 @@ class MaskedConv2d(nn.Module):
         mask: "A" strict, "B" with the current colour.
         channels: colours of the image; both feature counts must be at least this.
         rows: rows above the current one, kernel//2 unless told; 0 makes it horizontal.
+        dilation: between the pixels that it sees, in both directions.
     """
 
     mask: Tensor
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, mask: Literal["A", "B"], channels: int, rows: int | None = None) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, mask: Literal["A", "B"], channels: int, rows: int | None = None, dilation: int = 1
+    ) -> None:
         super().__init__()
         if min(inputs, outputs) < channels:
             raise InputError(
                 f"A masked layer of {min(inputs, outputs)} features cannot serve {channels} image channels; "
                 f"use at least {channels}, e.g. --channels {32 * channels}."
             )
-        self.reach = kernel // 2
+        self.reach, self.dilation = kernel // 2, dilation
         self.rows = self.reach if rows is None else rows
         self.in_colour, self.out_colour = colours(inputs, channels), colours(outputs, channels)
         before = self.in_colour[None] < self.out_colour[:, None] if mask == "A" else self.in_colour[None] <= self.out_colour[:, None]
@@ -138,10 +146,10 @@ class FullPass(Pass):
         assert h is not None
         if self.inputs is not None and layer.rows:
             self.inputs[layer] = h
-        r, kernel = layer.reach, layer.kernel()
+        r, d, kernel = layer.reach, layer.dilation, layer.kernel()
         if layer.rows == 0:  # nothing to the right is seen
-            return F.conv2d(F.pad(h, (r, 0)) if r else h, kernel[..., : r + 1], layer.bias)
-        return F.conv2d(F.pad(h, (0, 0, layer.rows, 0)), kernel, layer.bias, padding=(0, r))
+            return F.conv2d(F.pad(h, (r * d, 0)) if r else h, kernel[..., : r + 1], layer.bias, dilation=d)
+        return F.conv2d(F.pad(h, (0, 0, layer.rows * d, 0)), kernel, layer.bias, padding=(0, r * d), dilation=d)
 
     def linked(self, layer: MaskedConv2d, h: Tensor | None, link: Link) -> Tensor:
         assert isinstance(link, Tensor)
@@ -162,7 +170,7 @@ class FullPass(Pass):
             return gated(h)
         n, features, height, width = h.shape
         a, b = h.reshape(n, self.channels, 2, features // (2 * self.channels), height, width).unbind(2)
-        return (torch.tanh(a) * torch.sigmoid(b)).flatten(1, 2)
+        return (torch.tanh(a) * sigmoid(b)).flatten(1, 2)
 
 
 class StepPass(Pass):
@@ -177,7 +185,7 @@ class StepPass(Pass):
         self.stores: dict[MaskedConv2d, _Store] = {}
         self.sums: dict[MaskedConv2d, list[tuple[Tensor, Tensor]]] = {}
         self.parts: dict[int, list[slice]] = {}
-        self.windows: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # of this place, by (rows, reach)
+        self.windows: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}  # of this place, by (rows, reach, dilation)
 
     def at(self, place: Place) -> None:
         self.place, self.colour = place, place.colour
@@ -186,15 +194,15 @@ class StepPass(Pass):
             for store in self.stores.values():
                 store.new_row()
 
-    def window(self, rows: int, reach: int) -> tuple[Tensor, Tensor]:
+    def window(self, rows: int, reach: int, dilation: int) -> tuple[Tensor, Tensor]:
         """Flat positions in a padded map: of the place's pixels `(P,)`, and of all that a kernel sees from them `(P · taps,)`."""
-        found = self.windows.get((rows, reach))
+        found = self.windows.get((rows, reach, dilation))
         if found is None:
-            width = self.size[1] + 2 * reach
-            centre = torch.tensor([(i + rows) * width + j + reach for i, j in self.place.pixels])
+            width = self.size[1] + 2 * reach * dilation
+            centre = torch.tensor([(i + rows * dilation) * width + j + reach * dilation for i, j in self.place.pixels])
             above = torch.arange(-rows, 0)[:, None] * width + torch.arange(-reach, reach + 1)
-            offsets = torch.cat([above.flatten(), torch.arange(-reach, 1)])
-            found = self.windows[rows, reach] = centre, (centre[:, None] + offsets).flatten()
+            offsets = torch.cat([above.flatten(), torch.arange(-reach, 1)]) * dilation
+            found = self.windows[rows, reach, dilation] = centre, (centre[:, None] + offsets).flatten()
         return found
 
     def store(self, layer: MaskedConv2d) -> _Store:
@@ -235,7 +243,7 @@ class StepPass(Pass):
         if self.channels > 1:
             for store, h in zip(kept, inputs, strict=True):
                 store.write(self, h)
-            inputs = [store.features for store in kept if isinstance(store, _Row)]
+            inputs = [store.rings[0] for store in kept if isinstance(store, _Row)]
         if layers[0] not in self.sums:
             by_colour = [[store.taps[c] for store in kept] for c in range(self.channels)]
             self.sums[layers[0]] = [(torch.cat([w for w, _ in taps]), torch.stack([b for _, b in taps]).sum(0)) for taps in by_colour]
@@ -277,7 +285,8 @@ class _Store(ABC):
     """What a step keeps of one layer: its input, and its weights by colour as a matrix `(taps · in, out)`."""
 
     def __init__(self, layer: MaskedConv2d, n: int, size: tuple[int, int], channels: int) -> None:
-        self.rows, self.reach, self.n, self.inputs = layer.rows, layer.reach, n, _slices(layer.in_colour, channels)
+        self.rows, self.reach, self.dilation = layer.rows, layer.reach, layer.dilation
+        self.n, self.inputs = n, _slices(layer.in_colour, channels)
         self.taps = []
         kernel = layer.kernel().permute(0, 2, 3, 1)  # out, rows, columns, in
         for part in _slices(layer.out_colour, channels):
@@ -300,15 +309,15 @@ class _Map(_Store):
 
     def __init__(self, layer: MaskedConv2d, n: int, size: tuple[int, int], channels: int) -> None:
         super().__init__(layer, n, size, channels)
-        self.padded = size[0] + layer.rows, size[1] + 2 * layer.reach
+        self.padded = size[0] + layer.rows * layer.dilation, size[1] + 2 * layer.reach * layer.dilation
         self.map = layer.weight.new_zeros(n, self.padded[0] * self.padded[1], layer.weight.shape[1])
 
     def write(self, at: StepPass, h: Tensor) -> None:
-        centre, _ = at.window(self.rows, self.reach)
+        centre, _ = at.window(self.rows, self.reach, self.dilation)
         self.map[:, centre, self.inputs[at.colour]] = h.reshape(self.n, len(centre), -1)
 
     def read(self, at: StepPass, plus: Tensor | None = None) -> Tensor:
-        centre, seen = at.window(self.rows, self.reach)
+        centre, seen = at.window(self.rows, self.reach, self.dilation)
         weight, bias = self.taps[at.colour]
         return torch.addmm(bias if plus is None else plus, self.map.index_select(1, seen).reshape(self.n * len(centre), -1), weight)
 
@@ -316,35 +325,40 @@ class _Map(_Store):
         """Rows lie side by side."""
 
     def fill(self, h: Tensor, rows: int) -> None:
-        r, width = self.reach, h.shape[3]
-        self.map.unflatten(1, self.padded)[:, self.rows : self.rows + rows, r : r + width] = h[:, :, :rows].permute(0, 2, 3, 1)
+        above, left, width = self.rows * self.dilation, self.reach * self.dilation, h.shape[3]
+        self.map.unflatten(1, self.padded)[:, above : above + rows, left : left + width] = h[:, :, :rows].permute(0, 2, 3, 1)
 
 
 class _Row(_Store):
-    """Of a layer that sees its own row only: the last few columns, column j at slot j mod taps, so that nothing is moved."""
+    """Of a layer that sees its own row only: the last few columns of each residue by the dilation d, column j at slot ⌊j/d⌋ mod taps.
+
+    Nothing is moved: the weights are turned instead.
+    """
 
     def __init__(self, layer: MaskedConv2d, n: int, size: tuple[int, int], channels: int) -> None:
         super().__init__(layer, n, size, channels)
         self.width, self.slots = layer.weight.shape[1], layer.reach + 1
-        self.features = layer.weight.new_zeros(n, self.slots * self.width)
+        self.rings = [layer.weight.new_zeros(n, self.slots * self.width) for _ in range(layer.dilation)]
         self.turned = [
             [w.unflatten(0, (self.slots, -1)).roll(s + 1, 0).flatten(0, 1).contiguous() for s in range(self.slots)] for w, _ in self.taps
         ]
 
     def write(self, at: StepPass, h: Tensor) -> None:
-        if len(h) != len(self.features):  # a place of other size: only a layer that sees single pixels is asked for several
-            self.features = h.new_zeros(len(h), self.width)
-        first, part = at.place.column % self.slots * self.width, self.inputs[at.colour]
-        self.features[:, first + part.start : first + part.stop] = h
+        turn, ring = divmod(at.place.column, self.dilation)
+        if len(h) != len(self.rings[ring]):  # a place of other size: only a layer that sees single pixels is asked for several
+            self.rings[ring] = h.new_zeros(len(h), self.width)
+        first, part = turn % self.slots * self.width, self.inputs[at.colour]
+        self.rings[ring][:, first + part.start : first + part.stop] = h
 
     def new_row(self) -> None:
         if self.slots > 1:
-            self.features.zero_()
+            for ring in self.rings:
+                ring.zero_()
 
     def read(self, at: StepPass, plus: Tensor | None = None) -> Tensor:
-        return torch.addmm(
-            self.taps[at.colour][1] if plus is None else plus, self.features, self.turned[at.colour][at.place.column % self.slots]
-        )
+        turn, ring = divmod(at.place.column, self.dilation)
+        bias = self.taps[at.colour][1] if plus is None else plus
+        return torch.addmm(bias, self.rings[ring], self.turned[at.colour][turn % self.slots])
 
 
 def _slices(colour: Tensor, channels: int) -> list[slice]:
@@ -356,7 +370,7 @@ def _slices(colour: Tensor, channels: int) -> list[slice]:
 def gated(h: Tensor) -> Tensor:
     """tanh of the first half of the features ⊙ σ of the second (van den Oord et al. 2016b, eq. 2)."""
     a, b = h.chunk(2, 1)
-    return torch.tanh(a) * torch.sigmoid(b)
+    return torch.tanh(a) * sigmoid(b)
 
 
 class VerticalConv2d(nn.Module):
@@ -367,11 +381,12 @@ class VerticalConv2d(nn.Module):
         kernel: odd width; it covers kernel//2 rows above, and the current one.
         strict: exclude the current row by reaching one row further up: the first layer, and only that one. Every later layer reads
             features that exclude it already; to shift again would bring the blind spot back.
+        dilation: between the pixels that it sees, in both directions.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, strict: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, strict: bool, dilation: int = 1) -> None:
         super().__init__()
-        self.reach, self.shift = kernel // 2, int(strict)
+        self.reach, self.shift, self.dilation = kernel // 2, int(strict), dilation
         self.weight = nn.Parameter(torch.randn(outputs, inputs, self.reach + 1, kernel) * (inputs * (self.reach + 1) * kernel) ** -0.5)
         self.bias = nn.Parameter(torch.zeros(outputs))
 
@@ -398,12 +413,13 @@ class AllRows(Rows):
         self.into = into
 
     def conv(self, layer: VerticalConv2d, v: Tensor) -> Tensor:
-        r, s = layer.reach, layer.shift
+        d, s = layer.dilation, layer.shift
+        r = layer.reach * d
         if r + s:
             v = F.pad(v[:, :, : v.shape[2] - s], (0, 0, r + s, 0))
         if self.into is not None:
             self.into.kept[layer] = v[:, :, v.shape[2] - r :]
-        return F.conv2d(v, layer.weight, layer.bias, padding=(0, r))
+        return F.conv2d(v, layer.weight, layer.bias, padding=(0, r), dilation=d)
 
     def context(self, c: Tensor | float) -> Tensor | float:
         return c
@@ -417,13 +433,13 @@ class OneRow(Rows):
         self.kept: dict[VerticalConv2d, Tensor] = {}  # the rows of each layer's input that the next row reads
 
     def conv(self, layer: VerticalConv2d, v: Tensor) -> Tensor:
-        r = layer.reach
+        r = layer.reach * layer.dilation
         before = self.kept.get(layer)
         if before is None:
             before = v.new_zeros(v.shape[0], v.shape[1], r, v.shape[3])
         window = torch.cat([before, v], 2)
         self.kept[layer] = window[:, :, 1:]
-        return F.conv2d(window, layer.weight, layer.bias, padding=(0, r))
+        return F.conv2d(window, layer.weight, layer.bias, padding=(0, r), dilation=layer.dilation)
 
     def context(self, c: Tensor | float) -> Tensor | float:
         return c if not isinstance(c, Tensor) or c.shape[2] == 1 else c[:, :, self.row : self.row + 1]

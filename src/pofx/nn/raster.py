@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -19,10 +20,12 @@ import torch
 from torch import Tensor
 
 from pofx.likelihoods import Likelihood, PixelDistribution, normalised
-from pofx.model import Autoregressive, Batch, Context, Objective, OptimizerSpec, Steps
+from pofx.model import Autoregressive, Batch, Context, Objective, OptimizerSpec, Steps, all_threads
 from pofx.nn import conditioning
 from pofx.noise import Noise
 from pofx.space import ImageSpace
+
+MANY = 2048  # pixels drawn at once that are worth waking all threads for
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,9 @@ class RasterSteps(Steps):
         asked, place = self.where[self.position], self._place()
         part = len(place.pixels) != len(asked.pixels)
         distribution, channel, earlier = self._head(place)
-        drawn = distribution.quantile(channel, earlier, (u[:, self._open()] if part else u).reshape(-1)).reshape(self.n, -1)
+        wanted = (u[:, self._open()] if part else u).reshape(-1)
+        with all_threads() if len(wanted) >= MANY else nullcontext():
+            drawn = distribution.quantile(channel, earlier, wanted).reshape(self.n, -1)
         if not part:
             return drawn
         out = drawn.new_zeros(u.shape)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pofx.nn import conditioning
+from pofx.nn.activations import silu
 from pofx.nn.masked import MaskedConv2d, Pass
 from pofx.noise import Noise
 
@@ -25,8 +25,8 @@ class ResidualBlock(nn.Module):
         self.second.weight.data.mul_(0.1)
 
     def forward(self, h: Tensor, context: Tensor | None = None, noise: Noise | None = None, site: str = "", dropout: float = 0.0) -> Tensor:
-        a = self.first(F.silu(h)) + conditioning.project(self.given, context, (h.shape[2], h.shape[3]))
-        a = F.silu(a)
+        a = self.first(silu(h)) + conditioning.project(self.given, context, (h.shape[2], h.shape[3]))
+        a = silu(a)
         if noise is not None and dropout > 0:
             a = a * noise.keep(site, a, dropout)
         return h + self.second(a)
@@ -35,10 +35,10 @@ class ResidualBlock(nn.Module):
 class MaskedBlock(nn.Module):
     """Figure 5 (left) of van den Oord et al. 2016: a bottleneck of width h with a masked k×k in the middle, added to its input of width 2h."""
 
-    def __init__(self, width: int, kernel: int, channels: int, context: conditioning.Context) -> None:
+    def __init__(self, width: int, kernel: int, channels: int, context: conditioning.Context, dilation: int = 1) -> None:
         super().__init__()
         self.reduce = MaskedConv2d(2 * width, width, 1, "B", channels)
-        self.mix = MaskedConv2d(width, width, kernel, "B", channels)
+        self.mix = MaskedConv2d(width, width, kernel, "B", channels, dilation=dilation)
         self.expand = MaskedConv2d(width, 2 * width, 1, "B", channels)
         self.given = context.into(width)
 

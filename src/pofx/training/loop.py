@@ -56,6 +56,7 @@ CHECKPOINT_SECONDS = 30.0
 SAMPLES = 64
 SAMPLING_SECONDS = 90.0  # for samples.png; then fewer are drawn
 LOGGERS = {"mlflow": "mlflow", "wandb": "wandb"}  # name → package
+OPTIMIZERS = {name: name for name in ("Muon", "AdamW", "Adam", "RMSprop", "SGD")}
 PRECISIONS = {"auto": "auto", "32": "32", "float32": "32", "bf16": "bf16", "64": "64", "float64": "64"}
 LIGHTNING = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
 
@@ -103,18 +104,18 @@ class TrainingPlan:
 @overload
 def train(
     model: ImageModel, data: Data, *, out: str | Path, epochs: float | None = ..., steps: int | None = ..., minutes: float | None = ...,
-    batch_size: int | None = ..., lr: float | None = ..., seed: int = ..., average: float | None = ..., precision: str = ..., device: str = ...,
-    threads: int | None = ..., augment: Sequence[str] = ..., init_from: str | Path | None = ..., logger: Sequence[str] = ..., extend: bool = ...,
-    dry_run: Literal[False] = ..., quiet: bool = ..., checkpoint_seconds: float | None = ...,
+    batch_size: int | None = ..., lr: float | None = ..., optimizer: str | None = ..., seed: int = ..., average: float | None = ...,
+    precision: str = ..., device: str = ..., threads: int | None = ..., augment: Sequence[str] = ..., init_from: str | Path | None = ...,
+    logger: Sequence[str] = ..., extend: bool = ..., dry_run: Literal[False] = ..., quiet: bool = ..., checkpoint_seconds: float | None = ...,
 ) -> Run: ...  # fmt: skip
 
 
 @overload
 def train(
     model: ImageModel, data: Data, *, out: str | Path, epochs: float | None = ..., steps: int | None = ..., minutes: float | None = ...,
-    batch_size: int | None = ..., lr: float | None = ..., seed: int = ..., average: float | None = ..., precision: str = ..., device: str = ...,
-    threads: int | None = ..., augment: Sequence[str] = ..., init_from: str | Path | None = ..., logger: Sequence[str] = ..., extend: bool = ...,
-    dry_run: bool, quiet: bool = ..., checkpoint_seconds: float | None = ...,
+    batch_size: int | None = ..., lr: float | None = ..., optimizer: str | None = ..., seed: int = ..., average: float | None = ...,
+    precision: str = ..., device: str = ..., threads: int | None = ..., augment: Sequence[str] = ..., init_from: str | Path | None = ...,
+    logger: Sequence[str] = ..., extend: bool = ..., dry_run: bool, quiet: bool = ..., checkpoint_seconds: float | None = ...,
 ) -> Run | TrainingPlan: ...  # fmt: skip
 
 
@@ -128,6 +129,7 @@ def train(
     minutes: float | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    optimizer: str | None = None,
     seed: int = 0,
     average: float | None = None,
     precision: str = "auto",
@@ -156,6 +158,7 @@ def train(
         batch_size: images per step; by default 64, or what the model's class states as `batch_size`; at most the training set.
             The rest of an epoch that fills no batch is left out; each epoch leaves out others.
         lr: in the place of every objective's own learning rate.
+        optimizer: "Muon", "AdamW", "Adam", "RMSprop" or "SGD", in the place of every objective's own. A learning rate fits one optimizer.
         seed: of order and noise.
         average: half-life of the averaged weights in images, default 10,000; 0 keeps the last weights.
         precision: "auto" is bf16 on CUDA and on processors with bf16 instructions, else "32"; "64" for tests.
@@ -194,6 +197,7 @@ def train(
         **asdict(budget),
         "batch_size": batch,
         "lr": lr,
+        "optimizer": None if optimizer is None else _known(optimizer, OPTIMIZERS, "--optimizer"),
         "seed": seed,
         "average": HALF_LIFE if average is None else average,
         "precision": _known(precision, PRECISIONS, "--precision"),
@@ -405,6 +409,7 @@ class _Session:
             batch=self.batch,
             seed=self.identity["seed"],
             lr=self.identity["lr"],
+            optimizer=self.identity["optimizer"],
             half_life=self.identity["average"],
             augmentations=self.augmentations,
         )

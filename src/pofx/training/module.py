@@ -28,15 +28,15 @@ from typing import Any, NoReturn
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from pofx.errors import RunError
-from pofx.model import Batch, Context, ImageModel, Objective, OptimizerSpec
+from pofx.model import Batch, Context, ImageModel, OptimizerSpec
 from pofx.noise import Noise
 from pofx.training import checkpoint
 from pofx.training.augment import augment
 from pofx.training.average import Average
 from pofx.training.logger import MetricsFile
+from pofx.training.optimizers import make_optimizer
 from pofx.training.plan import MEASURED, Plan, learning_rate
 from pofx.training.progress import SIGNS, Report, kind_of
 from pofx.training.validation import validate
@@ -45,17 +45,6 @@ from pofx.training.validation import validate
 def stream(seed: int, step: int) -> int:
     """The seed of torch's own generator at a step, for models that use its random functions: 63 bits, a function of (seed, step)."""
     return int.from_bytes(hashlib.blake2b(f"pofx/{seed}/{step}".encode(), digest_size=8).digest(), "big") >> 1
-
-
-def make_optimizer(objective: Objective) -> Optimizer:
-    """The optimizer that an objective names, over its trainable parameters."""
-    spec = objective.optimizer
-    parameters = [p for p in objective.parameters.parameters() if p.requires_grad]
-    cls = getattr(torch.optim, spec.name)
-    options: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay}
-    if spec.name in ("AdamW", "Adam"):
-        options["betas"] = spec.betas
-    return cls(parameters, **options)
 
 
 @contextmanager
@@ -76,7 +65,7 @@ class Game(pl.LightningModule):
     """A model, its objectives and their optimizers, and the averaged weights.
 
     Args:
-        lr: in the place of every objective's own learning rate.
+        lr, optimizer: in the place of every objective's own.
         half_life: of the averaged weights, in images.
     """
 
@@ -89,6 +78,7 @@ class Game(pl.LightningModule):
         batch: int,
         seed: int,
         lr: float | None,
+        optimizer: str | None,
         half_life: float,
         augmentations: Sequence[str],
     ) -> None:
@@ -99,7 +89,8 @@ class Game(pl.LightningModule):
         self.players = list(model.objectives())
         self.source = data
         self.plan = plan
-        self.batch, self.seed, self.lr, self.augmentations = batch, seed, lr, tuple(augmentations)
+        self.batch, self.seed, self.augmentations = batch, seed, tuple(augmentations)
+        self.instead = {name: value for name, value in {"lr": lr, "name": optimizer}.items() if value is not None}
         self.step = 0  # steps made
         self.sums: dict[str, list[float]] = {}  # of logs since the last row: name → [sum, count]
         self._epoch: tuple[int, Tensor] | None = None
@@ -121,7 +112,7 @@ class Game(pl.LightningModule):
     # One step --------------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        return [make_optimizer(player) for player in self.players]
+        return [make_optimizer(player.parameters, self._spec(player.optimizer)) for player in self.players]
 
     def optimizer_list(self) -> list[Any]:
         found = self.optimizers()
@@ -164,7 +155,7 @@ class Game(pl.LightningModule):
         self.step = step + 1
 
     def _spec(self, spec: OptimizerSpec) -> OptimizerSpec:
-        return spec if self.lr is None else replace(spec, lr=self.lr)
+        return replace(spec, **self.instead)
 
     def _finite(self, value: Tensor, step: int, what: str) -> None:
         if not math.isfinite(float(value.detach())):

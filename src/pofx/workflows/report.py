@@ -331,7 +331,16 @@ def reproduce_part(f: Findings, path: str) -> str:
         return html.paragraph("This run was trained on an array in memory; the same command cannot be typed.", "soft")
     budget = [word for key in ("epochs", "steps", "minutes") if training.get(key) for word in _flag(key, training[key])]
     changed = {key: value for key, value in arguments.items() if defaults.get(key, ...) != value}
-    usual = {"lr": None, "seed": 0, "average": 10_000, "precision": "auto", "augment": [], "init_from": None, "batch_size": None}
+    usual = {
+        "lr": None,
+        "optimizer": None,
+        "seed": 0,
+        "average": 10_000,
+        "precision": "auto",
+        "augment": [],
+        "init_from": None,
+        "batch_size": None,
+    }
     changed |= {key: training[key] for key, value in usual.items() if training.get(key, value) != value}
     changed |= {key: value for key, value in spec.items() if key != "spec" and value not in (None, False, 0, [])}
     flags = [word for key, value in changed.items() for word in _flag(key, value)]

@@ -6,7 +6,7 @@
     source, hardware, minutes, get        where the number comes from, what it was planned for, how to have the data
     [expected]   metric = "nats" | "bits_per_dim", split, at_most, stretch
     [settings]   arguments of the model
-    [train]      arguments of `pofx train`: minutes | steps | epochs, batch_size, lr, average, seed, precision, threads, augment, device
+    [train]      arguments of `pofx train`: minutes | steps | epochs, batch_size, lr, optimizer, average, seed, precision, threads, augment, device
     [convert]    arguments of `load_data`: size, levels, gray, keep_labels, drop_labels, split_seed
 
 Training is `pofx.train`: the same call goes on where a killed one stopped. Measured are the averaged weights, on the split that is
@@ -47,6 +47,7 @@ _TRAIN: dict[str, tuple[type, ...]] = {
     "epochs": _NUMBER,
     "batch_size": (int,),
     "lr": _NUMBER,
+    "optimizer": (str,),
     "average": _NUMBER,
     "seed": (int,),
     "precision": (str,),

@@ -8,13 +8,13 @@ The vertical feature map enters the horizontal stack before its gate, through a 
 in its *first* layer only. The horizontal stack is residual but for its first layer; skip connections go to the output. Above the current row no
 colour is masked; within the row masks A and B order R, G, B.
 
-Differences from the paper: Bernoulli for 2 levels; skip connections are summed; optional dropout; the condition h is any view.
+Differences from the paper: Bernoulli for 2 levels; skip connections are summed; optional dropout and dilations; the condition h is any view.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pofx.errors import InputError
 from pofx.likelihoods import Likelihood
-from pofx.model import Features, OptimizerSpec
+from pofx.model import Features, OptimizerSpec, all_threads
 from pofx.nn import conditioning
 from pofx.nn.masked import AllRows, FullPass, Link, MaskedConv2d, OneRow, Pass, Rows, StepPass, VerticalConv2d, check_sizes, gated
 from pofx.nn.raster import Place, RasterModel, StepNet, places
@@ -31,12 +31,24 @@ from pofx.space import ImageSpace
 from pofx.views import View
 
 
+class Shape(NamedTuple):
+    """What the halves of a layer have in common."""
+
+    inputs: int
+    width: int
+    kernel: int
+    dilation: int
+    first: bool
+    last: bool
+
+
 class VerticalLayer(nn.Module):
     """The left half of figure 2: a gated convolution of the rows above, and its link to the right."""
 
-    def __init__(self, inputs: int, width: int, kernel: int, first: bool, last: bool, context: conditioning.Context) -> None:
+    def __init__(self, shape: Shape, context: conditioning.Context) -> None:
         super().__init__()
-        self.conv = VerticalConv2d(inputs, 2 * width, kernel, strict=first)
+        width, last = shape.width, shape.last
+        self.conv = VerticalConv2d(shape.inputs, 2 * width, shape.kernel, strict=shape.first, dilation=shape.dilation)
         self.link = nn.Conv2d(2 * width, 2 * width, 1)
         self.last = last  # nothing reads the gated output of the last layer
         self.given = nn.Identity() if last else context.into(2 * width)
@@ -50,13 +62,14 @@ class VerticalLayer(nn.Module):
 class HorizontalLayer(nn.Module):
     """The right half of figure 2."""
 
-    def __init__(self, inputs: int, width: int, kernel: int, first: bool, last: bool, channels: int, context: conditioning.Context) -> None:
+    def __init__(self, shape: Shape, channels: int, context: conditioning.Context) -> None:
         super().__init__()
-        self.first = first
-        self.conv = MaskedConv2d(inputs, 2 * width, kernel, "A" if first else "B", channels, rows=0)
+        self.first, width = shape.first, shape.width
+        mask = "A" if shape.first else "B"
+        self.conv = MaskedConv2d(shape.inputs, 2 * width, shape.kernel, mask, channels, rows=0, dilation=shape.dilation)
         self.given = context.into(2 * width)  # added to the link
         self.skip = MaskedConv2d(width, width, 1, "B", channels)
-        self.out = None if last else MaskedConv2d(width, width, 1, "B", channels)
+        self.out = None if shape.last else MaskedConv2d(width, width, 1, "B", channels)
 
     def forward(self, ops: Pass, h: Tensor | None, link: Link, site: str, dropout: float) -> tuple[Tensor | None, Tensor]:
         """The residual stream, and the gated units that the skip connection takes to the output."""
@@ -76,9 +89,10 @@ class GatedPixelCNN(RasterModel, Features):
         layers: gated layers, the first one included.
         channels: p; a multiple of the image's channels.
         kernel, first_kernel: odd widths of the convolutions.
+        dilations: layer 1 + i sees pixels 2^(i mod dilations) apart: with 3, a far past at the price of the near one (Yu and Koltun 2016).
         likelihood: "auto" is Bernoulli for 2 levels, otherwise a softmax over all levels.
         dropout: share of gated activations dropped in training.
-        lr: learning rate of AdamW.
+        lr: learning rate of Muon.
 
     Raises:
         InputError: channels no multiple of the image's, an even kernel, no layers.
@@ -100,15 +114,19 @@ class GatedPixelCNN(RasterModel, Features):
         channels: int = 48,
         kernel: int = 3,
         first_kernel: int = 7,
+        dilations: int = 1,
         likelihood: Literal["auto", "bernoulli", "categorical"] = "auto",
         dropout: float = 0.0,
-        lr: float = 2e-3,
+        lr: float = 1e-2,
     ) -> None:
         super().__init__(space, given)
-        check_sizes("GatedPixelCNN", space, layers=layers, channels=channels, kernels=(kernel, first_kernel), dropout=dropout, even=True)
+        kernels = kernel, first_kernel
+        check_sizes(
+            "GatedPixelCNN", space, layers=layers, channels=channels, kernels=kernels, dilations=dilations, dropout=dropout, even=True
+        )
         if likelihood not in ("auto", "bernoulli", "categorical"):
             raise InputError(f"GatedPixelCNN: likelihood={likelihood!r}; use auto, bernoulli or categorical.")
-        self.layers, self.channels, self.kernel, self.first_kernel = layers, channels, kernel, first_kernel
+        self.layers, self.channels, self.kernel, self.first_kernel, self.dilations = layers, channels, kernel, first_kernel, dilations
         self.likelihood, self.dropout, self.lr = likelihood, dropout, lr
         self.head = Likelihood(likelihood, space)
         c = space.channels
@@ -116,9 +134,11 @@ class GatedPixelCNN(RasterModel, Features):
         self.vertical = nn.ModuleList()
         self.horizontal = nn.ModuleList()
         for i in range(layers):
-            inputs, k, first, last = (channels, kernel, False, i == layers - 1) if i else (c, first_kernel, True, layers == 1)
-            self.vertical.append(VerticalLayer(inputs, channels, k, first, last, self.context))
-            self.horizontal.append(HorizontalLayer(inputs, channels, k, first, last, c, self.context))
+            last = i == layers - 1
+            later = Shape(channels, channels, kernel, 2 ** ((i - 1) % dilations), first=False, last=last)
+            shape = later if i else Shape(c, channels, first_kernel, 1, first=True, last=last)
+            self.vertical.append(VerticalLayer(shape, self.context))
+            self.horizontal.append(HorizontalLayer(shape, c, self.context))
         self.out1 = MaskedConv2d(channels, channels, 1, "B", c)
         self.out2 = MaskedConv2d(channels, self.head.size, 1, "B", c)
 
@@ -127,7 +147,7 @@ class GatedPixelCNN(RasterModel, Features):
         return cls(space, given, layers=3, channels=4 * space.channels)
 
     def optimizer(self) -> OptimizerSpec:
-        return OptimizerSpec("AdamW", lr=self.lr, betas=(0.9, 0.99))
+        return OptimizerSpec("Muon", lr=self.lr, betas=(0.9, 0.99))
 
     # The network, written once for full passes and steps ------------------------------------------------------------
 
@@ -191,7 +211,8 @@ class GatedSteps(StepNet):
     def parameters(self, place: Place) -> Tensor:
         if place.column == place.colour == 0:
             self.rows.row = place.row
-            links = self.model.links(self.rows, self.current, self.context)  # `current` is still the row before
+            with all_threads():
+                links = self.model.links(self.rows, self.current, self.context)  # `current` is still the row before
             self.links = [self.ops.row_link(conv, link) for conv, link in zip(self.convs, links, strict=True)]
         self.ops.at(place)
         return self.model.logits(self.ops, None, self.links)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from pofx.errors import InputError
 from pofx.likelihoods import Likelihood
-from pofx.model import Features, OptimizerSpec
+from pofx.model import Features, OptimizerSpec, all_threads
 from pofx.nn import conditioning
 from pofx.nn.masked import FullPass, MaskedConv2d, Pass, StepPass, check_sizes
 from pofx.nn.raster import Place, RasterModel, StepNet
@@ -141,7 +141,7 @@ class Multiscale(RasterModel, Features):
         likelihood: "auto" is Bernoulli for 2 levels, otherwise a mixture of discretized logistics.
         components: of the mixture.
         dropout: share of block activations dropped in training.
-        lr: learning rate of AdamW.
+        lr: learning rate of Muon.
 
     Raises:
         InputError: no layers, base below 1, an unknown likelihood.
@@ -165,7 +165,7 @@ class Multiscale(RasterModel, Features):
         likelihood: Literal["auto", "bernoulli", "categorical", "logistic-mixture"] = "auto",
         components: int = 10,
         dropout: float = 0.0,
-        lr: float = 2e-3,
+        lr: float = 1e-2,
     ) -> None:
         super().__init__(space, given)
         check_sizes("Multiscale", space, layers=layers, channels=channels, kernels=(), dropout=dropout, even=False)
@@ -195,7 +195,7 @@ class Multiscale(RasterModel, Features):
         return cls(space, given, base=2, layers=1, channels=max(6, space.channels), components=2)
 
     def optimizer(self) -> OptimizerSpec:
-        return OptimizerSpec("AdamW", lr=self.lr, betas=(0.9, 0.99))
+        return OptimizerSpec("Muon", lr=self.lr, betas=(0.9, 0.99))
 
     @property
     def coarse_size(self) -> tuple[int, int]:
@@ -275,7 +275,8 @@ class MultiscaleSteps(StepNet):
             else:
                 group = model.groups[k]
                 at = [[(v - f) // group.step for v in axis] for axis, f in zip((rows, columns), group.first, strict=True)]
-                self.base = model.group(k, self.x, self.context)[:, :, at[0], at[1]].transpose(1, 2).flatten(0, 1)
+                with all_threads():
+                    self.base = model.group(k, self.x, self.context)[:, :, at[0], at[1]].transpose(1, 2).flatten(0, 1)
         if model.whole:
             return self.base
         size = model.head.size // model.space.channels

@@ -38,9 +38,10 @@ class PixelCNN(RasterModel, Features):
         layers: residual blocks.
         channels: h; the trunk is 2h wide.
         kernel, first_kernel: odd sizes of the masked convolutions.
+        dilations: block i sees pixels 2^(i mod dilations) apart: with 3, a far past at the price of the near one (Yu and Koltun 2016).
         likelihood: "auto" is Bernoulli for 2 levels, otherwise a softmax over all levels.
         dropout: share of block activations dropped in training.
-        lr: learning rate of AdamW.
+        lr: learning rate of Muon.
 
     Raises:
         InputError: fewer features than image channels, an even kernel.
@@ -62,22 +63,24 @@ class PixelCNN(RasterModel, Features):
         channels: int = 32,
         kernel: int = 3,
         first_kernel: int = 7,
+        dilations: int = 1,
         likelihood: Literal["auto", "bernoulli", "categorical"] = "auto",
         dropout: float = 0.0,
-        lr: float = 2e-3,
+        lr: float = 1e-2,
     ) -> None:
         super().__init__(space, given)
-        check_sizes("PixelCNN", space, layers=layers, channels=channels, kernels=(kernel, first_kernel), dropout=dropout, even=False)
+        kernels = kernel, first_kernel
+        check_sizes("PixelCNN", space, layers=layers, channels=channels, kernels=kernels, dilations=dilations, dropout=dropout, even=False)
         if likelihood not in ("auto", "bernoulli", "categorical"):
             raise InputError(f"PixelCNN: likelihood={likelihood!r}; use auto, bernoulli or categorical.")
-        self.layers, self.channels, self.kernel, self.first_kernel = layers, channels, kernel, first_kernel
+        self.layers, self.channels, self.kernel, self.first_kernel, self.dilations = layers, channels, kernel, first_kernel, dilations
         self.likelihood, self.dropout, self.lr = likelihood, dropout, lr
         self.head = Likelihood(likelihood, space)
         c = space.channels
         self.context = conditioning.Context(self, channels)
         self.first = MaskedConv2d(c, 2 * channels, first_kernel, "A", c)
         self.first_given = self.context.into(2 * channels)
-        self.blocks = nn.ModuleList(MaskedBlock(channels, kernel, c, self.context) for _ in range(layers))
+        self.blocks = nn.ModuleList(MaskedBlock(channels, kernel, c, self.context, 2 ** (i % dilations)) for i in range(layers))
         self.out1 = MaskedConv2d(2 * channels, 2 * channels, 1, "B", c)
         self.out2 = MaskedConv2d(2 * channels, self.head.size, 1, "B", c)
 
@@ -105,11 +108,11 @@ class PixelCNN(RasterModel, Features):
         return PixelCNNSteps(self, n, context)
 
     def places(self) -> list[Place]:
-        """A wavefront: masked kernels reach to the right in rows above only, the first by its half width, others by theirs."""
+        """A wavefront: from row to row masked kernels reach right by their half width, dilated or not."""
         return places(self.space, reach=max(self.kernel, self.first_kernel) // 2)
 
     def optimizer(self) -> OptimizerSpec:
-        return OptimizerSpec("AdamW", lr=self.lr, betas=(0.9, 0.99))
+        return OptimizerSpec("Muon", lr=self.lr, betas=(0.9, 0.99))
 
     # Features --------------------------------------------------------------------------------------------------------
 

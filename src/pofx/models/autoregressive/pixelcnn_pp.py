@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from pofx.errors import InputError
 from pofx.likelihoods import Likelihood, normalised
-from pofx.model import Batch, Features, OptimizerSpec
+from pofx.model import Batch, Features, OptimizerSpec, all_threads
 from pofx.nn import conditioning
+from pofx.nn.activations import elu
 from pofx.nn.raster import Place, RasterModel, StepNet, places
 from pofx.nn.shifted import DOWN, DOWN_RIGHT, POINT, FullPass, Margin, Pass, PixelPass, RowPass, ShiftedConv2d, Size
 from pofx.nn.strided import pyramid, strides
@@ -132,7 +133,7 @@ class PixelCNNpp(RasterModel, Features):
         components: of the mixture.
         shortcuts: short-cut connections from the way down to the way up; without them what is finer than the coarsest resolution is lost.
         dropout: share of block activations dropped in training (the paper has 0.5).
-        lr: learning rate of AdamW.
+        lr: learning rate of Muon.
 
     Raises:
         InputError: no channels or blocks, a negative number of stages, a likelihood that does not fit.
@@ -157,7 +158,7 @@ class PixelCNNpp(RasterModel, Features):
         components: int = 10,
         shortcuts: bool = True,
         dropout: float = 0.0,
-        lr: float = 2e-3,
+        lr: float = 1e-2,
     ) -> None:
         super().__init__(space, given)
         if channels < 1 or blocks < 1 or stages < 0:
@@ -222,7 +223,7 @@ class PixelCNNpp(RasterModel, Features):
         self.full_pass(ops, normalised(batch.x, self.space.levels, self.dtype))
 
     def optimizer(self) -> OptimizerSpec:
-        return OptimizerSpec("AdamW", lr=self.lr, betas=(0.9, 0.99))
+        return OptimizerSpec("Muon", lr=self.lr, betas=(0.9, 0.99))
 
     # Steps -----------------------------------------------------------------------------------------------------------
 
@@ -246,7 +247,7 @@ class PixelCNNpp(RasterModel, Features):
         x = self.space.check(x).to(self.device)
         self.full_pass(FullPass(self.sizes, None), normalised(x, self.space.levels, self.dtype), seen)
         h = seen[self.feature_layers[index]]
-        return F.elu(torch.cat([h, -h], 1)).mean((2, 3))
+        return elu(torch.cat([h, -h], 1)).mean((2, 3))
 
 
 class PixelCNNppSteps(StepNet):
@@ -268,7 +269,8 @@ class PixelCNNppSteps(StepNet):
             if column == 0:
                 self.rows.row = row
                 self.rows.links.clear()
-                self.model.look_above(self.rows, self.image[:, :, row : row + 1, 1:])
+                with all_threads():
+                    self.model.look_above(self.rows, self.image[:, :, row : row + 1, 1:])
                 self.pixels.links |= {site: link[:, :, 0].permute(2, 0, 1).contiguous() for site, link in self.rows.links.items()}
             self.pixels.row, self.pixels.column = row, column
             self.end = self.model.look_left(self.pixels, self.image[:, :, row + 1, column])

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from pofx.errors import InputError
 from pofx.likelihoods import Likelihood, normalised
-from pofx.model import Features, OptimizerSpec
+from pofx.model import Features, OptimizerSpec, all_threads
 from pofx.nn import conditioning
 from pofx.nn.masked import FullPass, MaskedConv2d, colours
 from pofx.nn.raster import Place, RasterModel, StepNet, places
@@ -88,7 +88,7 @@ class PixelRNN(RasterModel, Features):
         first_kernel: odd size of the first convolution.
         likelihood: "auto" is Bernoulli for 2 levels, otherwise a softmax over all levels.
         dropout: share of what the LSTMs say that is dropped in training; never within the recurrence.
-        lr: learning rate of RMSprop.
+        lr: learning rate of Muon.
 
     Raises:
         InputError: an unknown kind, fewer features than image channels, an even kernel, no layers.
@@ -112,7 +112,7 @@ class PixelRNN(RasterModel, Features):
         first_kernel: int = 7,
         likelihood: Literal["auto", "bernoulli", "categorical"] = "auto",
         dropout: float = 0.0,
-        lr: float = 1e-3,
+        lr: float = 1e-2,
     ) -> None:
         super().__init__(space, given)
         if kind not in ("row", "diagonal"):
@@ -173,7 +173,7 @@ class PixelRNN(RasterModel, Features):
         return ops.conv(self.out2, F.relu(ops.conv(self.out1, h)))
 
     def optimizer(self) -> OptimizerSpec:
-        return OptimizerSpec("RMSprop", lr=self.lr)
+        return OptimizerSpec("Muon", lr=self.lr, betas=(0.9, 0.99))
 
     # Steps -----------------------------------------------------------------------------------------------------------
 
@@ -295,7 +295,8 @@ class LSTMSteps(StepNet):
         row, column, colour = place.row, place.column, place.colour
         if colour == 0:
             if column == 0:
-                self._begin_row(row)
+                with all_threads():
+                    self._begin_row(row)
             self.start_pixel(column)
         views = self.views.get((column, colour))
         if views is None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pofx.errors import InputError
 from pofx.likelihoods import normalised
 from pofx.model import Batch, Context, Features, Labeler, LabelScore, Objective, OptimizerSpec
+from pofx.nn.activations import silu
 from pofx.nn.linear import Linear
 from pofx.nn.residual import ResidualBlock
 from pofx.nn.strided import pyramid, strides
@@ -81,7 +82,7 @@ class Classifier(Labeler, Features):
             if i:
                 h = self.down[i - 1](h)
             h = block(h, None, noise, f"block{i}", self.dropout)
-        return F.silu(h).mean((2, 3))
+        return silu(h).mean((2, 3))
 
     def label(self, x: Tensor) -> LabelScore:
         x = self.space.check(x).to(self.device)

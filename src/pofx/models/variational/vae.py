@@ -24,6 +24,7 @@ from pofx.errors import InputError
 from pofx.likelihoods import Likelihood, PixelDistribution, normalised
 from pofx.model import Batch, Context, Decoder, Encoder, Features, LowerBound, Objective, OptimizerSpec, Progress, Sampler
 from pofx.nn import conditioning
+from pofx.nn.activations import silu
 from pofx.nn.linear import Linear
 from pofx.nn.residual import ResidualBlock
 from pofx.nn.strided import pyramid, strides
@@ -52,7 +53,7 @@ class EncoderNet(nn.Module):
             h = block(h, context, noise, f"encoder{i}", dropout)
             if i < len(self.down):
                 h = self.down[i](h)
-        mean, log_variance = self.out(F.silu(h).flatten(1)).chunk(2, 1)
+        mean, log_variance = self.out(silu(h).flatten(1)).chunk(2, 1)
         return mean, log_variance
 
 
@@ -74,7 +75,7 @@ class DecoderNet(nn.Module):
             h = block(h, context, noise, f"decoder{i}", dropout)
             if i < len(self.up):
                 h = self.up[i](F.interpolate(h, size=self.sizes[i + 1], mode="nearest"))
-        return self.out(F.silu(h))
+        return self.out(silu(h))
 
 
 class VAE(LowerBound, Sampler, Encoder, Decoder, Features):

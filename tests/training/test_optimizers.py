@@ -1,0 +1,93 @@
+"""Muon: its direction against the singular value decomposition, its Adam against PyTorch's, and its place in `train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import pofx
+from pofx.errors import InputError
+from pofx.model import OptimizerSpec
+from pofx.training.optimizers import Muon, as_matrices, make_optimizer, orthogonalise
+
+
+@pytest.mark.parametrize("shape", [(8, 20), (20, 8), (3, 6, 10), (12, 12)])
+def test_the_direction_has_the_singular_vectors_of_the_matrix(shape: tuple[int, ...]) -> None:
+    g = torch.randn(shape, dtype=torch.double)
+    u, s, vt = torch.linalg.svd(g, full_matrices=False)
+    found = u.mT @ orthogonalise(g) @ vt.mT  # diagonal in the same basis
+    values = found.diagonal(dim1=-2, dim2=-1)
+    assert (found - torch.diag_embed(values)).abs().max() < 1e-9
+    large = s > 0.1 * s.amax(-1, keepdim=True)
+    assert bool(((values > 0.6) & (values < 1.3))[large].all())
+
+
+def test_a_stack_of_matrices_is_each_of_them() -> None:
+    g = torch.randn(4, 5, 9, dtype=torch.double)
+    assert torch.allclose(orthogonalise(g), torch.stack([orthogonalise(m) for m in g]), atol=1e-12)
+
+
+def test_a_step_is_as_long_as_adams() -> None:
+    """Root mean square of 0.2 lr for any shape, near enough."""
+    for shape in ((16, 8, 3, 3), (64, 64), (2, 32, 20)):
+        p = nn.Parameter(torch.zeros(shape))
+        p.grad = torch.randn(shape)
+        Muon([p], lr=1e-2).step()
+        rms = float(p.detach().square().mean().sqrt()) / (0.2 * 1e-2)
+        assert 0.8 < rms < 1.15, (shape, rms)
+
+
+def test_vectors_follow_adamw() -> None:
+    ours, theirs = nn.Linear(6, 1).double(), nn.Linear(6, 1).double()
+    theirs.load_state_dict(ours.state_dict())
+    a = Muon(ours.parameters(), lr=0.1, betas=(0.9, 0.99), weight_decay=0.3)
+    b = torch.optim.AdamW(theirs.parameters(), lr=0.1, betas=(0.9, 0.99), weight_decay=0.3)
+    x = torch.randn(5, 6, dtype=torch.double)
+    for _ in range(7):
+        for model, optimizer in ((ours, a), (theirs, b)):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+    assert as_matrices(ours.weight) is None
+    assert torch.allclose(ours.weight, theirs.weight, atol=1e-12) and torch.allclose(ours.bias, theirs.bias, atol=1e-12)
+
+
+def test_it_goes_on_from_its_state() -> None:
+    x = torch.randn(8, 5)
+
+    def steps(model: nn.Module, optimizer: torch.optim.Optimizer, n: int) -> None:
+        for _ in range(n):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+
+    torch.manual_seed(0)
+    whole = nn.Linear(5, 4)
+    parts = nn.Linear(5, 4)
+    parts.load_state_dict(whole.state_dict())
+    spec = OptimizerSpec("Muon", lr=1e-2)
+    steps(whole, make_optimizer(whole, spec), 6)
+    first = make_optimizer(parts, spec)
+    steps(parts, first, 3)
+    second = make_optimizer(parts, spec)
+    second.load_state_dict(first.state_dict())
+    steps(parts, second, 3)
+    assert torch.equal(whole.weight, parts.weight) and torch.equal(whole.bias, parts.bias)
+
+
+def test_an_optimizer_in_the_place_of_the_models_own(tmp_path: Path) -> None:
+    data = pofx.load_data("digits")
+    weights = {}
+    for name in (None, "Muon", "SGD"):
+        torch.manual_seed(0)
+        model = pofx.models.PixelCNN.small(data.space)
+        pofx.train(model, data, out=tmp_path / str(name), steps=3, optimizer=name, threads=1, quiet=True)
+        weights[name] = model.state_dict()
+    same = [torch.equal(a, b) for a, b in zip(weights[None].values(), weights["Muon"].values(), strict=True)]
+    assert all(same), "the family's own is Muon"
+    assert not all(torch.equal(a, b) for a, b in zip(weights[None].values(), weights["SGD"].values(), strict=True))
+    with pytest.raises(InputError, match="--optimizer Adagrad: use one of Muon, AdamW"):
+        pofx.train(pofx.models.PixelCNN.small(data.space), data, out=tmp_path / "x", steps=1, optimizer="Adagrad")
