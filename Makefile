@@ -54,8 +54,9 @@ format: install ## let ruff format and fix what it can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-readme: install ## write the tables of README.md anew, from `pofx models` and results/demo.json
+readme: install ## write the tables of README.md and docs/autoregressive.md anew, from `pofx models` and results/
 	$(BIN)/python tests/test_readme.py
+	$(BIN)/python docs/tables.py
 
 figures: demo ## draw the pictures of README.md anew and renew results/demo.json, from the runs of `make demo`
 	@mkdir -p docs/pictures

@@ -96,20 +96,26 @@ class PixelDistribution(ABC):
         return x
 
 
-def _search(cdf: Callable[[Tensor], Tensor], u: Tensor, levels: int) -> Tensor:
-    """The smallest integer v with cdf(v) ≥ u, by parting {0 … levels−1} in 16 again and again: no table of all levels is made.
+def _search(mean: Tensor, log_scale: Tensor, weights: Tensor | None, u: Tensor, levels: int) -> Tensor:
+    """The smallest integer v with P(x ≤ v) ≥ u, by parting {0 … levels−1} in 16 again and again: no table of all levels is made.
 
     Args:
-        cdf: of integers `(*u.shape, m)`, P(x ≤ v) of the same shape; 1 from the last level on.
+        mean, log_scale: of discretized logistics `(*u.shape)`; with `weights` of their mixture, all three `(n, K, *S)` for `(n, *S)`.
     """
-    low, size = torch.zeros_like(u), 16
+    inverse = torch.exp(-log_scale.clamp(min=-7))
+    slope, offset = inverse * (2 / (levels - 1)), ((1 / (levels - 1) - 1) - mean) * inverse  # of what the logistic function is taken
+    low, size = 0 * u, 16
     while size < levels:
         size *= 16
     while size > 1:
         size //= 16
-        tops = low[..., None] + (size * torch.arange(1, 16, dtype=u.dtype, device=u.device) - 1)  # the last value of each part but one
-        low = low + size * (cdf(tops) < u[..., None]).sum(-1)
-    return low.long()
+        tops = low[..., None] + torch.arange(size - 1, 15 * size, size, dtype=u.dtype, device=u.device)  # the last of each part but one
+        if weights is None:
+            below = torch.sigmoid(torch.addcmul(offset[..., None], slope[..., None], tops))
+        else:
+            below = (weights[..., None] * torch.sigmoid(torch.addcmul(offset[..., None], slope[..., None], tops[:, None]))).sum(1)
+        low = low + size * (below < u[..., None]).sum(-1)
+    return low.clamp(max=levels - 1).long()  # all mass beyond the last level lies on it
 
 
 def _expectation(below: Callable[[int], Tensor], levels: int) -> Tensor:
@@ -146,6 +152,9 @@ class BernoulliPixels(_Independent):
     def log_prob(self, x: Tensor) -> Tensor:
         return F.logsigmoid(torch.where(x > 0, self.parameters, -self.parameters))
 
+    def quantile(self, channel: int, earlier: Tensor, u: Tensor) -> Tensor:
+        return (u > torch.sigmoid(-self.parameters[:, channel].double())).long()
+
     @property
     def mean(self) -> Tensor:
         return torch.sigmoid(self.parameters)
@@ -178,8 +187,8 @@ class LogisticPixels(_Independent):
         return log_bin_mass(x.to(mean.dtype), mean, log_scale, self.space.levels)
 
     def quantile(self, channel: int, earlier: Tensor, u: Tensor) -> Tensor:
-        mean, log_scale = (m[:, channel][..., None] for m in self._moments())
-        return _search(lambda v: _below(v, mean, log_scale, self.space.levels), u.to(mean.dtype), self.space.levels)
+        mean, log_scale = (m[:, channel] for m in self._moments())
+        return _search(mean, log_scale, None, u.to(mean.dtype), self.space.levels)
 
     @property
     def mean(self) -> Tensor:
@@ -233,9 +242,8 @@ class LogisticMixturePixels(PixelDistribution):
         return torch.logsumexp(weights[..., None] + mass, 1)
 
     def quantile(self, channel: int, earlier: Tensor, u: Tensor) -> Tensor:
-        pi = self._posterior(channel, earlier).softmax(1)[..., None]
-        mean, log_scale = self._mean(channel, earlier)[..., None], self.log_scales[:, channel][..., None]
-        return _search(lambda v: (pi * _below(v[:, None], mean, log_scale, self.space.levels)).sum(1), u.to(pi.dtype), self.space.levels)
+        pi = self._posterior(channel, earlier).softmax(1)
+        return _search(self._mean(channel, earlier), self.log_scales[:, channel], pi, u.to(pi.dtype), self.space.levels)
 
     @property
     def mean(self) -> Tensor:

@@ -94,9 +94,6 @@ class MaskedConv2d(nn.Module):
         return self.weight * self.mask
 
 
-Link = Tensor | Sequence[Sequence[Tensor]]  # a map `(n, F, H, W)`; in steps, of the current row by colour and column, `(n, F of it)` each
-
-
 class Pass(ABC):
     """The closed set of operations that causal networks are written in."""
 
@@ -105,8 +102,8 @@ class Pass(ABC):
         """The masked convolution of `h`; None where a step reads a layer whose input was written before (the image)."""
 
     @abstractmethod
-    def linked(self, layer: MaskedConv2d, h: Tensor | None, link: Link) -> Tensor:
-        """The masked convolution of `h`, plus what a vertical stack says to this layer."""
+    def linked(self, layer: MaskedConv2d, h: Tensor | None, link: Tensor | None) -> Tensor:
+        """The masked convolution of `h`, plus what a vertical stack says to this layer; None where a step was told before."""
 
     @abstractmethod
     def sum(self, layers: Sequence[MaskedConv2d], inputs: Sequence[Tensor]) -> Tensor:
@@ -151,8 +148,8 @@ class FullPass(Pass):
             return F.conv2d(F.pad(h, (r * d, 0)) if r else h, kernel[..., : r + 1], layer.bias, dilation=d)
         return F.conv2d(F.pad(h, (0, 0, layer.rows * d, 0)), kernel, layer.bias, padding=(0, r * d), dilation=d)
 
-    def linked(self, layer: MaskedConv2d, h: Tensor | None, link: Link) -> Tensor:
-        assert isinstance(link, Tensor)
+    def linked(self, layer: MaskedConv2d, h: Tensor | None, link: Tensor | None) -> Tensor:
+        assert link is not None
         return self.conv(layer, h) + link
 
     def sum(self, layers: Sequence[MaskedConv2d], inputs: Sequence[Tensor]) -> Tensor:
@@ -186,13 +183,11 @@ class StepPass(Pass):
         self.sums: dict[MaskedConv2d, list[tuple[Tensor, Tensor]]] = {}
         self.parts: dict[int, list[slice]] = {}
         self.windows: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}  # of this place, by (rows, reach, dilation)
+        self.links: dict[MaskedConv2d, Tensor] = {}
 
     def at(self, place: Place) -> None:
         self.place, self.colour = place, place.colour
         self.windows.clear()
-        if place.column == place.colour == 0:
-            for store in self.stores.values():
-                store.new_row()
 
     def window(self, rows: int, reach: int, dilation: int) -> tuple[Tensor, Tensor]:
         """Flat positions in a padded map: of the place's pixels `(P,)`, and of all that a kernel sees from them `(P · taps,)`."""
@@ -226,16 +221,19 @@ class StepPass(Pass):
         store.write(self, h)
         return store.read(self)
 
-    def row_link(self, layer: MaskedConv2d, link: Tensor) -> Link:
-        """A link of one row, `(n, F, 1, W)`, as `linked` reads it in steps; the layer's bias is in it."""
-        row = (link[:, :, 0] + layer.bias[:, None]).permute(2, 0, 1).contiguous()
-        return [[part.squeeze(0) for part in row[:, :, s].split(1)] for s in _slices(layer.out_colour, self.channels)]
+    def tell(self, layer: MaskedConv2d, link: Tensor) -> None:
+        """Take a link of the row that begins, `(n, F, 1, W)`, with the layer's bias, to where `linked` reads it."""
+        row = (link[:, :, 0] + layer.bias[:, None]).permute(2, 0, 1)
+        if layer not in self.links:
+            self.links[layer] = torch.empty_like(row, memory_format=torch.contiguous_format)
+        self.links[layer].copy_(row)
 
-    def linked(self, layer: MaskedConv2d, h: Tensor | None, link: Link) -> Tensor:
+    def linked(self, layer: MaskedConv2d, h: Tensor | None, link: Tensor | None) -> Tensor:
         store = self.store(layer)
         if h is not None:
             store.write(self, h)
-        return store.read(self, link[self.colour][self.place.column])
+        link = self.links[layer][self.place.column]
+        return store.read(self, link[:, self._part(link.shape[1])])
 
     def sum(self, layers: Sequence[MaskedConv2d], inputs: Sequence[Tensor]) -> Tensor:
         """Colours other than the current one: their part was stored when they were current."""
@@ -243,7 +241,7 @@ class StepPass(Pass):
         if self.channels > 1:
             for store, h in zip(kept, inputs, strict=True):
                 store.write(self, h)
-            inputs = [store.rings[0] for store in kept if isinstance(store, _Row)]
+            inputs = [store.row.flatten(1) for store in kept if isinstance(store, _Row)]
         if layers[0] not in self.sums:
             by_colour = [[store.taps[c] for store in kept] for c in range(self.channels)]
             self.sums[layers[0]] = [(torch.cat([w for w, _ in taps]), torch.stack([b for _, b in taps]).sum(0)) for taps in by_colour]
@@ -300,9 +298,6 @@ class _Store(ABC):
     def read(self, at: StepPass, plus: Tensor | None = None) -> Tensor:
         """The layer's output of the current colour at the current pixels; `plus` in the place of its bias."""
 
-    @abstractmethod
-    def new_row(self) -> None: ...
-
 
 class _Map(_Store):
     """Of a layer that sees rows above: the whole map, padded, channels last."""
@@ -321,44 +316,36 @@ class _Map(_Store):
         weight, bias = self.taps[at.colour]
         return torch.addmm(bias if plus is None else plus, self.map.index_select(1, seen).reshape(self.n * len(centre), -1), weight)
 
-    def new_row(self) -> None:
-        """Rows lie side by side."""
-
     def fill(self, h: Tensor, rows: int) -> None:
         above, left, width = self.rows * self.dilation, self.reach * self.dilation, h.shape[3]
         self.map.unflatten(1, self.padded)[:, above : above + rows, left : left + width] = h[:, :, :rows].permute(0, 2, 3, 1)
 
 
 class _Row(_Store):
-    """Of a layer that sees its own row only: the last few columns of each residue by the dilation d, column j at slot ⌊j/d⌋ mod taps.
-
-    Nothing is moved: the weights are turned instead.
-    """
+    """Of a layer that sees its own row only: that row, with its margin. Columns that it sees together lie together: with dilation d
+    first those of a residue by d, so that a window is a slice. What a column held in the row above is never read."""
 
     def __init__(self, layer: MaskedConv2d, n: int, size: tuple[int, int], channels: int) -> None:
         super().__init__(layer, n, size, channels)
-        self.width, self.slots = layer.weight.shape[1], layer.reach + 1
-        self.rings = [layer.weight.new_zeros(n, self.slots * self.width) for _ in range(layer.dilation)]
-        self.turned = [
-            [w.unflatten(0, (self.slots, -1)).roll(s + 1, 0).flatten(0, 1).contiguous() for s in range(self.slots)] for w, _ in self.taps
-        ]
+        columns = 1 if layer.reach == 0 else -(-size[1] // layer.dilation) + layer.reach
+        self.row = layer.weight.new_zeros(n, layer.dilation, columns, layer.weight.shape[1])
+
+    def _at(self, column: int) -> tuple[int, int]:
+        """Residue, and the first column that is seen."""
+        turn, residue = divmod(column, self.dilation)
+        return residue, turn if self.reach else 0
 
     def write(self, at: StepPass, h: Tensor) -> None:
-        turn, ring = divmod(at.place.column, self.dilation)
-        if len(h) != len(self.rings[ring]):  # a place of other size: only a layer that sees single pixels is asked for several
-            self.rings[ring] = h.new_zeros(len(h), self.width)
-        first, part = turn % self.slots * self.width, self.inputs[at.colour]
-        self.rings[ring][:, first + part.start : first + part.stop] = h
-
-    def new_row(self) -> None:
-        if self.slots > 1:
-            for ring in self.rings:
-                ring.zero_()
+        if len(h) != len(self.row):  # a place of other size: only a layer that sees single pixels is asked for several
+            self.row = h.new_zeros(len(h), *self.row.shape[1:])
+        residue, first = self._at(at.place.column)
+        self.row[:, residue, first + self.reach, self.inputs[at.colour]] = h
 
     def read(self, at: StepPass, plus: Tensor | None = None) -> Tensor:
-        turn, ring = divmod(at.place.column, self.dilation)
-        bias = self.taps[at.colour][1] if plus is None else plus
-        return torch.addmm(bias, self.rings[ring], self.turned[at.colour][turn % self.slots])
+        residue, first = self._at(at.place.column)
+        weight, bias = self.taps[at.colour]
+        window = self.row[:, residue, first : first + self.reach + 1].flatten(1)
+        return torch.addmm(bias if plus is None else plus, window, weight)
 
 
 def _slices(colour: Tensor, channels: int) -> list[slice]:

@@ -11,7 +11,7 @@ independent given the network's numbers, each colour is a place of its own; a mi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, final
@@ -22,6 +22,7 @@ from torch import Tensor
 from pofx.likelihoods import Likelihood, PixelDistribution, normalised
 from pofx.model import Autoregressive, Batch, Context, Objective, OptimizerSpec, Steps, all_threads
 from pofx.nn import conditioning
+from pofx.nn.tape import Scratch, Tape
 from pofx.noise import Noise
 from pofx.space import ImageSpace
 
@@ -80,8 +81,17 @@ class StepNet(ABC):
     """A causal network run at one place at a time, for n images. Tensors of a place are `(n · P, …)`, image by image."""
 
     @abstractmethod
+    def enter(self, place: Place) -> None:
+        """Stand at a place: told once, before `parameters`. What is made once a row is made here."""
+
+    @abstractmethod
     def parameters(self, place: Place) -> Tensor:
         """The head's parameters there: of the place's colour, `(n · P, size of one colour)`, or of a whole pixel (mixtures; colour is 0)."""
+
+    def key(self, place: Place) -> Hashable:
+        """Places of one key make the same calls in `parameters`, on tensors that stay where they are from the second row on, so that
+        a `Tape` may play them; None for a place that is like no other. A hook."""
+        return None
 
     @abstractmethod
     def write(self, place: Place, value: Tensor) -> None:
@@ -106,7 +116,14 @@ class RasterSteps(Steps):
         self.head = head if whole else Likelihood(head.name, ImageSpace(1, 1, 1, head.space.levels), components=head.components)
         self.position, self.filled = 0, 0
         self.read: Tensor | None = None  # parameters of the current place, or pixel
-        self.earlier: list[Tensor] = []  # values of earlier colours of the current pixels, `(n · P,)` each
+        self.earlier = torch.zeros(
+            n, 0 if not whole else head.space.channels, dtype=torch.long, device=like.device
+        )  # of the current pixels
+        self.tapes: dict[Hashable, tuple[Tape, Tensor]] = {}
+        self.scratch = Scratch()
+        self.first_row: int | None = None  # stepped plainly: it makes what later rows write into
+        self.kept: dict[tuple[int, ...], Tensor] = {}  # where tapes leave parameters, by shape
+        self.u = torch.zeros(n, dtype=torch.double, device=like.device)
 
     def _place(self) -> Place:
         """The current place without what is filled already."""
@@ -117,15 +134,39 @@ class RasterSteps(Steps):
 
     def _parameters(self, place: Place) -> Tensor:
         if self.read is None:
-            self.read = self.net.parameters(place)
+            with torch.no_grad():
+                self.net.enter(place)
+                key = self._key(place)
+                if key is None:
+                    self.read = self.net.parameters(place)
+                    self.kept.setdefault(tuple(self.read.shape), torch.empty_like(self.read))
+                else:
+                    self.read = self._played((key, "parameters"), lambda: self._keep(self.net.parameters(place)))
         return self.read
+
+    def _key(self, place: Place) -> Hashable:
+        self.first_row = place.row if self.first_row is None else self.first_row
+        return None if place.row == self.first_row else self.net.key(place)
+
+    def _played(self, key: Hashable, run: Callable[[], Tensor]) -> Tensor:
+        """What `run` gives, from the tape of this key where there is one; it stays until the next call."""
+        if key not in self.tapes:
+            self.tapes[key] = Tape.record(run, self.scratch)
+            return self.tapes[key][1]
+        tape, out = self.tapes[key]
+        tape.play()
+        return out
+
+    def _keep(self, parameters: Tensor) -> Tensor:
+        """The same where draws look for it, whatever the place."""
+        return self.kept[tuple(parameters.shape)].copy_(parameters)
 
     def _head(self, place: Place) -> tuple[PixelDistribution, int, Tensor]:
         """The distribution of the place, which channel of it is asked, and the values of those before: `(n · P, channel)`."""
         parameters = self._parameters(place)
         if not self.whole:
             return self.head(parameters), 0, parameters[:, :0]
-        return self.head(parameters), place.colour, torch.stack(self.earlier, 1) if self.earlier else parameters[:, :0]
+        return self.head(parameters), place.colour, self.earlier[:, : place.colour]
 
     def _open(self) -> list[int]:
         """Which pixels of the current place are not filled."""
@@ -145,6 +186,10 @@ class RasterSteps(Steps):
     def draw(self, u: Tensor) -> Tensor:
         asked, place = self.where[self.position], self._place()
         part = len(place.pixels) != len(asked.pixels)
+        self._parameters(place)
+        if self._key(place) is not None:
+            self.u.copy_(u[:, 0])
+            return self._played((place.colour if self.whole else 0, "draw"), lambda: self._quantile(place)).clone()[:, None]
         distribution, channel, earlier = self._head(place)
         wanted = (u[:, self._open()] if part else u).reshape(-1)
         with all_threads() if len(wanted) >= MANY else nullcontext():
@@ -155,6 +200,10 @@ class RasterSteps(Steps):
         out[:, self._open()] = drawn
         return out
 
+    def _quantile(self, place: Place) -> Tensor:
+        distribution, channel, earlier = self._head(place)
+        return distribution.quantile(channel, earlier, self.u)
+
     def fix(self, values: Tensor) -> None:
         asked, place = self.where[self.position], self._place()
         if place.pixels:
@@ -163,12 +212,12 @@ class RasterSteps(Steps):
             self._parameters(place)  # also of a known sub-pixel: later ones read the features at its place
             flat = values.reshape(-1)
             self.net.write(place, normalised(flat[:, None], self.space.levels, self.like.dtype))
-            if not self.whole:
+            if self.whole:
+                if len(flat) != len(self.earlier):
+                    self.earlier = self.earlier.new_zeros(len(flat), self.space.channels)
+                self.earlier[:, place.colour] = flat
+            if not self.whole or place.colour == self.space.channels - 1:
                 self.read = None
-            elif place.colour == self.space.channels - 1:
-                self.read, self.earlier = None, []
-            else:
-                self.earlier.append(flat)
         self.position += 1
 
     def fill(self, x: Tensor, rows: int) -> None:

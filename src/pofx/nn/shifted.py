@@ -378,6 +378,12 @@ class PixelPass(StepPass):
         taps, bias = self.ups[grow]
         return torch.addmm(bias, store.below[column // columns], taps[row % rows][column % columns])
 
+    def tell(self, site: str, h: Tensor) -> None:
+        """Take what the down stream tells of the row that begins, `(W, n, F)`, to where it is read."""
+        if site not in self.links:
+            self.links[site] = torch.empty_like(h, memory_format=torch.contiguous_format)
+        self.links[site].copy_(h)
+
     def link(self, site: str) -> Tensor:
         return self.links[site][self.here()[1]]
 

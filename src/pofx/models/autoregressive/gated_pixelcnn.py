@@ -13,7 +13,7 @@ Differences from the paper: Bernoulli for 2 levels; skip connections are summed;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -24,7 +24,7 @@ from pofx.errors import InputError
 from pofx.likelihoods import Likelihood
 from pofx.model import Features, OptimizerSpec, all_threads
 from pofx.nn import conditioning
-from pofx.nn.masked import AllRows, FullPass, Link, MaskedConv2d, OneRow, Pass, Rows, StepPass, VerticalConv2d, check_sizes, gated
+from pofx.nn.masked import AllRows, FullPass, MaskedConv2d, OneRow, Pass, Rows, StepPass, VerticalConv2d, check_sizes, gated
 from pofx.nn.raster import Place, RasterModel, StepNet, places
 from pofx.noise import Noise
 from pofx.space import ImageSpace
@@ -71,7 +71,7 @@ class HorizontalLayer(nn.Module):
         self.skip = MaskedConv2d(width, width, 1, "B", channels)
         self.out = None if shape.last else MaskedConv2d(width, width, 1, "B", channels)
 
-    def forward(self, ops: Pass, h: Tensor | None, link: Link, site: str, dropout: float) -> tuple[Tensor | None, Tensor]:
+    def forward(self, ops: Pass, h: Tensor | None, link: Tensor | None, site: str, dropout: float) -> tuple[Tensor | None, Tensor]:
         """The residual stream, and the gated units that the skip connection takes to the output."""
         a = ops.keep(site, ops.gate(ops.linked(self.conv, h, link)), dropout)
         if self.out is None:
@@ -160,7 +160,7 @@ class GatedPixelCNN(RasterModel, Features):
             out.append(link if context is None else link + rows.context(conditioning.project(right.given, context)))
         return out
 
-    def trunk(self, ops: Pass, x: Tensor | None, links: Sequence[Link], depth: int | None = None) -> Tensor:
+    def trunk(self, ops: Pass, x: Tensor | None, links: Sequence[Tensor | None], depth: int | None = None) -> Tensor:
         """The summed skip connections, `(n, p, H, W)`, of all layers or the first few."""
         h, units, skips = x, [], []
         for i, layer in enumerate(self.horizontal[:depth]):
@@ -170,7 +170,7 @@ class GatedPixelCNN(RasterModel, Features):
             skips.append(layer.skip)
         return ops.sum(skips, units)
 
-    def logits(self, ops: Pass, x: Tensor | None, links: Sequence[Link]) -> Tensor:
+    def logits(self, ops: Pass, x: Tensor | None, links: Sequence[Tensor | None]) -> Tensor:
         """Parameters of the head: `(n, head.size, H, W)`, or of one colour `(n, head.size / C)` in a step."""
         h = ops.relu(self.trunk(ops, x, links))
         return ops.conv(self.out2, ops.relu(ops.conv(self.out1, h)))
@@ -206,20 +206,24 @@ class GatedSteps(StepNet):
         self.ops, self.rows = StepPass(n, (space.height, space.width), space.channels), OneRow()
         self.convs = [layer.conv for layer in model.horizontal if isinstance(layer, HorizontalLayer)]
         self.current = torch.zeros(n, space.channels, 1, space.width, dtype=model.dtype, device=model.device)
-        self.links: list[Link] = []
 
-    def parameters(self, place: Place) -> Tensor:
+    def enter(self, place: Place) -> None:
         if place.column == place.colour == 0:
             self.rows.row = place.row
             with all_threads():
                 links = self.model.links(self.rows, self.current, self.context)  # `current` is still the row before
-            self.links = [self.ops.row_link(conv, link) for conv, link in zip(self.convs, links, strict=True)]
+            for conv, link in zip(self.convs, links, strict=True):
+                self.ops.tell(conv, link)
+            self.current.zero_()
         self.ops.at(place)
-        return self.model.logits(self.ops, None, self.links)
+
+    def parameters(self, place: Place) -> Tensor:
+        return self.model.logits(self.ops, None, [None] * len(self.convs))
+
+    def key(self, place: Place) -> Hashable:
+        return place.column, place.colour
 
     def write(self, place: Place, value: Tensor) -> None:
-        if place.column == place.colour == 0:
-            self.current = torch.zeros_like(self.current)
         self.ops.write(self.convs[0], value)
         self.current[:, place.colour, 0, place.column] = value[:, 0]
 

@@ -262,6 +262,9 @@ class MultiscaleSteps(StepNet):
         self.by_pixel = {pixel: k for k, g in enumerate(model.groups) for pixel in g.pixels}
         self.base = self.x[:0]
 
+    def enter(self, place: Place) -> None:
+        pass
+
     def parameters(self, place: Place) -> Tensor:
         model, k = self.model, self.by_pixel.get(place.pixels[0])
         rows, columns = ([p[axis] for p in place.pixels] for axis in (0, 1))

@@ -135,8 +135,10 @@ class PixelCNNSteps(StepNet):
         self.model, self.context = model, context
         self.ops = StepPass(n, (model.space.height, model.space.width), model.space.channels)
 
-    def parameters(self, place: Place) -> Tensor:
+    def enter(self, place: Place) -> None:
         self.ops.at(place)
+
+    def parameters(self, place: Place) -> Tensor:
         return self.model.logits(self.ops, None, self.context)
 
     def write(self, place: Place, value: Tensor) -> None:

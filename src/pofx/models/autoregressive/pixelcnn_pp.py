@@ -16,7 +16,8 @@ nonlinearity is E; odd sizes shrink to ⌈s/2⌉ and are cropped on the way back
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -261,23 +262,36 @@ class PixelCNNppSteps(StepNet):
         # A row and a column of margin: the strict layers are given the row above and the pixel before.
         self.image = torch.zeros(n, space.channels + 1, space.height + 1, space.width + 1, dtype=model.dtype, device=model.device)
         self.image[:, -1, 1:, 1:] = 1
-        self.end = self.image[:, :0, 0, 0]  # E of the stream's end at the current pixel
+        self.left, self.pixel = torch.zeros_like(self.image[:, :, 0, 0]), torch.zeros_like(self.image[:, :, 0, 0])
+        self.end = self.image.new_zeros(n, 2 * model.channels)  # E of the stream's end at the current pixel
+        self.period, self.filled = math.prod(rows for rows, _ in model.steps), 0
+
+    def enter(self, place: Place) -> None:
+        row, column = place.row, place.column
+        if place.colour:
+            return
+        if column == 0:
+            self.rows.row = row
+            self.rows.links.clear()
+            with all_threads():
+                self.model.look_above(self.rows, self.image[:, :, row : row + 1, 1:])
+            for site, link in self.rows.links.items():
+                self.pixels.tell(site, link[:, :, 0].permute(2, 0, 1))
+        self.pixels.row, self.pixels.column = row, column
+        self.left.copy_(self.image[:, :, row + 1, column])
 
     def parameters(self, place: Place) -> Tensor:
-        row, column, colour = place.row, place.column, place.colour
-        if colour == 0:
-            if column == 0:
-                self.rows.row = row
-                self.rows.links.clear()
-                with all_threads():
-                    self.model.look_above(self.rows, self.image[:, :, row : row + 1, 1:])
-                self.pixels.links |= {site: link[:, :, 0].permute(2, 0, 1).contiguous() for site, link in self.rows.links.items()}
-            self.pixels.row, self.pixels.column = row, column
-            self.end = self.model.look_left(self.pixels, self.image[:, :, row + 1, column])
-        return self.model.parameters_of(self.pixels, self.end, self.image[:, :colour, row + 1, column + 1], colour)
+        if place.colour == 0:
+            self.end.copy_(self.model.look_left(self.pixels, self.left))
+        return self.model.parameters_of(self.pixels, self.end, self.pixel[:, : place.colour], place.colour)
+
+    def key(self, place: Place) -> Hashable:
+        planes = self.context is not None and self.context.shape[2] > 1  # read at this very row
+        fresh = self.filled and place.row < self.filled + self.period  # a first row steps all levels; one after filled rows may not
+        return None if planes or fresh else (place.row % self.period, place.column, place.colour)
 
     def write(self, place: Place, value: Tensor) -> None:
-        self.image[:, place.colour, place.row + 1, place.column + 1] = value[:, 0]
+        self.image[:, place.colour, place.row + 1, place.column + 1] = self.pixel[:, place.colour] = value[:, 0]
 
     def fill(self, x: Tensor, rows: int) -> None:
         if rows == 0:
@@ -286,5 +300,6 @@ class PixelCNNppSteps(StepNet):
         full = FullPass(self.model.sizes, self.context, trace=True)
         with torch.no_grad():
             self.model.full_pass(full, self.image[:, :-1, 1:, 1:])
+        self.filled = rows
         self.rows.resume(full, rows)
         self.pixels.resume(full, rows)

@@ -19,7 +19,7 @@ the LSTMs say; a view is added to the map before each layer; forget gates start 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import pairwise
 from typing import ClassVar, Literal, Self
 
@@ -291,12 +291,18 @@ class LSTMSteps(StepNet):
         return out
 
     @torch.no_grad()
+    def enter(self, place: Place) -> None:
+        if place.column == place.colour == 0:
+            with all_threads():
+                self._begin_row(place.row)
+
+    def key(self, place: Place) -> Hashable:
+        planes = self.context is not None and self.context.shape[2] > 1  # read at this very row
+        return None if planes else (place.column, place.colour)
+
     def parameters(self, place: Place) -> Tensor:
         row, column, colour = place.row, place.column, place.colour
         if colour == 0:
-            if column == 0:
-                with all_threads():
-                    self._begin_row(row)
             self.start_pixel(column)
         views = self.views.get((column, colour))
         if views is None:

@@ -1,0 +1,217 @@
+"""The tables of docs/autoregressive.md, made of what was measured: results/*.json, between <!-- NAME --> and <!-- /NAME -->.
+
+    python docs/tables.py        (`make readme`; tests/test_docs.py holds the page to it)
+
+What was not measured has a line with the command in the place of its table; what an older file does not have is a dash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE, RESULTS, RECIPES = ROOT / "docs" / "autoregressive.md", ROOT / "results", ROOT / "recipes"
+SIGNS = {"exact": "=", "lower bound": "≤", "estimate": "≈"}
+UNITS = {"nats": ("nats", ".2f"), "bits_per_dim": ("bits/dim", ".3f")}
+
+Row = dict[str, Any]
+
+
+def read(path: Path) -> Row:
+    """The object in a file; empty where there is none."""
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found if isinstance(found, dict) else {}
+
+
+def missing(command: str) -> str:
+    return f"Not measured yet: `{command}`.\n"
+
+
+def number(value: float | None, form: str, unit: str = "") -> str:
+    return "–" if value is None else f"{value:{form}}{unit}"
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+    """A table whose first columns hold words and the others numbers."""
+    align = ["---"] * words + ["--:"] * (len(head) - words)
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, align, *rows))
+
+
+def measured(found: Row) -> str:
+    """On what, and beside how much else."""
+    hardware, loads = found.get("hardware", {}), [row["load"] for row in found.get("rows", []) if row.get("load") is not None]
+    threads = found.get("threads")
+    parts = [found.get("precision"), None if threads is None else f"{threads} thread{'s' * (threads != 1)}", hardware.get("processor")]
+    parts += [f"torch {hardware['torch']}" if "torch" in hardware else None]
+    parts += [f"load average {min(loads):.1f} … {max(loads):.1f}, itself included" if loads else None]
+    return ", ".join(part for part in parts if part)
+
+
+def sampling(results: Path) -> str:
+    """Sampling against scoring, of `benchmarks/sampling.py`."""
+    found = read(results / "sampling.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/sampling.py --out results/sampling.json")
+    head = ["model", "images", "score, s", "sample, s", "sample ÷ score", "a full pass per step ÷ sample", "bare convolutions ÷ score"]
+    rows = [
+        [
+            row["model"],
+            f"{row['n']}",
+            number(row.get("score_s"), ".3g"),
+            number(row.get("sample_s"), ".3g"),
+            number(row.get("sample_over_score"), ".1f"),
+            number(row.get("full_passes_over_sample"), ".0f"),
+            number(row.get("score_against_bare_convolutions"), ".2f"),
+        ]
+        for row in found["rows"]
+    ]
+    return markdown(head, rows) + f"\n{measured(found)}.\n"
+
+
+def depth(results: Path) -> str:
+    """A training step at equal parameters, of `benchmarks/scan.py`."""
+    found = read(results / "scan.json")
+    equal: list[Row] = found.get("at_equal_parameters", [])
+    if not equal:
+        return missing("python benchmarks/scan.py --out results/scan.json")
+    base = next((row.get("step_s") for row in equal if row["model"] == "PixelCNN"), None)
+    head = ["model", "parameters", "training step, s", "÷ PixelCNN", "steps in a row to score", "steps in a row to sample"]
+    rows = [
+        [
+            row["model"],
+            number(row.get("parameters"), ",d"),
+            number(row.get("step_s"), ".3f"),
+            number(row["step_s"] / base if base and row.get("step_s") else None, ".1f"),
+            number(row.get("depth_of_scoring"), "d"),
+            number(row.get("depth_of_sampling"), "d"),
+        ]
+        for row in equal
+    ]
+    note = f"{equal[0]['n']} images of 28×28 with 2 levels, forward and backward; {measured(found | {'rows': equal})}."
+    return markdown(head, rows) + f"\n{note}\n"
+
+
+def scan(results: Path) -> str:
+    """The fused scans against the eager baseline, of `benchmarks/scan.py`."""
+    found = read(results / "scan.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/scan.py --out results/scan.json")
+    head = ["model", "images", "steps in a row", "fused, s", "eager, s", "eager ÷ fused"]
+    rows = [
+        [
+            row["model"],
+            f"{row['n']}",
+            number(row.get("sequential_depth"), "d"),
+            number(row.get("fused_s"), ".3f"),
+            number(row.get("eager_s"), ".3f"),
+            number(row.get("eager_over_fused"), ".2f"),
+        ]
+        for row in found["rows"]
+    ]
+    return markdown(head, rows) + f"\nA training step, forward and backward; {measured(found)}.\n"
+
+
+def ablation(results: Path) -> str:
+    """What each improvement buys at equal minutes, of `benchmarks/ablation.py`."""
+    found = read(results / "ablation-pixelcnn.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/ablation.py --minutes 3 --out results/ablation-pixelcnn.json")
+    head = ["variant", "against", "parameters", "images seen", "test, bits/dim", "worse by"]
+    rows = []
+    for row in found["rows"]:
+        bits = row.get("test_bits_per_dim") or {}
+        cost = "–" if "mean" not in bits else f"= {bits['mean']:.3f}" + ("" if bits.get("se") is None else f" ± {bits['se']:.3f}")
+        gain = number(row.get("gain_of_the_other"), "+.3f")
+        seen = number(row.get("images_seen"), ",d")
+        rows.append([row["variant"], row.get("compared_with") or "–", number(row.get("parameters"), ",d"), seen, cost, gain])
+    what = f"{found['data']}: the same {found['test_images']:,} test images, {found['minutes_each']:g} minutes each, one run each"
+    return markdown(head, rows, words=2) + f"\n{what}; {measured(found)}.\n"
+
+
+def recipes(results: Path, folder: Path = RECIPES) -> str:
+    """What `pofx reproduce` measured, and which recipes were not run."""
+    found = [row for path in sorted(results.glob("*.json")) if "recipe" in (row := read(path))]
+    rows = [_recipe(row) for row in sorted(found, key=lambda row: (row["recipe"], row.get("budget", {}).get("shorter", False)))]
+    head = ["recipe", "what", "parameters", "minutes", "on", "images seen", "found on test", "expected", ""]
+    names = sorted(path.stem for path in folder.glob("*.toml"))
+    run = {row["recipe"] for row in found}
+    left = [f"`{name}`" for name in names if name not in run]
+    note = f"Recorded: {len(names) - len(left)} of {len(names)} recipes."
+    if left:
+        note = textwrap.fill(f"{note} Not run, or not recorded: {', '.join(left)}.", 140, break_on_hyphens=False)
+    if not rows:
+        return missing("pofx reproduce digits-pixelcnn") + f"\n{note}\n"
+    return markdown(head, rows, words=2) + f"\n{note}\n"
+
+
+def _recipe(row: Row) -> list[str]:
+    expected, hardware, threads = row["expected"], row.get("hardware") or {}, row.get("threads")
+    metric, split = expected["metric"], expected.get("split", "test")
+    unit, form = UNITS[metric]
+    part = row.get(split) or {}
+    se = (part.get("nats") or {}).get("se") if metric == "nats" else part.get("bits_per_dim_se")
+    sign = SIGNS.get(part.get("kind", "exact"), "≈")
+    cost = f"{sign} {row['found']:{form}}" + ("" if se is None else f" ± {se:{form}}") + f" {unit}"
+    on = hardware.get("gpu") or ("–" if threads is None else f"{threads} thread{'s' * (threads != 1)}")
+    verdict = "met" if row["met"] else "missed"
+    if row.get("stretch_met"):
+        verdict += f", and {expected['stretch']:g} too"
+    budget = row.get("budget", {})
+    if budget.get("shorter"):
+        given, asked = (", ".join(f"{v:g} {k}" for k, v in budget[key].items()) for key in ("given", "asked"))
+        verdict += f"; shorter budget: {given} in place of {asked}"
+    return [
+        f"`{row['recipe']}`",
+        row["title"],
+        number(row.get("parameters"), ",d"),
+        number(row.get("minutes"), ".1f"),
+        on,
+        number(row.get("images"), ",d"),
+        cost if split == "test" else f"{cost} ({split})",
+        f"≤ {expected['at_most']:g}",
+        verdict,
+    ]
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "sampling": sampling,
+    "depth": depth,
+    "scan": scan,
+    "ablation": ablation,
+    "recipes": recipes,
+}
+
+
+def render(page: str, results: Path = RESULTS) -> str:
+    """The page with every table made anew.
+
+    Raises:
+        ValueError: a table has no place in the page, or two.
+    """
+    for name, make in TABLES.items():
+        pattern = re.compile(rf"^<!-- {name} -->\n.*?^<!-- /{name} -->$", re.S | re.M)
+        block = f"<!-- {name} -->\n{make(results)}<!-- /{name} -->"
+        page, count = pattern.subn(lambda _, block=block: block, page)
+        if count != 1:
+            raise ValueError(f"The page has {count} blocks {name!r}; it must have one, between <!-- {name} --> and <!-- /{name} -->.")
+    return page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    options.page.write_text(render(options.page.read_text(encoding="utf-8"), options.results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
