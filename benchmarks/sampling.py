@@ -50,7 +50,9 @@ def fastest_layout(model: ImageModel, x: torch.Tensor, repeats: int) -> tuple[st
 
 
 def bare(model: ImageModel, n: int, layout: str, repeats: int) -> tuple[float, float] | None:
-    """The same convolutions and nothing else: seconds, and GFLOP of one pass over n images; None for a net without any."""
+    """The same convolutions and nothing else: seconds, and GFLOP of one pass over n images; None for a net of something else."""
+    if not isinstance(model, pofx.models.GatedPixelCNN | pofx.models.PixelCNN):
+        return None
     height, width = model.space.height, model.space.width
     jobs, flop = [], 0
     for layer in model.modules():
@@ -65,7 +67,7 @@ def bare(model: ImageModel, n: int, layout: str, repeats: int) -> tuple[float, f
             weight, x = weight.contiguous(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
         jobs.append((x, weight, padding))
         flop += 2 * n * height * width * weight.numel()
-    return (seconds(lambda: [F.conv2d(x, w, padding=p) for x, w, p in jobs], repeats), flop / 1e9) if jobs else None
+    return seconds(lambda: [F.conv2d(x, w, padding=p) for x, w, p in jobs], repeats), flop / 1e9
 
 
 def measure(name: str, model: Autoregressive, sizes: list[int], repeats: int) -> list[dict]:
@@ -74,7 +76,7 @@ def measure(name: str, model: Autoregressive, sizes: list[int], repeats: int) ->
         x = random_images(n, model.space)
         layout, score = fastest_layout(model, x, repeats)
         raw = bare(model, n, layout, repeats)
-        sample = seconds(lambda n=n: model.sample(n), 1)
+        sample = seconds(lambda n=n: model.sample(n), repeats if n == 1 else 1)
         rows.append(
             {
                 "model": name,
@@ -83,7 +85,7 @@ def measure(name: str, model: Autoregressive, sizes: list[int], repeats: int) ->
                 "score_s": score,
                 "sample_s": sample,
                 "sample_over_score": sample / score,
-                "full_passes_over_sample": score * len(model.order()) / sample,
+                "full_passes_over_sample": score * model.space.dims / sample,
                 "score_against_bare_convolutions": None if raw is None else raw[0] / score,
                 "score_gflop_per_s": None if raw is None else raw[1] / score,
                 "load": os.getloadavg()[0],
@@ -101,18 +103,21 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    space = ImageSpace(1, 28, 28, levels=2)
-    models: dict[str, Autoregressive] = {
-        "gated-pixelcnn, 15 layers × 64 channels, 28×28": pofx.models.GatedPixelCNN(space, layers=15, channels=64),
-        "pixelcnn, 8 blocks × 32 channels, 28×28": pofx.models.PixelCNN(space),
-        "made, 2 × 500 units, 28×28": pofx.models.MADE(space),
+    space, colour = ImageSpace(1, 28, 28, levels=2), ImageSpace(3, 32, 32)
+    all_, middle = [1, 64, 256], [64]
+    models: dict[str, tuple[Autoregressive, list[int]]] = {
+        "gated-pixelcnn, 15 layers × 64 channels, 28×28": (pofx.models.GatedPixelCNN(space, layers=15, channels=64), all_),
+        "pixelcnn, 8 blocks × 32 channels, 28×28": (pofx.models.PixelCNN(space), all_),
+        "pixelrnn, row, 7 layers × 16, 28×28": (pofx.models.PixelRNN(space, kind="row", layers=7, channels=16), middle),
+        "pixelrnn, diagonal, 7 layers × 16, 28×28": (pofx.models.PixelRNN(space, kind="diagonal", layers=7, channels=16), middle),
+        "pixelcnn-pp, 96 channels, 32×32 RGB": (pofx.models.PixelCNNpp(colour, channels=96), middle),
+        "pixelcnn-pp, 32 channels, 32×32 RGB": (pofx.models.PixelCNNpp(colour, channels=32), middle),
+        "multiscale, 32×32 RGB": (pofx.models.Multiscale(colour), middle),
+        "made, 2 × 500 units, 28×28": (pofx.models.MADE(space), all_),
     }
+    repeats = 1 if options.quick else 3
     with torch.inference_mode():
-        rows = [
-            row
-            for name, m in models.items()
-            for row in measure(name, m.eval(), [64] if options.quick else [1, 64, 256], 1 if options.quick else 3)
-        ]
+        rows = [row for name, (m, sizes) in models.items() for row in measure(name, m.eval(), middle if options.quick else sizes, repeats)]
     result = {"hardware": hardware(torch.device("cpu")), "threads": options.threads, "precision": "float32", "rows": rows}
     if options.out is not None:
         options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")

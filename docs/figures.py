@@ -1,4 +1,4 @@
-"""Draw the figures of docs/models.md from the real modules: what each model's pixels see, and the diagonal order of the BiLSTM.
+"""Draw the figures of docs/autoregressive.md from the real modules: what each model's pixels see, and the diagonal order of the BiLSTM.
 
 python docs/figures.py [--out docs/pictures]
 """

@@ -11,6 +11,8 @@ from torch import nn
 import pofx
 from pofx.errors import InputError
 from pofx.model import OptimizerSpec
+from pofx.nn.masked import MaskedConv2d
+from pofx.testing import fit, random_batch
 from pofx.training.optimizers import Muon, as_matrices, make_optimizer, orthogonalise
 
 
@@ -91,3 +93,10 @@ def test_an_optimizer_in_the_place_of_the_models_own(tmp_path: Path) -> None:
     assert not all(torch.equal(a, b) for a, b in zip(weights[None].values(), weights["SGD"].values(), strict=True))
     with pytest.raises(InputError, match="--optimizer Adagrad: use one of Muon, AdamW"):
         pofx.train(pofx.models.PixelCNN.small(data.space), data, out=tmp_path / "x", steps=1, optimizer="Adagrad")
+
+
+def test_masked_weights_stay_zero() -> None:
+    model = pofx.models.PixelCNN.small(pofx.ImageSpace(3, 4, 4, levels=3))
+    fit(model, random_batch(model, 8), 3)
+    masked = [layer.weight[layer.mask == 0] for layer in model.modules() if isinstance(layer, MaskedConv2d)]
+    assert sum(len(w) for w in masked) > 0 and all(bool((w == 0).all()) for w in masked)

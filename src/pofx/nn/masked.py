@@ -150,7 +150,7 @@ class FullPass(Pass):
 
     def linked(self, layer: MaskedConv2d, h: Tensor | None, link: Tensor | None) -> Tensor:
         assert link is not None
-        return self.conv(layer, h) + link
+        return self.conv(layer, h).add_(link)
 
     def sum(self, layers: Sequence[MaskedConv2d], inputs: Sequence[Tensor]) -> Tensor:
         kernel, bias = torch.cat([layer.kernel() for layer in layers], 1), torch.stack([layer.bias for layer in layers]).sum(0)
@@ -355,8 +355,11 @@ def _slices(colour: Tensor, channels: int) -> list[slice]:
 
 
 def gated(h: Tensor) -> Tensor:
-    """tanh of the first half of the features ⊙ σ of the second (van den Oord et al. 2016b, eq. 2)."""
+    """tanh of the first half of the features ⊙ σ of the second (van den Oord et al. 2016b, eq. 2). Outside of training h is used up."""
     a, b = h.chunk(2, 1)
+    if not torch.is_grad_enabled() and h.dtype != torch.float64:
+        a.tanh_()
+        return F.glu(h, 1)
     return torch.tanh(a) * sigmoid(b)
 
 
@@ -387,7 +390,11 @@ class Rows(ABC):
 
     @abstractmethod
     def context(self, c: Tensor | float) -> Tensor | float:
-        """The rows of a context projection that belong where this pass stands."""
+        """The rows of a context projection that belong where this pass stands; 0 where there is none."""
+
+    def add_context(self, v: Tensor, c: Tensor | float) -> Tensor:
+        """`v` and the context's part of it."""
+        return v + self.context(c) if isinstance(c, Tensor) else v
 
 
 class AllRows(Rows):

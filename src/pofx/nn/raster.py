@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -231,6 +231,7 @@ class RasterModel(Autoregressive):
     head: Likelihood
     context: conditioning.Context
     lr: float
+    at_once: ClassVar[int | None] = 12288  # pixels scored together on a CPU, so that maps stay in its cache; None: all
 
     @abstractmethod
     def full(self, x: Tensor, context: Tensor | None, noise: Noise | None = None) -> Tensor:
@@ -262,7 +263,11 @@ class RasterModel(Autoregressive):
 
     @final
     def conditional_log_prob(self, x: Tensor, given: Tensor | None) -> Tensor:
-        return self.head(self.full(self.seen(x), self.context(given))).log_prob(x)
+        n = max(1, self.at_once // (self.space.height * self.space.width)) if self.at_once else len(x)
+        if len(x) <= n or torch.is_grad_enabled() or self.device.type != "cpu":
+            return self.head(self.full(self.seen(x), self.context(given))).log_prob(x)
+        parts = zip(x.split(n), [None] * len(x) if given is None else given.split(n), strict=False)
+        return torch.cat([self.conditional_log_prob(*part) for part in parts])
 
     @final
     def objectives(self) -> Sequence[Objective]:

@@ -134,7 +134,8 @@ def _how(func: Any) -> _How | None:
     if any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments):
         if name.endswith("_") and hasattr(Tensor, name):
             return _How(getattr(Tensor, name), writes=True)
-        return _How(_FUNCTIONS.get(name, func) if func._overloadname.endswith("out") else func, writes=True)
+        quick = name in _FUNCTIONS and func._overloadname.endswith("out")
+        return _How(_FUNCTIONS[name] if quick else func, writes=True)
     if name in ("_unsafe_view", "_reshape_alias") or any(r.alias_info is not None for r in schema.returns):
         return _How(func, views=True)
     if func._overloadname in ("default", "Tensor") and name in _FUNCTIONS:

@@ -93,7 +93,8 @@ class Muon(Optimizer):
         m = state["momentum"].mul_(group["momentum"]).add_(g)
         matrices = as_matrices(g.add(m, alpha=group["momentum"]))
         assert matrices is not None
-        p.add_(orthogonalise(matrices).reshape(p.shape), alpha=-0.2 * math.sqrt(max(matrices.shape[-2:])) * group["lr"])
+        update = orthogonalise(matrices).masked_fill_(matrices == 0, 0)  # what never had a gradient is masked, and stays zero
+        p.add_(update.reshape(p.shape), alpha=-0.2 * math.sqrt(max(matrices.shape[-2:])) * group["lr"])
 
     @staticmethod
     def _adam(p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:

@@ -56,7 +56,7 @@ class VerticalLayer(nn.Module):
     def forward(self, rows: Rows, v: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         v = rows.conv(self.conv, v)
         link = self.link(v)
-        return link, v if self.last else gated(v + rows.context(conditioning.project(self.given, context)))
+        return link, v if self.last else gated(rows.add_context(v, conditioning.project(self.given, context)))
 
 
 class HorizontalLayer(nn.Module):
