@@ -60,7 +60,7 @@ def sampling(results: Path) -> str:
     found = read(results / "sampling.json")
     if not found.get("rows"):
         return missing("python benchmarks/sampling.py --out results/sampling.json")
-    head = ["model", "images", "score, s", "sample, s", "sample ÷ score", "a full pass per step ÷ sample", "bare convolutions ÷ score"]
+    head = ["model", "images", "score, s", "sample, s", "sample ÷ score", "a full pass per sub-pixel ÷ sample", "bare convolutions ÷ score"]
     rows = [
         [
             row["model"],
@@ -129,7 +129,8 @@ def ablation(results: Path) -> str:
     for row in found["rows"]:
         bits = row.get("test_bits_per_dim") or {}
         cost = "–" if "mean" not in bits else f"= {bits['mean']:.3f}" + ("" if bits.get("se") is None else f" ± {bits['se']:.3f}")
-        gain = number(row.get("gain_of_the_other"), "+.3f")
+        worse = row.get("worse_by")
+        gain = "–" if worse is None else f"{worse['mean']:+.3f} ± {worse['se']:.3f}"
         seen = number(row.get("images_seen"), ",d")
         rows.append([row["variant"], row.get("compared_with") or "–", number(row.get("parameters"), ",d"), seen, cost, gain])
     what = f"{found['data']}: the same {found['test_images']:,} test images, {found['minutes_each']:g} minutes each, one run each"

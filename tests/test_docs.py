@@ -77,13 +77,14 @@ def test_a_depth_is_compared_with_the_pixelcnn(tables: ModuleType, tmp_path: Pat
 def test_an_ablation_has_its_errors_and_differences(tables: ModuleType, tmp_path: Path) -> None:
     seen = {"parameters": 1000, "images_seen": 5000, "load": 1.0}
     rows = [
-        {"variant": "a", "compared_with": None, "test_bits_per_dim": {"mean": 1.0, "se": 0.01}, "gain_of_the_other": None} | seen,
-        {"variant": "b", "compared_with": "a", "test_bits_per_dim": {"mean": 1.25, "se": 0.02}, "gain_of_the_other": 0.25} | seen,
+        {"variant": "a", "compared_with": None, "test_bits_per_dim": {"mean": 1.0, "se": 0.01}, "worse_by": None} | seen,
+        {"variant": "b", "compared_with": "a", "test_bits_per_dim": {"mean": 1.25, "se": 0.02}, "worse_by": {"mean": 0.25, "se": 0.003}}
+        | seen,
     ]
     found = {"data": "mnist", "test_images": 2000, "minutes_each": 3.0, "threads": 1, "hardware": {"processor": "X"}, "rows": rows}
     (tmp_path / "ablation-pixelcnn.json").write_text(json.dumps(found))
     table = tables.ablation(tmp_path)
-    assert "| a | – | 1,000 | 5,000 | = 1.000 ± 0.010 | – |\n| b | a | 1,000 | 5,000 | = 1.250 ± 0.020 | +0.250 |\n" in table
+    assert "| a | – | 1,000 | 5,000 | = 1.000 ± 0.010 | – |\n| b | a | 1,000 | 5,000 | = 1.250 ± 0.020 | +0.250 ± 0.003 |\n" in table
     assert "mnist: the same 2,000 test images, 3 minutes each, one run each; 1 thread, X" in table
 
 

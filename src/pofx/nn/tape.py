@@ -2,7 +2,8 @@
 
 A step of a small network is dozens of calls of microseconds; deciding which, allocating and slicing cost as much again. A tape keeps the
 calls as they reach PyTorch's kernels, with the very tensors that they read and wrote. Played, it computes the same into the same tensors,
-by the same kernels. What a tape reads must therefore stay in place: buffers are written into, never replaced.
+by the same kernels (a sum over what lies elsewhere than before may round otherwise). What a tape reads must therefore stay in place:
+buffers are written into, never replaced.
 
 A result that is only copied elsewhere, or joined with others, is written there at once, and the copy is left out. Results that are not
 needed any longer give their memory to later ones, and tapes of one `Scratch` share it, so that it stays in the cache: what must outlive
