@@ -64,6 +64,7 @@ figures: demo ## draw the pictures of README.md anew and renew results/demo.json
 	$(BIN)/pofx data digits -o docs/pictures/digits.png --quiet >/dev/null
 	for model in pixelcnn vae gan; do $(BIN)/pofx sample demo/$$model -n 64 -o docs/pictures/$$model.png --quiet; done
 	rm -f docs/pictures/trace.gif && $(BIN)/pofx sample demo/pixelcnn --trace -n 4 -o docs/pictures/trace.gif --quiet
+	for run in results/weights/*/; do $(BIN)/pofx sample "$$run" -n 64 -o docs/pictures/$$(basename "$$run").png --quiet; done
 	$(BIN)/python docs/figures.py --out docs/pictures
 
 wheel: install ## dist/pofx-*.whl
