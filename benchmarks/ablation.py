@@ -3,7 +3,8 @@ dilations and Muon.
 
     python benchmarks/ablation.py --minutes 3 [--out results/ablation-pixelcnn.json] [--threads 2] [--folder runs/ablation]
 
-Each variant differs from the first of its group in one setting, sees the same data in the same order, and trains for the same minutes;
+Each variant differs from the first of its group in one thing (an optimizer comes with its learning rate, a net without gates has more
+channels, so that it is about as large), sees the same data in the same order, and trains for the same minutes;
 a slower one makes fewer steps. Re-running goes on where it stopped.
 """
 
@@ -59,8 +60,8 @@ def main() -> None:
         torch.manual_seed(0)
         model = getattr(pofx.models, cls)(data.space, **settings)
         folder = options.folder / name.replace(" ", "-")
-        run = pofx.train(model, data, out=folder, minutes=options.minutes, batch_size=16, threads=options.threads, quiet=True, **training)
-        bits[name] = score(run.model, x).score.bits_per_dim
+        pofx.train(model, data, out=folder, minutes=options.minutes, batch_size=16, threads=options.threads, quiet=True, **training)
+        bits[name] = score(model, x).score.bits_per_dim
         metrics = (folder / "metrics.csv").read_text(encoding="utf-8").splitlines()
         last = dict(zip(metrics[0].split(","), metrics[-1].split(","), strict=False))
         rows.append(

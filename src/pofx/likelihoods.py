@@ -97,13 +97,14 @@ class PixelDistribution(ABC):
 
 
 def _search(mean: Tensor, log_scale: Tensor, weights: Tensor | None, u: Tensor, levels: int) -> Tensor:
-    """The smallest integer v with P(x ≤ v) ≥ u, by parting {0 … levels−1} in 16 again and again: no table of all levels is made.
+    """The first integer v with P(x ≤ v) ≥ u, by parting {0 … levels−1} in 16 again and again: no table of all levels is made.
 
     Args:
         mean, log_scale: of discretized logistics `(*u.shape)`; with `weights` of their mixture, all three `(n, K, *S)` for `(n, *S)`.
     """
     inverse = torch.exp(-log_scale.clamp(min=-7))
     slope, offset = inverse * (2 / (levels - 1)), ((1 / (levels - 1) - 1) - mean) * inverse  # of what the logistic function is taken
+    u = u if weights is None else u * weights.sum(1)  # which is 1 but for rounding
     low, size = 0 * u, 16
     while size < levels:
         size *= 16

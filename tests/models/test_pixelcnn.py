@@ -98,3 +98,18 @@ def test_masked_weights_get_no_gradient_and_stay_zero() -> None:
 def test_wrong_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(InputError):
         PixelCNN(ImageSpace(3, 8, 8), **wrong)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_first_kernel_of_one_pixel_steps_too(kernel: int) -> None:
+    """Its input is kept of single pixels only, by places of all sizes."""
+    space = ImageSpace(3, 3, 4, levels=3)
+    model = densify(PixelCNN(space, layers=1, channels=6, kernel=kernel, first_kernel=1).double())
+    assert isinstance(model, PixelCNN)
+    x = model.sample(3, seed=0)
+    steps, terms = model.begin(3), []
+    for group in model.order():
+        values = x.flatten(1)[:, group].long()
+        terms.append(steps.distribution().gather(2, values[..., None])[..., 0].sum(1))
+        steps.fix(values)
+    assert torch.allclose(torch.stack(terms).sum(0), model.log_prob(x), atol=1e-10)

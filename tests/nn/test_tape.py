@@ -15,6 +15,7 @@ from pofx.nn.tape import Scratch, Tape
 from pofx.space import ImageSpace
 
 W = torch.randn(4, 4, dtype=torch.double)
+TWELVE = torch.ones(12, 2, dtype=torch.double)
 BUFFER = torch.zeros(3, 2, 4, dtype=torch.double)
 
 
@@ -41,6 +42,15 @@ def overwritten(x: Tensor) -> Tensor:
     return h + BUFFER[:, 0]
 
 
+def copied_and_changed_elsewhere(x: Tensor) -> Tensor:
+    """By a function that is no method, and by out=."""
+    h, g = x * 3, x * 4
+    BUFFER[:, 0], BUFFER[:, 1] = h, g
+    F.elu_(h)
+    torch.exp(x, out=g)
+    return h + g + BUFFER.sum(1)
+
+
 def read_before(x: Tensor) -> Tensor:
     """The place it is copied to is read between."""
     h = x * 3
@@ -51,7 +61,7 @@ def read_before(x: Tensor) -> Tensor:
 
 def joined(x: Tensor) -> Tensor:
     a, b = x.tanh(), x.exp() * 2
-    return torch.cat([a, b, a + b], 1).flatten(1) @ torch.ones(12, 2, dtype=x.dtype) + b.sum()
+    return torch.cat([a, b, a + b], 1).flatten(1) @ TWELVE + b.sum()
 
 
 def joined_twice(x: Tensor) -> Tensor:
@@ -74,7 +84,18 @@ def a_mixture(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("inference", [False, True])
 @pytest.mark.parametrize(
-    "run", [into_a_buffer, copied_and_changed, overwritten, read_before, joined, joined_twice, through_views, a_mixture]
+    "run",
+    [
+        into_a_buffer,
+        copied_and_changed,
+        copied_and_changed_elsewhere,
+        overwritten,
+        read_before,
+        joined,
+        joined_twice,
+        through_views,
+        a_mixture,
+    ],
 )
 def test_a_tape_gives_what_the_function_gives(run: Callable[[Tensor], Tensor], inference: bool) -> None:
     x = torch.zeros(3, 4, dtype=torch.double)
@@ -127,5 +148,13 @@ def test_tapes_of_a_scratch_share_memory() -> None:
 
 
 def test_buffers_are_not_made_in_a_tape() -> None:
-    with pytest.raises(AssertionError, match="make buffers before"):
-        Tape.record(lambda: torch.ones(2).new_zeros(3))
+    for make in (lambda x: x.new_zeros(3), lambda x: x.new_full((3,), 2.0), torch.empty_like):
+        x = torch.ones(2)
+        with pytest.raises(AssertionError, match="make buffers before"):
+            Tape.record(lambda make=make, x=x: make(x))
+
+
+def test_a_step_does_not_ask_for_values() -> None:
+    x = torch.ones(2)
+    with pytest.raises(AssertionError, match="must not ask for a value"):
+        Tape.record(lambda: x * float(x[0]))

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pofx.errors import InputError
+from pofx.nn import conditioning
 from pofx.nn.activations import sigmoid
 from pofx.nn.raster import Place
 from pofx.noise import Noise
@@ -113,9 +114,14 @@ class Pass(ABC):
     def context(self, c: Tensor | float) -> Tensor | float:
         """The part of a context projection `(n, F, 1 or H, 1 or W)` that belongs where this pass stands; 0 where there is none."""
 
-    def add_context(self, h: Tensor, c: Tensor | float) -> Tensor:
-        """`h` and the context's part of it."""
-        return h + self.context(c) if isinstance(c, Tensor) else h
+    def projected(self, layer: nn.Module, context: Tensor | None, size: tuple[int, int] | None) -> Tensor | float:
+        """The projection of the context by a layer, everywhere."""
+        return conditioning.project(layer, context, size)
+
+    def add_context(self, h: Tensor, layer: nn.Module, context: Tensor | None, size: tuple[int, int] | None = None) -> Tensor:
+        """`h` and what a layer adds for the context where this pass stands; planes are pooled to `size`, if told."""
+        part = self.projected(layer, context, size)
+        return h + self.context(part) if isinstance(part, Tensor) else h
 
     @abstractmethod
     def keep(self, site: str, h: Tensor, p: float) -> Tensor:
@@ -177,13 +183,14 @@ class StepPass(Pass):
     A whole image costs the multiply-adds of one full pass.
     """
 
-    def __init__(self, n: int, size: tuple[int, int], channels: int) -> None:
-        self.n, self.size, self.channels = n, size, channels
+    def __init__(self, n: int, size: tuple[int, int], channels: int, device: torch.device) -> None:
+        self.n, self.size, self.channels, self.device = n, size, channels, device
         self.stores: dict[MaskedConv2d, _Store] = {}
         self.sums: dict[MaskedConv2d, list[tuple[Tensor, Tensor]]] = {}
         self.parts: dict[int, list[slice]] = {}
         self.windows: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}  # of this place, by (rows, reach, dilation)
         self.links: dict[MaskedConv2d, Tensor] = {}
+        self.contexts: dict[nn.Module, Tensor | float] = {}
 
     def at(self, place: Place) -> None:
         self.place, self.colour = place, place.colour
@@ -197,7 +204,8 @@ class StepPass(Pass):
             centre = torch.tensor([(i + rows * dilation) * width + j + reach * dilation for i, j in self.place.pixels])
             above = torch.arange(-rows, 0)[:, None] * width + torch.arange(-reach, reach + 1)
             offsets = torch.cat([above.flatten(), torch.arange(-reach, 1)]) * dilation
-            found = self.windows[rows, reach, dilation] = centre, (centre[:, None] + offsets).flatten()
+            seen = (centre[:, None] + offsets).flatten()
+            found = self.windows[rows, reach, dilation] = centre.to(self.device), seen.to(self.device)
         return found
 
     def store(self, layer: MaskedConv2d) -> _Store:
@@ -261,6 +269,11 @@ class StepPass(Pass):
             self.parts[features] = _slices(colours(features, self.channels), self.channels)
         return self.parts[features][self.colour]
 
+    def projected(self, layer: nn.Module, context: Tensor | None, size: tuple[int, int] | None) -> Tensor | float:
+        if layer not in self.contexts:
+            self.contexts[layer] = super().projected(layer, context, size)
+        return self.contexts[layer]
+
     def context(self, c: Tensor | float) -> Tensor | float:
         if not isinstance(c, Tensor):
             return c
@@ -323,7 +336,8 @@ class _Map(_Store):
 
 class _Row(_Store):
     """Of a layer that sees its own row only: that row, with its margin. Columns that it sees together lie together: with dilation d
-    first those of a residue by d, so that a window is a slice. What a column held in the row above is never read."""
+    first those of a residue by d, so that a window is a slice. What a column holds of the row above, and of colours yet to
+    come, meets zero weights."""
 
     def __init__(self, layer: MaskedConv2d, n: int, size: tuple[int, int], channels: int) -> None:
         super().__init__(layer, n, size, channels)
@@ -335,13 +349,19 @@ class _Row(_Store):
         turn, residue = divmod(column, self.dilation)
         return residue, turn if self.reach else 0
 
+    def _fit(self, at: StepPass) -> None:
+        """Make room for a place of another size: only a layer that sees single pixels is asked for several."""
+        wanted = self.n * len(at.place.pixels)
+        if len(self.row) != wanted:
+            self.row = self.row.new_zeros(wanted, *self.row.shape[1:])
+
     def write(self, at: StepPass, h: Tensor) -> None:
-        if len(h) != len(self.row):  # a place of other size: only a layer that sees single pixels is asked for several
-            self.row = h.new_zeros(len(h), *self.row.shape[1:])
+        self._fit(at)
         residue, first = self._at(at.place.column)
         self.row[:, residue, first + self.reach, self.inputs[at.colour]] = h
 
     def read(self, at: StepPass, plus: Tensor | None = None) -> Tensor:
+        self._fit(at)
         residue, first = self._at(at.place.column)
         weight, bias = self.taps[at.colour]
         window = self.row[:, residue, first : first + self.reach + 1].flatten(1)
@@ -392,9 +412,14 @@ class Rows(ABC):
     def context(self, c: Tensor | float) -> Tensor | float:
         """The rows of a context projection that belong where this pass stands; 0 where there is none."""
 
-    def add_context(self, v: Tensor, c: Tensor | float) -> Tensor:
-        """`v` and the context's part of it."""
-        return v + self.context(c) if isinstance(c, Tensor) else v
+    def projected(self, layer: nn.Module, context: Tensor | None) -> Tensor | float:
+        """The projection of the context by a layer, everywhere."""
+        return conditioning.project(layer, context)
+
+    def add_context(self, v: Tensor, layer: nn.Module, context: Tensor | None) -> Tensor:
+        """`v` and what a layer adds for the context in the rows where this pass stands."""
+        part = self.projected(layer, context)
+        return v + self.context(part) if isinstance(part, Tensor) else v
 
 
 class AllRows(Rows):
@@ -425,6 +450,7 @@ class OneRow(Rows):
     def __init__(self) -> None:
         self.row = 0
         self.kept: dict[VerticalConv2d, Tensor] = {}  # the rows of each layer's input that the next row reads
+        self.contexts: dict[nn.Module, Tensor | float] = {}
 
     def conv(self, layer: VerticalConv2d, v: Tensor) -> Tensor:
         r = layer.reach * layer.dilation
@@ -434,6 +460,11 @@ class OneRow(Rows):
         window = torch.cat([before, v], 2)
         self.kept[layer] = window[:, :, 1:]
         return F.conv2d(window, layer.weight, layer.bias, padding=(0, r), dilation=layer.dilation)
+
+    def projected(self, layer: nn.Module, context: Tensor | None) -> Tensor | float:
+        if layer not in self.contexts:
+            self.contexts[layer] = super().projected(layer, context)
+        return self.contexts[layer]
 
     def context(self, c: Tensor | float) -> Tensor | float:
         return c if not isinstance(c, Tensor) or c.shape[2] == 1 else c[:, :, self.row : self.row + 1]

@@ -90,7 +90,7 @@ class StepNet(ABC):
 
     def key(self, place: Place) -> Hashable:
         """Places of one key make the same calls in `parameters`, on tensors that stay where they are from the second row on, so that
-        a `Tape` may play them; None for a place that is like no other. A hook."""
+        a `Tape` may play them; None for a place that is like no other, or of several pixels. A hook."""
         return None
 
     @abstractmethod
@@ -221,6 +221,8 @@ class RasterSteps(Steps):
         self.position += 1
 
     def fill(self, x: Tensor, rows: int) -> None:
+        if rows == 0:
+            return
         self.net.fill(normalised(x, self.space.levels, self.like.dtype), rows)
         self.filled = rows
 

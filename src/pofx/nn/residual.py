@@ -53,6 +53,6 @@ class MaskedBlock(nn.Module):
     ) -> Tensor:
         """`(n, 2h, H, W)` → the same, or one place of it; a context of planes is pooled to `size`, if told."""
         a = ops.conv(self.reduce, ops.relu(h))
-        a = ops.add_context(ops.conv(self.mix, ops.relu(a)), conditioning.project(self.given, context, size))
+        a = ops.add_context(ops.conv(self.mix, ops.relu(a)), self.given, context, size)
         a = ops.keep(site, ops.relu(a), dropout)
         return h + ops.conv(self.expand, a)

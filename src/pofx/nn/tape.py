@@ -13,7 +13,7 @@ the tape is what it returned, until the next one plays, and what it wrote into b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -24,12 +24,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 @dataclass
 class Call:
-    """One call. `out` is what it writes, where that is all it writes and nothing was there before."""
+    """One call. `out` is what it writes, where that is all it writes and nothing was there before; else it writes into `targets`."""
 
     function: Callable[..., Any]
     args: list[Any]
     kwargs: dict[str, Any]
     out: Tensor | None = None
+    targets: list[Tensor] = field(default_factory=list)
 
     def tensors(self) -> Iterator[Tensor]:
         """All that it reads, and writes in place."""
@@ -38,8 +39,7 @@ class Call:
 
     def writes(self, storage: int) -> bool:
         """Whether it writes there."""
-        target = self.args[0] if self.out is None and self.function in _WRITERS else self.out
-        return isinstance(target, Tensor) and _storage(target) == storage
+        return any(_storage(t) == storage for t in (*self.targets, *(() if self.out is None else (self.out,))))
 
     def read(self, new: Tensor, old: Tensor) -> None:
         """Read `new` where it read `old`."""
@@ -48,6 +48,9 @@ class Call:
                 self.args[k] = new
             elif isinstance(value, list | tuple):
                 self.args[k] = [new if v is old else v for v in value]
+        for name, value in self.kwargs.items():
+            if value is old:
+                self.kwargs[name] = new
 
     def bound(self) -> Callable[[], Any]:
         options = self.kwargs if self.out is None else self.kwargs | {"out": self.out}
@@ -94,12 +97,17 @@ class Tape(TorchDispatchMode):
             with self:
                 return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
+        assert out is None or isinstance(out, Tensor | tuple | list), f"{func} in a tape: a step must not ask for a value"
         if how.writes:
-            self.calls.append(Call(how.call, list(args), kwargs))
+            by_name = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+            self.calls.append(Call(how.call, list(args), dict(kwargs), targets=[by_name[name] for name in how.written if name in by_name]))
         elif how.to_out:
-            self.calls.append(Call(how.call, list(args), kwargs, out[0] if isinstance(out, tuple) else out))
+            only = out[0] if isinstance(out, tuple) else out
+            assert isinstance(only, Tensor)
+            self.calls.append(Call(how.call, list(args), dict(kwargs), only))
         elif not how.views:
-            self.calls.append(Call(lambda *a, out, **k: out.copy_(func(*a, **k)), list(args), kwargs, out))
+            assert isinstance(out, Tensor)
+            self.calls.append(Call(partial(_into, func), list(args), dict(kwargs), out))
         return out
 
     @classmethod
@@ -108,11 +116,17 @@ class Tape(TorchDispatchMode):
         return False
 
 
+def _into(func: Callable[..., Tensor], *args: Any, out: Tensor, **kwargs: Any) -> None:
+    """A function that has no out=, with one."""
+    out.copy_(func(*args, **kwargs))
+
+
 class _How(NamedTuple):
     """How a function is made again: it writes into its arguments, or takes out=, or gives a view of them (which needs no call)."""
 
     call: Callable[..., Any]
     writes: bool = False
+    written: tuple[str, ...] = ()
     to_out: bool = False
     views: bool = False
 
@@ -132,11 +146,12 @@ def _how(func: Any) -> _How | None:
     if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), torch._C.DispatchKey.CompositeImplicitAutograd):
         return None
     schema, name = func._schema, func._schema.name.removeprefix("aten::")
-    if any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments):
-        if name.endswith("_") and hasattr(Tensor, name):
-            return _How(getattr(Tensor, name), writes=True)
+    written = tuple(a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write)
+    if written:
+        if name.endswith("_") and hasattr(Tensor, name) and name != "index_put_":  # whose method takes other indices
+            return _How(getattr(Tensor, name), writes=True, written=written)
         quick = name in _FUNCTIONS and func._overloadname.endswith("out")
-        return _How(_FUNCTIONS[name] if quick else func, writes=True)
+        return _How(_FUNCTIONS[name] if quick else func, writes=True, written=written)
     if name in ("_unsafe_view", "_reshape_alias") or any(r.alias_info is not None for r in schema.returns):
         return _How(func, views=True)
     if func._overloadname in ("default", "Tensor") and name in _FUNCTIONS:
@@ -162,7 +177,7 @@ def _without_copies(calls: list[Call], result: Tensor) -> list[Call]:
         """Whether `old`, made by some call, may be made in `to`, where call `at` copies it: all who know `old` know it by that name and
         only read it, and nobody else touches where `to` lies from then on."""
         maker = made.get(id(old))
-        if maker is None or maker >= at or old is result or old.shape != to.shape or old.dtype != to.dtype:
+        if maker is None or maker >= at or old is result or (old.shape, old.dtype, old.device) != (to.shape, to.dtype, to.device):
             return False
         for k in used[_storage(old)]:
             known = all(t is old for t in calls[k].tensors() if _storage(t) == _storage(old))
@@ -227,8 +242,12 @@ class Scratch:
         result.copy_(kept)
 
 
-_MAKERS = {torch.ops.aten.new_zeros, torch.ops.aten.new_empty, torch.ops.aten.zeros, torch.ops.aten.empty, torch.ops.aten.zeros_like}
-_WRITERS = {getattr(Tensor, name) for name in dir(Tensor) if name.endswith("_") and not name.endswith("__")}
+# What makes something to be written into later; it would be made anew each time.
+_MAKERS = {
+    getattr(torch.ops.aten, f"{prefix}{kind}{suffix}")
+    for kind in ("zeros", "ones", "empty", "full")
+    for prefix, suffix in (("", ""), ("new_", ""), ("", "_like"))
+}
 
 
 def _storage(t: Tensor) -> int:

@@ -186,6 +186,9 @@ def train(
     >>> sorted(train(model, data, out=tempfile.mkdtemp(), steps=2, quiet=True).metrics)
     ['valid_bits_per_dim', 'valid_kind', 'valid_nats']
     """
+    # Gradients behind saturated gates get that small: a backward pass then takes four times as long. Before threads are started, since
+    # each has a setting of its own and takes it over from this one.
+    torch.set_flush_denormal(True)
     out = Path(out).expanduser()
     logger = [logger] if isinstance(logger, str) else list(logger)
     budget = Budget(epochs, steps, minutes)
@@ -429,7 +432,6 @@ class _Session:
         shown = report(title, self.batch, quiet=self.quiet)
         keeper = Keeper(self.out, state, every=every, threads=self.training["threads"] or 0, report=shown, refresh=refresh)
         before = torch.get_num_threads()
-        torch.set_flush_denormal(True)  # gradients behind saturated gates get that small: a backward pass then took four times as long
         try:
             with torch.random.fork_rng(devices=[]), _calm():
                 if game.plan.stop is None or game.step < game.plan.stop:
@@ -456,7 +458,6 @@ class _Session:
         finally:
             shown.close()
             torch.set_num_threads(before)
-            torch.set_flush_denormal(False)
 
     def _fit(self, game: Game, keeper: Any) -> None:
         import lightning.pytorch as pl

@@ -2,13 +2,13 @@
 
 Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks") is steepest descent under the spectral norm.
 
-For a matrix W with momentum M, and U Σ Vᵀ = G + μ M,
+For a matrix W with gradient G, momentum M ← μ M + G, and U Σ Vᵀ = G + μ M,
 
     W ← W − 0.2 √max(rows, columns) · lr · U Vᵀ
 
 U Vᵀ coming from five Newton–Schulz iterations in which all singular values move to about 1. The factor gives the step the size of
 AdamW's (Liu et al. 2025, "Muon is scalable for LLM training", eq. 4), so that one learning rate serves both: vectors, and matrices with a
-single row or column, follow AdamW. The kernel of a convolution is the matrix
+one or two rows or columns (the biases of two directions, say), follow AdamW. The kernel of a convolution is the matrix
 `(out, in · height · width)`; three dimensions are a stack of matrices.
 
 `torch.optim.Muon` takes matrices only, and computes in bfloat16; most processors have none, and convolutions are what we train.
@@ -39,7 +39,7 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
     a, b, c = COEFFICIENTS
     tall = g.shape[-2] > g.shape[-1]
     x = (g.mT if tall else g).reshape(-1, *sorted(g.shape[-2:]))
-    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
     for _ in range(steps):
         s = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(s, s, s, beta=b, alpha=c), x, beta=a)
@@ -47,7 +47,7 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
 
 
 def as_matrices(p: Tensor) -> Tensor | None:
-    """A parameter as the matrices that it holds; None for a vector and for matrices of one row or column.
+    """A parameter as the matrices that it holds; None for a vector, and for matrices of one or two rows or columns.
 
     >>> [None if m is None else tuple(m.shape) for m in map(as_matrices, map(torch.ones, [(8,), (8, 4, 3, 3), (2, 8, 5), (1, 6)]))]
     [None, (8, 36), (2, 8, 5), None]
@@ -55,7 +55,7 @@ def as_matrices(p: Tensor) -> Tensor | None:
     if p.ndim < 2:
         return None
     found = p if p.ndim == 3 else p.flatten(1)
-    return found if min(found.shape[-2:]) > 1 else None
+    return found if min(found.shape[-2:]) > 2 else None
 
 
 class Muon(Optimizer):
@@ -79,12 +79,17 @@ class Muon(Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                     (self._adam if as_matrices(p) is None else self._muon)(p, p.grad, self.state[p], group)
+        return loss
 
     @staticmethod
     def _muon(p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
@@ -107,9 +112,9 @@ class Muon(Optimizer):
         p.addcdiv_(mean, scale, value=-group["lr"] / (1 - first ** state["step"]))
 
 
-def make_optimizer(players: nn.Module, spec: OptimizerSpec) -> Optimizer:
+def make_optimizer(module: nn.Module, spec: OptimizerSpec) -> Optimizer:
     """The optimizer that a specification names, over the trainable parameters of a module."""
-    parameters = [p for p in players.parameters() if p.requires_grad]
+    parameters = [p for p in module.parameters() if p.requires_grad]
     cls = Muon if spec.name == "Muon" else getattr(torch.optim, spec.name)
     options: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay}
     if spec.name in ("Muon", "AdamW", "Adam"):

@@ -56,7 +56,7 @@ class VerticalLayer(nn.Module):
     def forward(self, rows: Rows, v: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         v = rows.conv(self.conv, v)
         link = self.link(v)
-        return link, v if self.last else gated(rows.add_context(v, conditioning.project(self.given, context)))
+        return link, v if self.last else gated(rows.add_context(v, self.given, context))
 
 
 class HorizontalLayer(nn.Module):
@@ -89,7 +89,7 @@ class GatedPixelCNN(RasterModel, Features):
         layers: gated layers, the first one included.
         channels: p; a multiple of the image's channels.
         kernel, first_kernel: odd widths of the convolutions.
-        dilations: layer 1 + i sees pixels 2^(i mod dilations) apart: with 3, a far past at the price of the near one (Yu and Koltun 2016).
+        dilations: layer 2 + i sees pixels 2^(i mod dilations) apart: with 3, a far past at the price of the near one (Yu and Koltun 2016).
         likelihood: "auto" is Bernoulli for 2 levels, otherwise a softmax over all levels.
         dropout: share of gated activations dropped in training.
         lr: learning rate of Muon.
@@ -157,7 +157,7 @@ class GatedPixelCNN(RasterModel, Features):
         for left, right in zip(self.vertical, self.horizontal, strict=True):
             assert isinstance(right, HorizontalLayer)
             link, v = left(rows, v, context)
-            out.append(link if context is None else link + rows.context(conditioning.project(right.given, context)))
+            out.append(rows.add_context(link, right.given, context))
         return out
 
     def trunk(self, ops: Pass, x: Tensor | None, links: Sequence[Tensor | None], depth: int | None = None) -> Tensor:
@@ -203,7 +203,7 @@ class GatedSteps(StepNet):
     def __init__(self, model: GatedPixelCNN, n: int, context: Tensor | None) -> None:
         space = model.space
         self.model, self.context = model, context
-        self.ops, self.rows = StepPass(n, (space.height, space.width), space.channels), OneRow()
+        self.ops, self.rows = StepPass(n, (space.height, space.width), space.channels, model.device), OneRow()
         self.convs = [layer.conv for layer in model.horizontal if isinstance(layer, HorizontalLayer)]
         self.current = torch.zeros(n, space.channels, 1, space.width, dtype=model.dtype, device=model.device)
 

@@ -103,7 +103,7 @@ class CoarseNet(nn.Module):
         self.out = MaskedConv2d(2 * width, outputs, 1, "B", 1)
 
     def forward(self, ops: Pass, x: Tensor | None, context: Tensor | None, size: tuple[int, int], dropout: float) -> Tensor:
-        h = ops.add_context(ops.conv(self.first, x), conditioning.project(self.given, context, size))
+        h = ops.add_context(ops.conv(self.first, x), self.given, context, size)
         for i, block in enumerate(self.blocks):
             h = block(ops, h, context, f"coarse{i}", dropout, size)
         return ops.conv(self.out, ops.relu(h))
@@ -257,7 +257,7 @@ class MultiscaleSteps(StepNet):
 
     def __init__(self, model: Multiscale, n: int, context: Tensor | None) -> None:
         self.model, self.context = model, context
-        self.ops = StepPass(n, model.coarse_size, 1)
+        self.ops = StepPass(n, model.coarse_size, 1, model.device)
         self.x = torch.zeros(n, *model.space.shape, dtype=model.dtype, device=model.device)
         self.by_pixel = {pixel: k for k, g in enumerate(model.groups) for pixel in g.pixels}
         self.base = self.x[:0]

@@ -38,7 +38,7 @@ class PixelCNN(RasterModel, Features):
         layers: residual blocks.
         channels: h; the trunk is 2h wide.
         kernel, first_kernel: odd sizes of the masked convolutions.
-        dilations: block i sees pixels 2^(i mod dilations) apart: with 3, a far past at the price of the near one (Yu and Koltun 2016).
+        dilations: block 1 + i sees pixels 2^(i mod dilations) apart: with 3, a far past at the price of the near one (Yu and Koltun 2016).
         likelihood: "auto" is Bernoulli for 2 levels, otherwise a softmax over all levels.
         dropout: share of block activations dropped in training.
         lr: learning rate of Muon.
@@ -91,7 +91,7 @@ class PixelCNN(RasterModel, Features):
     # The network, written once for full passes and steps ------------------------------------------------------------
 
     def trunk(self, ops: Pass, x: Tensor | None, context: Tensor | None, blocks: int | None = None) -> Tensor:
-        h = ops.add_context(ops.conv(self.first, x), conditioning.project(self.first_given, context))
+        h = ops.add_context(ops.conv(self.first, x), self.first_given, context)
         for i, block in enumerate(self.blocks[:blocks]):
             h = block(ops, h, context, f"block{i}", self.dropout)
         return h
@@ -133,7 +133,7 @@ class PixelCNNSteps(StepNet):
 
     def __init__(self, model: PixelCNN, n: int, context: Tensor | None) -> None:
         self.model, self.context = model, context
-        self.ops = StepPass(n, (model.space.height, model.space.width), model.space.channels)
+        self.ops = StepPass(n, (model.space.height, model.space.width), model.space.channels, model.device)
 
     def enter(self, place: Place) -> None:
         self.ops.at(place)
