@@ -11,6 +11,7 @@ import argparse
 import json
 import re
 import textwrap
+import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,9 @@ def _recipe(row: Row) -> list[str]:
     if budget.get("shorter"):
         given, asked = (", ".join(f"{v:g} {k}" for k, v in budget[key].items()) for key in ("given", "asked"))
         verdict += f"; shorter budget: {given} in place of {asked}"
+    lr, now = row.get("settings", {}).get("lr"), _learning_rate(row["recipe"])
+    if lr is not None and now is not None and lr != now:
+        verdict += f"; lr was {lr:g}, the recipe now has {now:g}"
     return [
         f"`{row['recipe']}`",
         row["title"],
@@ -180,6 +184,11 @@ def _recipe(row: Row) -> list[str]:
         f"≤ {expected['at_most']:g}",
         verdict,
     ]
+
+
+def _learning_rate(recipe: str) -> float | None:
+    path = RECIPES / f"{recipe}.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8"))["train"].get("lr") if path.is_file() else None
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
