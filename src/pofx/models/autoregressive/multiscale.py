@@ -165,7 +165,7 @@ class Multiscale(RasterModel, Features):
         likelihood: Literal["auto", "bernoulli", "categorical", "logistic-mixture"] = "auto",
         components: int = 10,
         dropout: float = 0.0,
-        lr: float = 1e-2,
+        lr: float = 3e-3,
     ) -> None:
         super().__init__(space, given)
         check_sizes("Multiscale", space, layers=layers, channels=channels, kernels=(), dropout=dropout, even=False)

@@ -66,7 +66,7 @@ class PixelCNN(RasterModel, Features):
         dilations: int = 1,
         likelihood: Literal["auto", "bernoulli", "categorical"] = "auto",
         dropout: float = 0.0,
-        lr: float = 1e-2,
+        lr: float = 3e-3,
     ) -> None:
         super().__init__(space, given)
         kernels = kernel, first_kernel

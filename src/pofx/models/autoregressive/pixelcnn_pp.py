@@ -159,7 +159,7 @@ class PixelCNNpp(RasterModel, Features):
         components: int = 10,
         shortcuts: bool = True,
         dropout: float = 0.0,
-        lr: float = 1e-2,
+        lr: float = 3e-3,
     ) -> None:
         super().__init__(space, given)
         if channels < 1 or blocks < 1 or stages < 0:

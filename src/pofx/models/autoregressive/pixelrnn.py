@@ -113,7 +113,7 @@ class PixelRNN(RasterModel, Features):
         first_kernel: int = 7,
         likelihood: Literal["auto", "bernoulli", "categorical"] = "auto",
         dropout: float = 0.0,
-        lr: float = 1e-2,
+        lr: float = 5e-3,
     ) -> None:
         super().__init__(space, given)
         if kind not in ("row", "diagonal"):

@@ -1,0 +1,30 @@
+"""The weights that are kept give the numbers that were recorded."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import pofx
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+WEIGHTS = sorted((RESULTS / "weights").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("POFX_DATA" not in os.environ, reason="the data of the recipes is not there")
+@pytest.mark.parametrize("run", WEIGHTS, ids=lambda run: run.name)
+def test_kept_weights_give_the_recorded_number(run: Path) -> None:
+    """On 300 images of the same split: within four standard errors of their mean."""
+    recorded = json.loads((RESULTS / f"{run.name}.json").read_text(encoding="utf-8"))
+    data = pofx.load_data(recorded["data"]["heading"])
+    assert data.fingerprint == recorded["data"]["fingerprint"]
+    pick = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[:300]
+    x, _ = data.test.take(pick)
+    with torch.inference_mode():
+        nats = -pofx.load(str(run)).log_prob(x)  # type: ignore[union-attr]
+    assert abs(float(nats.mean()) - recorded["test"]["nats"]["mean"]) < 4 * float(nats.std()) / len(nats) ** 0.5
