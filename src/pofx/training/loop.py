@@ -101,6 +101,17 @@ class TrainingPlan:
         return "\n".join(f"{name:<10} {text}" for name, text in rows.items())
 
 
+@contextmanager
+def _flushing() -> Iterator[None]:
+    """Denormal numbers become zero. Gradients behind saturated gates get that small, and a backward pass then takes four times as long.
+    A thread has its own setting, and takes it over from the one that starts it."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 @overload
 def train(
     model: ImageModel, data: Data, *, out: str | Path, epochs: float | None = ..., steps: int | None = ..., minutes: float | None = ...,
@@ -119,6 +130,7 @@ def train(
 ) -> Run | TrainingPlan: ...  # fmt: skip
 
 
+@_flushing()
 def train(
     model: ImageModel,
     data: Data,
@@ -186,9 +198,6 @@ def train(
     >>> sorted(train(model, data, out=tempfile.mkdtemp(), steps=2, quiet=True).metrics)
     ['valid_bits_per_dim', 'valid_kind', 'valid_nats']
     """
-    # Gradients behind saturated gates get that small: a backward pass then takes four times as long. Before threads are started, since
-    # each has a setting of its own and takes it over from this one.
-    torch.set_flush_denormal(True)
     out = Path(out).expanduser()
     logger = [logger] if isinstance(logger, str) else list(logger)
     budget = Budget(epochs, steps, minutes)
