@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +26,6 @@ from torch import Tensor
 from pofx.errors import InputError
 from pofx.model import inverse_cdf
 from pofx.space import ImageSpace
-
-LikelihoodName = Literal["auto", "bernoulli", "categorical", "logistic", "logistic-mixture"]
 
 
 def log_bin_mass(x: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:

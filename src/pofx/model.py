@@ -97,11 +97,14 @@ class Context:
     noise: Noise
 
 
+OptimizerName = Literal["Muon", "AdamW", "Adam", "RMSprop", "SGD"]
+
+
 @dataclass(frozen=True)
 class OptimizerSpec:
     """An optimizer by its name in `torch.optim`, or "Muon" (`training/optimizers.py`), with warm-up (share of all steps) and a schedule."""
 
-    name: Literal["Muon", "AdamW", "Adam", "RMSprop", "SGD"] = "AdamW"
+    name: OptimizerName = "AdamW"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0

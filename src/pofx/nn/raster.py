@@ -77,6 +77,11 @@ def raster(space: ImageSpace) -> list[Tensor]:
     return groups(space, places(space))
 
 
+def by_row(context: Tensor | None) -> bool:
+    """Whether a context says something else in each row, so that no row's steps are those of another."""
+    return context is not None and context.shape[2] > 1
+
+
 class StepNet(ABC):
     """A causal network run at one place at a time, for n images. Tensors of a place are `(n · P, …)`, image by image."""
 
@@ -139,7 +144,8 @@ class RasterSteps(Steps):
                 key = self._key(place)
                 if key is None:
                     self.read = self.net.parameters(place)
-                    self.kept.setdefault(tuple(self.read.shape), torch.empty_like(self.read))
+                    if tuple(self.read.shape) not in self.kept:
+                        self.kept[tuple(self.read.shape)] = torch.empty_like(self.read)
                 else:
                     self.read = self._played((key, "parameters"), lambda: self._keep(self.net.parameters(place)))
         return self.read
@@ -248,10 +254,6 @@ class RasterModel(Autoregressive):
     def places(self) -> list[Place]:
         """The order."""
 
-    @abstractmethod
-    def optimizer(self) -> OptimizerSpec:
-        """How it is trained."""
-
     @final
     @property
     def whole(self) -> bool:
@@ -273,7 +275,7 @@ class RasterModel(Autoregressive):
 
     @final
     def objectives(self) -> Sequence[Objective]:
-        return [Objective("nll", self, self._loss, optimizer=self.optimizer())]
+        return [Objective("nll", self, self._loss, optimizer=OptimizerSpec("Muon", lr=self.lr, betas=(0.9, 0.99)))]
 
     @final
     def _loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:

@@ -18,14 +18,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor
 
 from pofx.errors import InputError, RunError
 from pofx.heap import keep_pages
-from pofx.model import Context, ImageModel, Labeler, Sampler
+from pofx.model import Context, ImageModel, Labeler, OptimizerName, Sampler
 from pofx.noise import Noise
 from pofx.training import augment as augmentation
 from pofx.training import checkpoint
@@ -56,7 +56,7 @@ CHECKPOINT_SECONDS = 30.0
 SAMPLES = 64
 SAMPLING_SECONDS = 90.0  # for samples.png; then fewer are drawn
 LOGGERS = {"mlflow": "mlflow", "wandb": "wandb"}  # name → package
-OPTIMIZERS = {name: name for name in ("Muon", "AdamW", "Adam", "RMSprop", "SGD")}
+OPTIMIZERS = {name: name for name in get_args(OptimizerName)}
 PRECISIONS = {"auto": "auto", "32": "32", "float32": "32", "bf16": "bf16", "64": "64", "float64": "64"}
 LIGHTNING = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
 

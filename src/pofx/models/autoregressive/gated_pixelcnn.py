@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pofx.errors import InputError
 from pofx.likelihoods import Likelihood
-from pofx.model import Features, OptimizerSpec, all_threads
+from pofx.model import Features, all_threads
 from pofx.nn import conditioning
 from pofx.nn.masked import AllRows, FullPass, MaskedConv2d, OneRow, Pass, Rows, StepPass, VerticalConv2d, check_sizes, gated
 from pofx.nn.raster import Place, RasterModel, StepNet, places
@@ -145,9 +145,6 @@ class GatedPixelCNN(RasterModel, Features):
     @classmethod
     def small(cls, space: ImageSpace, given: View | None = None) -> Self:
         return cls(space, given, layers=3, channels=4 * space.channels)
-
-    def optimizer(self) -> OptimizerSpec:
-        return OptimizerSpec("Muon", lr=self.lr, betas=(0.9, 0.99))
 
     # The network, written once for full passes and steps ------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from pofx.errors import InputError
 from pofx.likelihoods import Likelihood
-from pofx.model import Features, OptimizerSpec, all_threads
+from pofx.model import Features, all_threads
 from pofx.nn import conditioning
 from pofx.nn.masked import FullPass, MaskedConv2d, Pass, StepPass, check_sizes
 from pofx.nn.raster import Place, RasterModel, StepNet
@@ -193,9 +193,6 @@ class Multiscale(RasterModel, Features):
     @classmethod
     def small(cls, space: ImageSpace, given: View | None = None) -> Self:
         return cls(space, given, base=2, layers=1, channels=max(6, space.channels), components=2)
-
-    def optimizer(self) -> OptimizerSpec:
-        return OptimizerSpec("Muon", lr=self.lr, betas=(0.9, 0.99))
 
     @property
     def coarse_size(self) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pofx.errors import InputError
 from pofx.likelihoods import Likelihood
-from pofx.model import Features, OptimizerSpec
+from pofx.model import Features
 from pofx.nn import conditioning
 from pofx.nn.masked import FullPass, MaskedConv2d, Pass, StepPass, check_sizes
 from pofx.nn.raster import Place, RasterModel, StepNet, places
@@ -110,9 +110,6 @@ class PixelCNN(RasterModel, Features):
     def places(self) -> list[Place]:
         """A wavefront: from row to row masked kernels reach right by their half width, dilated or not."""
         return places(self.space, reach=max(self.kernel, self.first_kernel) // 2)
-
-    def optimizer(self) -> OptimizerSpec:
-        return OptimizerSpec("Muon", lr=self.lr, betas=(0.9, 0.99))
 
     # Features --------------------------------------------------------------------------------------------------------
 

@@ -25,11 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pofx.errors import InputError
-from pofx.likelihoods import Likelihood, normalised
-from pofx.model import Batch, Features, OptimizerSpec, all_threads
+from pofx.likelihoods import Likelihood
+from pofx.model import Batch, Features, all_threads
 from pofx.nn import conditioning
 from pofx.nn.activations import elu
-from pofx.nn.raster import Place, RasterModel, StepNet, places
+from pofx.nn.raster import Place, RasterModel, StepNet, by_row, places
 from pofx.nn.shifted import DOWN, DOWN_RIGHT, POINT, FullPass, Margin, Pass, PixelPass, RowPass, ShiftedConv2d, Size
 from pofx.nn.strided import pyramid, strides
 from pofx.noise import Noise
@@ -221,10 +221,7 @@ class PixelCNNpp(RasterModel, Features):
     def initialise(self, batch: Batch) -> None:
         """Each layer's outputs start with mean 0 and the standard deviation of its scale on this batch."""
         ops = FullPass(self.sizes, self.context(batch.given), settle=True)
-        self.full_pass(ops, normalised(batch.x, self.space.levels, self.dtype))
-
-    def optimizer(self) -> OptimizerSpec:
-        return OptimizerSpec("Muon", lr=self.lr, betas=(0.9, 0.99))
+        self.full_pass(ops, self.seen(batch.x))
 
     # Steps -----------------------------------------------------------------------------------------------------------
 
@@ -246,7 +243,7 @@ class PixelCNNpp(RasterModel, Features):
         index = self.layer_index(layer, len(self.sizes) - 1)
         seen: dict[str, Tensor] = {}
         x = self.space.check(x).to(self.device)
-        self.full_pass(FullPass(self.sizes, None), normalised(x, self.space.levels, self.dtype), seen)
+        self.full_pass(FullPass(self.sizes, None), self.seen(x), seen)
         h = seen[self.feature_layers[index]]
         return elu(torch.cat([h, -h], 1)).mean((2, 3))
 
@@ -286,9 +283,8 @@ class PixelCNNppSteps(StepNet):
         return self.model.parameters_of(self.pixels, self.end, self.pixel[:, : place.colour], place.colour)
 
     def key(self, place: Place) -> Hashable:
-        planes = self.context is not None and self.context.shape[2] > 1  # read at this very row
         fresh = self.filled and place.row < self.filled + self.period  # a first row steps all levels; one after filled rows may not
-        return None if planes or fresh else (place.row % self.period, place.column, place.colour)
+        return None if by_row(self.context) or fresh else (place.row % self.period, place.column, place.colour)
 
     def write(self, place: Place, value: Tensor) -> None:
         self.image[:, place.colour, place.row + 1, place.column + 1] = self.pixel[:, place.colour] = value[:, 0]

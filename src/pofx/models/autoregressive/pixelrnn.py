@@ -28,11 +28,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pofx.errors import InputError
-from pofx.likelihoods import Likelihood, normalised
-from pofx.model import Features, OptimizerSpec, all_threads
+from pofx.likelihoods import Likelihood
+from pofx.model import Features, all_threads
 from pofx.nn import conditioning
 from pofx.nn.masked import FullPass, MaskedConv2d, colours
-from pofx.nn.raster import Place, RasterModel, StepNet, places
+from pofx.nn.raster import Place, RasterModel, StepNet, by_row, places
 from pofx.nn.recurrent import FORGET, GATES, Plan, columns, diagonal_plan, image, row_plan, scan
 from pofx.noise import Noise
 from pofx.space import ImageSpace
@@ -173,9 +173,6 @@ class PixelRNN(RasterModel, Features):
         ops, h = FullPass(self.space.channels), F.relu(self.trunk(x, context, noise))
         return ops.conv(self.out2, F.relu(ops.conv(self.out1, h)))
 
-    def optimizer(self) -> OptimizerSpec:
-        return OptimizerSpec("Muon", lr=self.lr, betas=(0.9, 0.99))
-
     # Steps -----------------------------------------------------------------------------------------------------------
 
     def places(self) -> list[Place]:
@@ -194,7 +191,7 @@ class PixelRNN(RasterModel, Features):
     def features(self, x: Tensor, layer: str | None = None) -> Tensor:
         """The map after a layer (the middle one by default), averaged over the image: `(n, 2h)`."""
         depth = self.layer_index(layer, (self.layers - 1) // 2) + 1
-        seen = normalised(self.space.check(x).to(self.device), self.space.levels, self.dtype)
+        seen = self.seen(self.space.check(x).to(self.device))
         return F.relu(self.trunk(seen, None, depth=depth)).mean((2, 3))
 
 
@@ -298,8 +295,7 @@ class LSTMSteps(StepNet):
                 self._begin_row(place.row)
 
     def key(self, place: Place) -> Hashable:
-        planes = self.context is not None and self.context.shape[2] > 1  # read at this very row
-        return None if planes else (place.column, place.colour)
+        return None if by_row(self.context) else (place.column, place.colour)
 
     def parameters(self, place: Place) -> Tensor:
         row, column, colour = place.row, place.column, place.colour
