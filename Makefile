@@ -54,7 +54,7 @@ format: install ## let ruff format and fix what it can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-readme: install ## write the tables of README.md and docs/autoregressive.md anew, from `pofx models` and results/
+readme: install ## write the tables of README.md and of docs/ anew, from `pofx models` and results/
 	$(BIN)/python tests/test_readme.py
 	$(BIN)/python docs/tables.py
 
@@ -66,6 +66,8 @@ figures: demo ## draw the pictures of README.md anew and renew results/demo.json
 	rm -f docs/pictures/trace.gif && $(BIN)/pofx sample demo/pixelcnn --trace -n 4 -o docs/pictures/trace.gif --quiet
 	for run in results/weights/*/; do $(BIN)/pofx sample "$$run" -n 64 -o docs/pictures/$$(basename "$$run").png --quiet; done
 	$(BIN)/python docs/figures.py --out docs/pictures
+	$(BIN)/python docs/latents.py --threads 1
+	$(BIN)/python docs/bound.py
 
 wheel: install ## dist/pofx-*.whl
 	rm -rf dist

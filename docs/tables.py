@@ -1,6 +1,7 @@
-"""The tables of docs/autoregressive.md, made of what was measured: results/*.json, between <!-- NAME --> and <!-- /NAME -->.
+"""The tables of docs/autoregressive.md and docs/variational.md, made of what was measured: results/*.json, between <!-- NAME --> and
+<!-- /NAME -->.
 
-    python docs/tables.py        (`make readme`; tests/test_docs.py holds the page to it)
+    python docs/tables.py        (`make readme`; tests/test_docs.py holds the pages to it)
 
 What was not measured has a line with the command in the place of its table; what an older file does not have is a dash.
 """
@@ -13,11 +14,14 @@ import re
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pofx.catalog import entries
+
 ROOT = Path(__file__).resolve().parents[1]
-PAGE, RESULTS, RECIPES = ROOT / "docs" / "autoregressive.md", ROOT / "results", ROOT / "recipes"
+DOCS, RESULTS, RECIPES = ROOT / "docs", ROOT / "results", ROOT / "recipes"
 SIGNS = {"exact": "=", "lower bound": "≤", "estimate": "≈"}
 UNITS = {"nats": ("nats", ".2f"), "bits_per_dim": ("bits/dim", ".3f")}
 
@@ -120,6 +124,26 @@ def scan(results: Path) -> str:
     return markdown(head, rows) + f"\nA training step, forward and backward; {measured(found)}.\n"
 
 
+def throughput(results: Path) -> str:
+    """A training step of the VAE against pythae's, of `benchmarks/throughput_vae.py`."""
+    found = read(results / "throughput-vae.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/throughput_vae.py --pythae PYTHON --out results/throughput-vae.json")
+    head = ["network", "what", "images a step", "pofx, images/s", "pythae, images/s", "pofx ÷ pythae"]
+    rows = [
+        [
+            row["network"],
+            row["what"],
+            f"{row['batch']}",
+            number(row.get("pofx"), ",.0f"),
+            number(row.get("pythae"), ",.0f"),
+            number(row.get("ratio"), ".2f"),
+        ]
+        for row in found["rows"]
+    ]
+    return markdown(head, rows, words=2) + f"\n{found.get('versions', '')}; {measured(found)}.\n"
+
+
 def ablation(results: Path) -> str:
     """What each improvement buys at equal minutes, of `benchmarks/ablation.py`."""
     found = read(results / "ablation-pixelcnn.json")
@@ -138,19 +162,20 @@ def ablation(results: Path) -> str:
     return markdown(head, rows, words=2) + f"\n{what}; {measured(found)}.\n"
 
 
-def recipes(results: Path, folder: Path = RECIPES) -> str:
-    """What `pofx reproduce` measured, and which recipes were not run."""
-    found = [row for path in sorted(results.glob("*.json")) if "recipe" in (row := read(path))]
+def recipes(results: Path, family: str, folder: Path = RECIPES) -> str:
+    """What `pofx reproduce` measured of one family's models, and which recipes were not run."""
+    models = {name for name, entry in entries().items() if f".{family}." in entry.module}
+    found = [row for path in sorted(results.glob("*.json")) if "recipe" in (row := read(path)) and row["model"] in models]
     rows = [_recipe(row) for row in sorted(found, key=lambda row: (row["recipe"], row.get("budget", {}).get("shorter", False)))]
     head = ["recipe", "what", "parameters", "minutes", "on", "images seen", "found on test", "expected", ""]
-    names = sorted(path.stem for path in folder.glob("*.toml"))
+    names = sorted(path.stem for path in folder.glob("*.toml") if tomllib.loads(path.read_text(encoding="utf-8"))["model"] in models)
     run = {row["recipe"] for row in found}
     left = [f"`{name}`" for name in names if name not in run]
     note = f"Recorded: {len(names) - len(left)} of {len(names)} recipes."
     if left:
         note = textwrap.fill(f"{note} Not run, or not recorded: {', '.join(left)}.", 140, break_on_hyphens=False)
     if not rows:
-        return missing("pofx reproduce digits-pixelcnn") + f"\n{note}\n"
+        return missing(f"pofx reproduce {names[0]}") + f"\n{note}\n"
     return markdown(head, rows, words=2) + f"\n{note}\n"
 
 
@@ -159,6 +184,8 @@ def _recipe(row: Row) -> list[str]:
     metric, split = expected["metric"], expected.get("split", "test")
     unit, form = UNITS[metric]
     part = row.get(split) or {}
+    if "estimate" in part and expected.get("compare") != "bound":
+        part, unit = part["estimate"], f"{unit}, k = {part['estimate']['k']:,}"
     se = (part.get("nats") or {}).get("se") if metric == "nats" else part.get("bits_per_dim_se")
     sign = SIGNS.get(part.get("kind", "exact"), "≈")
     cost = f"{sign} {row['found']:{form}}" + ("" if se is None else f" ± {se:{form}}") + f" {unit}"
@@ -191,36 +218,44 @@ def _learning_rate(recipe: str) -> float | None:
     return tomllib.loads(path.read_text(encoding="utf-8"))["train"].get("lr") if path.is_file() else None
 
 
-TABLES: dict[str, Callable[[Path], str]] = {
-    "sampling": sampling,
-    "depth": depth,
-    "scan": scan,
-    "ablation": ablation,
-    "recipes": recipes,
+PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
+    "autoregressive": {
+        "sampling": sampling,
+        "depth": depth,
+        "scan": scan,
+        "ablation": ablation,
+        "recipes": partial(recipes, family="autoregressive"),
+    },
+    "variational": {
+        "throughput": throughput,
+        "recipes": partial(recipes, family="variational"),
+    },
 }
 
 
-def render(page: str, results: Path = RESULTS) -> str:
-    """The page with every table made anew.
+def render(name: str, page: str, results: Path = RESULTS) -> str:
+    """The page of that name with every table made anew.
 
     Raises:
         ValueError: a table has no place in the page, or two.
     """
-    for name, make in TABLES.items():
-        pattern = re.compile(rf"^<!-- {name} -->\n.*?^<!-- /{name} -->$", re.S | re.M)
-        block = f"<!-- {name} -->\n{make(results)}<!-- /{name} -->"
+    for table, make in PAGES[name].items():
+        pattern = re.compile(rf"^<!-- {table} -->\n.*?^<!-- /{table} -->$", re.S | re.M)
+        block = f"<!-- {table} -->\n{make(results)}<!-- /{table} -->"
         page, count = pattern.subn(lambda _, block=block: block, page)
         if count != 1:
-            raise ValueError(f"The page has {count} blocks {name!r}; it must have one, between <!-- {name} --> and <!-- /{name} -->.")
+            raise ValueError(f"{name}.md has {count} blocks {table!r}; it must have one, between <!-- {table} --> and <!-- /{table} -->.")
     return page
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--docs", type=Path, default=DOCS, help="the folder of the pages")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
-    options.page.write_text(render(options.page.read_text(encoding="utf-8"), options.results), encoding="utf-8")
+    for name in PAGES:
+        path = options.docs / f"{name}.md"
+        path.write_text(render(name, path.read_text(encoding="utf-8"), options.results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -122,3 +122,44 @@ def test_bins_sum_to_one_in_float32_too() -> None:
         for mean in torch.linspace(-1.2, 1.2, 41):
             total = log_bin_mass(x, mean, torch.tensor(log_scale), 256).double().exp().sum()
             assert abs(float(total) - 1) < 3e-6
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", Likelihood.names)
+def test_the_standard_deviation_is_that_of_all_images(name: str, channels: int) -> None:
+    """E[(x − E x)²]^½ by enumeration; exact where channels are not coupled."""
+    levels = 2 if name == "bernoulli" else 5
+    space = ImageSpace(channels, 1, 1, levels=levels)
+    head = Likelihood(name, space, components=3)
+    parameters = torch.randn(4, head.size, 1, 1, dtype=torch.double)
+    if name == "logistic-mixture" and channels == 3:
+        parameters[:, -3 * 3 :] = 0  # the coupling
+    x = every_image(space).long()
+    for one in parameters:
+        probability = head(one.expand(len(x), -1, 1, 1)).log_prob(x).flatten(1).sum(1).exp()[:, None]
+        mean = (probability * x.flatten(1)).sum(0)
+        expected = (probability * (x.flatten(1) - mean) ** 2).sum(0).sqrt()
+        sd = head(one[None]).sd
+        assert sd.shape == (1, channels, 1, 1)
+        assert torch.allclose(sd.flatten(), expected, atol=1e-9)
+
+
+def test_the_standard_deviation_of_coupled_channels_is_near() -> None:
+    """A narrow mixture away from the ends, where the chain of channels is linear."""
+    space = ImageSpace(3, 1, 1, levels=33)
+    head = Likelihood("logistic-mixture", space, components=2)
+    parameters = torch.randn(1, head.size, 1, 1, dtype=torch.double) * 0.2
+    parameters[:, 8:14] = -2.5  # log-scales
+    parameters[:, 14:] = torch.tensor([0.8, -0.5, 0.3] * 2, dtype=torch.double)[None, :, None, None]
+    p = head(parameters)
+    u = Noise(0, torch.arange(40_000)).uniform("u", 3, 1, 1)
+    drawn = head(parameters.expand(len(u), -1, 1, 1)).sample(u).double()
+    assert torch.allclose(p.sd[0], drawn.std(0), rtol=0.02)
+
+
+def test_a_standard_deviation_in_float32_does_not_cancel() -> None:
+    parameters = torch.tensor([[0.9, -6.0]])[..., None, None]
+    for name, size in (("logistic", 2), ("logistic-mixture", 3)):
+        head = Likelihood(name, ImageSpace(1, 1, 1), components=1)
+        values = parameters if size == 2 else torch.cat([torch.zeros(1, 1, 1, 1), parameters], 1)
+        assert abs(float(head(values).sd) - float(head(values.double()).sd)) < 1e-4

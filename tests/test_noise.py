@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 import torch
 from scipy import stats
 
@@ -20,6 +22,21 @@ def test_philox_known_answers() -> None:
     ]
     pi = [torch.tensor([v]) for v in (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)]
     assert [hex(int(v)) for v in philox(tuple(pi), (0xA4093822, 0x299F31D0))] == ["0xd16cfe09", "0x94fdcceb", "0x5001e420", "0x24126ea1"]  # type: ignore[arg-type]
+
+
+def test_words_are_philox_of_block_site_and_image() -> None:
+    """Stored runs depend on every bit."""
+    images = torch.tensor([0, 7, 2**40 + 3, 2**62])
+    found = Noise(-5, images).bits("z", 5)
+    counter = [
+        torch.zeros(4, 3, dtype=torch.long) + v for v in (torch.arange(3), crc32(b"z"), images[:, None] % 2**32, images[:, None] >> 32)
+    ]
+    a, b, c, d = philox(tuple(counter), ((-5) & 0xFFFFFFFF, 0xFFFFFFFF))  # type: ignore[arg-type]
+    assert torch.equal(found, torch.stack([(a << 31) ^ b, (c << 31) ^ d], 2).flatten(1)[:, :5])
+    assert Noise(1, torch.arange(2)).bits("z", 2).tolist() == [
+        [676593734115991871, 3620299814989451465],
+        [1884655679469756839, 8867901046536856149],
+    ]
 
 
 def test_an_image_gets_the_noise_it_gets_alone() -> None:

@@ -6,6 +6,7 @@ an incremental step. Every head sums to one exactly: there is no clamp and no de
     Bernoulli        p(1) = σ(l)                                                             L = 2
     Categorical      softmax over the L levels of each sub-pixel
     Logistic         mass of the bin around x under Logistic(μ, s), open at both ends        one per sub-pixel
+    Gaussian         the same under N(μ, s²)                                                 one per sub-pixel
     LogisticMixture  Σ_k π_k ∏_c P(x_c | μ_kc(x_<c), s_kc)                                   Salimans et al. 2017
 
 On [−1, 1] neighbouring levels are 2/(L−1) apart. With a = (x + half − μ)/s, b = (x − half − μ)/s, w = a − b = 2/((L−1)s):
@@ -17,7 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import final
+from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,8 @@ from torch import Tensor
 from pofx.errors import InputError
 from pofx.model import inverse_cdf
 from pofx.space import ImageSpace
+
+Cdf = Callable[[Tensor], Tensor]
 
 
 def log_bin_mass(x: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
@@ -53,10 +56,38 @@ def log_bin_mass(x: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Ten
     return torch.where(x <= 0, log_below, torch.where(x >= levels - 1, log_above, inner))
 
 
-def _below(v: Tensor | int, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
-    """P(x ≤ v) of the discretized logistic; 1 at the last level."""
+def log_gaussian_bin_mass(x: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
+    """log P(x) of the discretized Gaussian, open at both ends; arguments as of `log_bin_mass`, log_scale that of the standard deviation.
+
+    Φ(a) − Φ(b) is taken on the side where both are small; where the bin is narrow the difference would cancel, and
+    log φ(z) + log w + log(1 + w²(z² − 1)/24), z at its middle and w its width in standard deviations, is exact to O(w⁴).
+
+    >>> x = torch.arange(256.0)
+    >>> bool(abs(log_gaussian_bin_mass(x, torch.tensor(0.3), torch.tensor(-1.0), 256).double().exp().sum() - 1) < 1e-5)
+    True
+    """
+    log_scale = log_scale.clamp(min=-7)
+    inverse = torch.exp(-log_scale)
+    half = 1 / (levels - 1)
+    z = ((2 * x) * half - 1 - mean) * inverse
+    upper, lower = ((2 * x + 1) * half - 1 - mean) * inverse, ((2 * x - 1) * half - 1 - mean) * inverse
+    log_below, log_above = torch.special.log_ndtr(upper), torch.special.log_ndtr(-lower)
+    width = 2 * half * inverse
+    narrow = width * (1 + z.abs()) < (1e-3 if z.dtype == torch.float64 else 0.03)
+    left = z < 0
+    high, low = torch.where(left, log_below, log_above), torch.special.log_ndtr(torch.where(left, lower, -upper))
+    difference = torch.where(narrow, -1.0, low - high).clamp(max=-1e-12)  # where it is not used, a value whose gradient is finite
+    wide = high + torch.log(-torch.expm1(difference))
+    near = -0.5 * z**2 - 0.5 * math.log(2 * math.pi) + math.log(2 * half) - log_scale
+    series = near + torch.log1p(torch.where(narrow, width**2 * (z**2 - 1) / 24, 0.0))
+    inner = torch.where(narrow, series, wide)
+    return torch.where(x <= 0, log_below, torch.where(x >= levels - 1, log_above, inner))
+
+
+def _below(v: Tensor | int, mean: Tensor, log_scale: Tensor, levels: int, cdf: Cdf = torch.sigmoid) -> Tensor:
+    """P(x ≤ v) of the discretized distribution; 1 at the last level."""
     edge = (2 * v + 1) / (levels - 1) - 1 - mean
-    below = torch.sigmoid(edge * torch.exp(-log_scale.clamp(min=-7)))
+    below = cdf(edge * torch.exp(-log_scale.clamp(min=-7)))
     return below if isinstance(v, int) else torch.where(v >= levels - 1, 1.0, below)
 
 
@@ -81,6 +112,18 @@ class PixelDistribution(ABC):
     def mean(self) -> Tensor:
         """E[x], `(n, C, *S)`, a float in 0 … levels−1, differentiable."""
 
+    @property
+    def sd(self) -> Tensor:
+        """E[(x − E x)²]^½, `(n, C, *S)`, in levels; each channel given the rounded means of the earlier ones, where they are coupled."""
+        channels, levels = self.space.channels, self.space.levels
+        v = torch.arange(levels, dtype=self.parameters.dtype, device=self.parameters.device)
+        earlier = self.mean.round() if channels > 1 else self.parameters[:, :0]
+        out = []
+        for c in range(channels):
+            p = self.table(c, earlier[:, :c]).exp()
+            out.append((p * (v - (p @ v)[..., None]) ** 2).sum(-1).sqrt())
+        return torch.stack(out, 1)
+
     def quantile(self, channel: int, earlier: Tensor, u: Tensor) -> Tensor:
         """The value of one channel whose cumulative probability first exceeds `u` `(n, *S)`: int64 `(n, *S)`."""
         return inverse_cdf(self.table(channel, earlier).double(), u)
@@ -94,11 +137,11 @@ class PixelDistribution(ABC):
         return x
 
 
-def _search(mean: Tensor, log_scale: Tensor, weights: Tensor | None, u: Tensor, levels: int) -> Tensor:
+def _search(mean: Tensor, log_scale: Tensor, weights: Tensor | None, u: Tensor, levels: int, cdf: Cdf = torch.sigmoid) -> Tensor:
     """The first integer v with P(x ≤ v) ≥ u, by parting {0 … levels−1} in 16 again and again: no table of all levels is made.
 
     Args:
-        mean, log_scale: of discretized logistics `(*u.shape)`; with `weights` of their mixture, all three `(n, K, *S)` for `(n, *S)`.
+        mean, log_scale: of discretized distributions `(*u.shape)`; with `weights` of their mixture, all three `(n, K, *S)` for `(n, *S)`.
     """
     inverse = torch.exp(-log_scale.clamp(min=-7))
     slope, offset = inverse * (2 / (levels - 1)), ((1 / (levels - 1) - 1) - mean) * inverse  # of what the logistic function is taken
@@ -110,9 +153,9 @@ def _search(mean: Tensor, log_scale: Tensor, weights: Tensor | None, u: Tensor, 
         size //= 16
         tops = low[..., None] + torch.arange(size - 1, 15 * size, size, dtype=u.dtype, device=u.device)  # the last of each part but one
         if weights is None:
-            below = torch.sigmoid(torch.addcmul(offset[..., None], slope[..., None], tops))
+            below = cdf(torch.addcmul(offset[..., None], slope[..., None], tops))
         else:
-            below = (weights[..., None] * torch.sigmoid(torch.addcmul(offset[..., None], slope[..., None], tops[:, None]))).sum(1)
+            below = (weights[..., None] * cdf(torch.addcmul(offset[..., None], slope[..., None], tops[:, None]))).sum(1)
         low = low + size * (below < u[..., None]).sum(-1)
     return low.clamp(max=levels - 1).long()  # all mass beyond the last level lies on it
 
@@ -149,7 +192,7 @@ class BernoulliPixels(_Independent):
         return torch.stack([F.logsigmoid(-self.parameters), F.logsigmoid(self.parameters)], -1)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return F.logsigmoid(torch.where(x > 0, self.parameters, -self.parameters))
+        return F.logsigmoid(self.parameters * (2 * x.to(self.parameters.dtype) - 1))
 
     def quantile(self, channel: int, earlier: Tensor, u: Tensor) -> Tensor:
         return (u > torch.sigmoid(-self.parameters[:, channel].double())).long()
@@ -171,7 +214,12 @@ class CategoricalPixels(_Independent):
         return self._logits()[:, channel].movedim(1, -1).log_softmax(-1)
 
 
-class LogisticPixels(_Independent):
+class _LocationScalePixels(_Independent):
+    """A location and a log-scale per sub-pixel, on [−1, 1]: mean and diagonal covariance of x."""
+
+    cdf: ClassVar[Cdf]
+    log_mass: ClassVar[Callable[[Tensor, Tensor, Tensor, int], Tensor]]
+
     def _moments(self) -> tuple[Tensor, Tensor]:
         mean, log_scale = self.parameters.chunk(2, 1)
         return mean, log_scale
@@ -179,20 +227,30 @@ class LogisticPixels(_Independent):
     def tables(self) -> Tensor:
         mean, log_scale = self._moments()
         x = torch.arange(self.space.levels, dtype=mean.dtype, device=mean.device)
-        return log_bin_mass(x, mean[..., None], log_scale[..., None], self.space.levels)
+        return type(self).log_mass(x, mean[..., None], log_scale[..., None], self.space.levels)
 
     def log_prob(self, x: Tensor) -> Tensor:
         mean, log_scale = self._moments()
-        return log_bin_mass(x.to(mean.dtype), mean, log_scale, self.space.levels)
+        return type(self).log_mass(x.to(mean.dtype), mean, log_scale, self.space.levels)
 
     def quantile(self, channel: int, earlier: Tensor, u: Tensor) -> Tensor:
         mean, log_scale = (m[:, channel] for m in self._moments())
-        return _search(mean, log_scale, None, u.to(mean.dtype), self.space.levels)
+        return _search(mean, log_scale, None, u.to(mean.dtype), self.space.levels, type(self).cdf)
 
     @property
     def mean(self) -> Tensor:
         mean, log_scale = self._moments()
-        return _expectation(lambda v: _below(v, mean, log_scale, self.space.levels), self.space.levels)
+        return _expectation(lambda v: _below(v, mean, log_scale, self.space.levels, type(self).cdf), self.space.levels)
+
+
+class LogisticPixels(_LocationScalePixels):
+    cdf = staticmethod(torch.sigmoid)
+    log_mass = staticmethod(log_bin_mass)
+
+
+class GaussianPixels(_LocationScalePixels):
+    cdf = staticmethod(torch.special.ndtr)
+    log_mass = staticmethod(log_gaussian_bin_mass)
 
 
 class LogisticMixturePixels(PixelDistribution):
@@ -255,6 +313,35 @@ class LogisticMixturePixels(PixelDistribution):
             out.append((pi * _expectation(lambda v, m=mean, s=log_scale: _below(v, m, s, self.space.levels), self.space.levels)).sum(1))
         return torch.stack(out, 1)
 
+    @property
+    def sd(self) -> Tensor:
+        """Var x = E_k[Var(x | k)] + Var_k[E(x | k)]. Within a component channels are a chain x_c = Σ_o a_co x_o + e_c, taken to be linear in
+        levels: exact where channels are not coupled, near it where little mass lies on the first and the last level."""
+        levels, pi = self.space.levels, self.log_pi.exp()
+        means: list[Tensor] = []  # of each channel in each component, `(n, K, *S)`
+        spreads: list[Tensor] = []  # variances of e_c
+        chain: list[list[Tensor]] = []  # row c: how much of e_0 … e_c is in x_c
+        out = []
+        for c in range(self.space.channels):
+            mu, log_scale, first = self.means[:, c], self.log_scales[:, c], c * (c - 1) // 2
+            row = [torch.zeros_like(mu) for _ in range(c)] + [torch.ones_like(mu)]
+            for other in range(c):
+                a = self.coupling[:, first + other]
+                mu = mu + a * (means[other] * (2 / (levels - 1)) - 1)
+                for j, share in enumerate(chain[other]):
+                    row[j] = row[j] + a * share
+            mean = _expectation(lambda v, m=mu, s=log_scale: _below(v, m, s, levels), levels)
+            spread = torch.zeros_like(mean)
+            for v in range(levels):  # memory does not grow with the levels
+                spread = spread + (v - mean) ** 2 * log_bin_mass(torch.full_like(mu, v), mu, log_scale, levels).exp()
+            means.append(mean)
+            spreads.append(spread)
+            chain.append(row)
+            within = sum((b**2 * s for b, s in zip(row, spreads, strict=True)), torch.zeros_like(mean))
+            between = (mean - (pi * mean).sum(1, keepdim=True)) ** 2
+            out.append((pi * (within + between)).sum(1).sqrt())
+        return torch.stack(out, 1)
+
 
 class Likelihood:
     """A head by name: how many parameters it needs per pixel, and the distribution that they make.
@@ -262,18 +349,20 @@ class Likelihood:
     Args:
         name: "auto" takes "bernoulli" for 2 levels and `default` otherwise.
         components: of the mixture.
+        scale: of "logistic" and "gaussian": "pixel" is a number of its own for each sub-pixel; else it is the same for all images and
+            pixels of a channel, and is passed with each call.
 
     Raises:
-        InputError: an unknown name, or "bernoulli" where there are more than 2 levels.
+        InputError: an unknown name, "bernoulli" where there are more than 2 levels, or a common scale for a head that has none.
 
     >>> head = Likelihood("auto", ImageSpace(3, 4, 4), default="logistic-mixture", components=5)
     >>> head.name, head.size
     ('logistic-mixture', 50)
     """
 
-    names = ("bernoulli", "categorical", "logistic", "logistic-mixture")
+    names = ("bernoulli", "categorical", "logistic", "gaussian", "logistic-mixture")
 
-    def __init__(self, name: str, space: ImageSpace, *, default: str = "categorical", components: int = 10) -> None:
+    def __init__(self, name: str, space: ImageSpace, *, default: str = "categorical", components: int = 10, scale: str = "pixel") -> None:
         if name == "auto":
             name = "bernoulli" if space.levels == 2 else default
         if name not in self.names:
@@ -284,23 +373,33 @@ class Likelihood:
             )
         if components < 1:
             raise InputError(f"components={components}: at least 1 is needed.")
+        if scale not in ("pixel", "shared", "optimal"):
+            raise InputError(f"scale={scale!r} is unknown; use pixel, shared or optimal.")
+        if scale != "pixel" and name not in ("logistic", "gaussian"):
+            raise InputError(f"scale={scale!r} needs a likelihood that has one: --likelihood gaussian or logistic, found {name}.")
         c = space.channels
-        self.name, self.space, self.components = name, space, components
+        self.name, self.space, self.components, self.scale = name, space, components, scale
         self.size = {
             "bernoulli": c,
             "categorical": c * space.levels,
-            "logistic": 2 * c,
+            "logistic": 2 * c if scale == "pixel" else c,
+            "gaussian": 2 * c if scale == "pixel" else c,
             "logistic-mixture": components * (1 + 2 * c + c * (c - 1) // 2),
         }[name]
 
-    def __call__(self, parameters: Tensor) -> PixelDistribution:
-        """`(n, size, *S)` → a distribution over `(n, C, *S)`."""
+    def __call__(self, parameters: Tensor, log_scale: Tensor | None = None) -> PixelDistribution:
+        """`(n, size, *S)`, and a log-scale per channel `(C,)` where it is common → a distribution over `(n, C, *S)`."""
+        if log_scale is not None:
+            common = log_scale.to(parameters.dtype).reshape(1, -1, *[1] * (parameters.ndim - 2))
+            parameters = torch.cat([parameters, common.expand_as(parameters)], 1)
         if self.name == "bernoulli":
             return BernoulliPixels(self.space, parameters)
         if self.name == "categorical":
             return CategoricalPixels(self.space, parameters)
         if self.name == "logistic":
             return LogisticPixels(self.space, parameters)
+        if self.name == "gaussian":
+            return GaussianPixels(self.space, parameters)
         return LogisticMixturePixels(self.space, parameters, self.components)
 
 

@@ -8,6 +8,7 @@ A model is a distribution over images of small integers. `x` at every boundary i
     Autoregressive   log p(x_i | x_<i), one group of sub-pixels at a time
     LowerBound       E_q[log p(x,z) − log q(z|x)] ≤ log p(x)      variational
     Encoder, Decoder z of x, and x of z              autoencoder, VAE; a GAN decodes only
+    LatentVariable   all three: z ~ N(0, I), a Gaussian q(z|x), and the parts of the bound
     Features         a vector for a supervised model to start from
     Critic           realism, unitless               adversarial
     Labeler          log p(y | x)                    discriminative, and Bayes over p(x | y)
@@ -214,6 +215,10 @@ class ImageModel(nn.Module, ABC):
 
     def initialise(self, batch: Batch) -> None:
         """Data-dependent initialisation; runs once, before the first step, on one batch. A hook: the default does nothing."""
+
+    def settle(self, batches: Iterator[Batch]) -> None:
+        """Set statistics of the training images that are stored with the weights. Called on averaged weights before they are measured and
+        kept, with at most 10,000 training images; it must not depend on earlier calls. A hook: the default does nothing."""
 
     @final
     def config(self) -> dict[str, Any]:
@@ -452,6 +457,8 @@ class LowerBound(ImageModel):
 
 
 class Encoder(ImageModel):
+    latent_dims: int
+
     @abstractmethod
     def encode(self, x: Tensor, given: Any = None, *, sample: bool = False, seed: int = 0) -> Tensor:
         """The code of x: `(n, d)`; the mean of q(z|x) unless a sample is asked for."""
@@ -463,6 +470,68 @@ class Decoder(ImageModel):
     @abstractmethod
     def decode(self, z: Tensor, given: Any = None) -> Any:
         """p(x | z) for `z` `(n, latent_dims)`: a distribution with `.mean` `(n, C, H, W)` in 0 … levels−1, differentiable in z."""
+
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """N(mean, diag e^log_variance): `(n, d)` each.
+
+    >>> q = Gaussian(torch.ones(1, 2), torch.zeros(1, 2))
+    >>> q.kl()
+    tensor([[0.5000, 0.5000]])
+    """
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def kl(self) -> Tensor:
+        """KL(self ‖ N(0, I)) per dimension, `(n, d)` nats (Kingma and Welling 2014, appendix B)."""
+        return 0.5 * (self.mean**2 + self.log_variance.exp() - 1 - self.log_variance)
+
+    def sample(self, epsilon: Tensor) -> Tensor:
+        """z = μ + σ ⊙ ε, `(…, n, d)`: differentiable in μ and σ."""
+        return self.mean + torch.exp(0.5 * self.log_variance) * epsilon
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log density of z `(…, n, d)`: `(…, n)` nats."""
+        return -0.5 * ((z - self.mean) ** 2 * torch.exp(-self.log_variance) + self.log_variance + LOG_2PI).sum(-1)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The parts of L(x) = E_q[log p(x|z)] − KL(q(z|x) ‖ p(z)).
+
+    Attributes:
+        log_likelihood: `(n,)` nats, E_q[log p(x | z, given)] by draws.
+        kl: `(n, latent_dims)` nats, in closed form; of a hierarchical model given the draws above.
+    """
+
+    log_likelihood: Tensor
+    kl: Tensor
+
+    @property
+    def elbo(self) -> Tensor:
+        return self.log_likelihood - self.kl.sum(1)
+
+
+class LatentVariable(LowerBound, Encoder, Decoder):
+    """p(x) = ∫ p(x|z) N(z; 0, I) dz with a diagonal Gaussian q(z|x). z is `(n, latent_dims)`, all stochastic layers side by side;
+    where the prior of a layer depends on those above, z is its standardised noise, so that N(0, I) always is the prior."""
+
+    @abstractmethod
+    def posterior(self, x: Tensor, given: Any = None) -> Gaussian:
+        """q(z | x, given), `(n, latent_dims)`; of a hierarchical model each layer given the means of those above."""
+
+    @abstractmethod
+    def bound(self, x: Tensor, given: Any = None, *, samples: int = 1, seed: int = 0) -> Bound:
+        """The bound in its parts, over `samples` draws of z. Noise is keyed by the image itself."""
+
+    @final
+    def elbo(self, x: Tensor, given: Any = None, *, samples: int = 1, seed: int = 0) -> Tensor:
+        return self.bound(x, given, samples=samples, seed=seed).elbo
 
 
 class Features(ImageModel):
@@ -501,7 +570,8 @@ class Labeler(ImageModel):
 
 
 CAPABILITIES: dict[str, type[ImageModel]] = {
-    c.__name__: c for c in (Sampler, ExactLikelihood, Autoregressive, LowerBound, Encoder, Decoder, Features, Critic, Labeler)
+    c.__name__: c
+    for c in (Sampler, ExactLikelihood, Autoregressive, LowerBound, Encoder, Decoder, LatentVariable, Features, Critic, Labeler)
 }
 
 
@@ -522,9 +592,11 @@ def require(model: ImageModel, *wanted: type[M], to: str) -> M:
         return model
     has = ", ".join(capabilities(model)) or "nothing yet"
     need = " or ".join(c.__name__ for c in wanted)
-    extra = (
-        " A GAN has no likelihood; use its samples (pofx sample) or pofx evaluate --features RUN."
-        if isinstance(model, Critic) and ExactLikelihood in wanted
-        else ""
-    )
+    extra = ""
+    if isinstance(model, Critic) and ExactLikelihood in wanted:
+        extra = " A GAN has no likelihood; use its samples (pofx sample) or pofx evaluate --features RUN."
+    elif isinstance(model, Encoder) and not isinstance(model, LowerBound):
+        extra = (
+            " An autoencoder has no p(x): it encodes and decodes (pofx encode, pofx reconstruct). For more: pofx train vae DATA --out RUN"
+        )
     raise CapabilityError(f"{type(model).__name__} cannot {to}: that needs {need}, and it has {has}.{extra}")

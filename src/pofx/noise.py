@@ -11,28 +11,35 @@ from __future__ import annotations
 import math
 from zlib import crc32
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _M32 = 0xFFFFFFFF
+_31, _32, _LOW = np.uint64(31), np.uint64(32), np.uint64(_M32)
+
+Words = NDArray[np.uint64]  # of 32 bits
 
 
-def _mulhilo(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of the 64-bit product of two 32-bit words held in int64 (which wraps, keeping every bit)."""
-    p = a * m
-    return (p >> 32) & _M32, p & _M32
+def _philox(c0: Words, c1: Words, c2: Words, c3: Words, key: tuple[int, int]) -> tuple[Words, Words, Words, Words]:
+    """The rounds on NumPy's uint64, which hold the product of two words: a third of the time that int64 tensors take. Shapes broadcast."""
+    k0, k1 = key
+    for _ in range(10):
+        p0, p1 = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
+        c0, c2 = (p1 >> _32) ^ (c1 ^ np.uint64(k0)), (p0 >> _32) ^ (c3 ^ np.uint64(k1))
+        p0 &= _LOW
+        p1 &= _LOW
+        c1, c3 = p1, p0
+        k0, k1 = (k0 + 0x9E3779B9) & _M32, (k1 + 0xBB67AE85) & _M32
+    return c0, c1, c2, c3
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Ten rounds of Philox4x32 on 32-bit words held in int64; the published constants."""
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(10):
-        hi0, lo0 = _mulhilo(c0, 0xD2511F53)
-        hi1, lo1 = _mulhilo(c2, 0xCD9E8D57)
-        c0, c1, c2, c3 = hi1 ^ c1 ^ k0, lo1, hi0 ^ c3 ^ k1, lo0
-        k0, k1 = (k0 + 0x9E3779B9) & _M32, (k1 + 0xBB67AE85) & _M32
-    return c0, c1, c2, c3
+    c0, c1, c2, c3 = (c.numpy().astype(np.uint64) for c in counter)
+    a, b, c, d = (torch.from_numpy(word.view(np.int64)) for word in _philox(c0, c1, c2, c3, key))
+    return a, b, c, d
 
 
 def hash_images(x: Tensor) -> Tensor:
@@ -68,13 +75,13 @@ class Noise:
 
     def bits(self, site: str, count: int) -> Tensor:
         """`count` 63-bit words per image: int64 `(n, count)` ≥ 0."""
-        blocks = (count + 1) // 2
-        block = torch.arange(blocks).expand(len(self.images), blocks)
-        image = self.images[:, None].expand_as(block)
-        counter = (block & _M32, torch.full_like(block, crc32(site.encode())), image & _M32, (image >> 32) & _M32)
-        a, b, c, d = philox(counter, (self.seed & _M32, (self.seed >> 32) & _M32))
-        words = torch.stack([(a << 31) ^ b, (c << 31) ^ d], -1).flatten(1)[:, :count]
-        return words & 0x7FFFFFFFFFFFFFFF
+        block = np.arange((count + 1) // 2, dtype=np.uint64)
+        image = self.images.numpy().view(np.uint64)[:, None]
+        key = (self.seed & _M32, (self.seed >> 32) & _M32)
+        a, b, c, d = _philox(block, np.array([crc32(site.encode())], np.uint64), image & _LOW, image >> _32, key)
+        words = np.empty((len(image), len(block), 2), np.uint64)
+        words[..., 0], words[..., 1] = (a << _31) ^ b, (c << _31) ^ d
+        return torch.from_numpy(words.view(np.int64)).flatten(1)[:, :count]
 
     def uniform(self, site: str, *shape: int) -> Tensor:
         """float64 `(n, *shape)`, uniform in the open interval (0, 1)."""

@@ -72,6 +72,77 @@ def rgb(x: Any, levels: int = 256) -> NDArray[np.uint8]:
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
 
 
+def shades(x: Any, top: float) -> NDArray[np.uint8]:
+    """Real values `(N, C, H, W)`, tensor or array, as `rgb` takes them with 256 levels: 0 black, `top` and above white.
+
+    >>> shades(np.full((1, 1, 1, 1), 0.5), 1.0).item()
+    128
+    """
+    x = np.asarray(x.detach().cpu().numpy() if hasattr(x, "detach") else x, np.float64)
+    return np.rint((x / (top or 1.0)).clip(0, 1) * 255).astype(np.uint8)
+
+
+LINE = 15
+"""Screen pixels of a line of text."""
+
+
+def sheet(
+    images: NDArray[np.uint8],
+    columns: int,
+    *,
+    heads: Sequence[str] = (),
+    rows: Sequence[str] = (),
+    captions: Sequence[str] = (),
+    group: int = 0,
+    scale: int | None = None,
+) -> Image.Image:
+    """A contact sheet with words: rows of images with a name left of each, a head above each column, lines of text below.
+
+    Args:
+        images: uint8 `(N, H, W, 3)`, from `rgb`; row by row.
+        heads: one for each column, or a few that repeat; plain letters.
+        group: so many columns stand close together; 0: all.
+        scale: screen pixels a pixel; default: small images are enlarged.
+
+    >>> sheet(np.zeros((4, 8, 8, 3), np.uint8), 2, heads=("a", "b"), scale=2).size
+    (35, 50)
+    """
+    n, height, width, _ = images.shape
+    scale = scale or (max(1, 64 // max(height, width)) if height > 1 else max(1, 512 // width))
+    down = scale if height > 1 else max(8, LINE if rows else 8)
+    images = images.repeat(down, 1).repeat(scale, 2)
+    names = [text(name) for name in rows]
+    tops = [text(head) for head in heads]
+    h, w = max(images.shape[1], LINE if rows else 0), max([images.shape[2], *(t.shape[1] for t in tops)])
+    left, top = max((name.shape[1] for name in names), default=0), LINE if heads else 0
+    lefts = [left + 1 + c * (w + 1) + (c // group * 6 if group else 0) for c in range(columns)]
+    lines = [text(line) for line in captions]
+    across = max([lefts[-1] + w + 1, *(line.shape[1] for line in lines)])
+    count = -(-n // columns)
+    under = top + 1 + count * (h + 1)
+    made = np.full((under + LINE * len(lines), across, 3), GAP, np.uint8)
+    made[:top], made[under:], made[:, :left] = 255, 255, 255
+    for at, end in zip([left, *(x + w + 1 for x in lefts)], [*lefts, across], strict=True):
+        if end - at > 1:  # between groups, and beside the last column
+            made[:under, at:end] = 255
+
+    def write(mask: NDArray[np.bool_], y: int, x: int) -> None:
+        made[y : y + mask.shape[0], x : x + mask.shape[1]][mask] = 0
+
+    for c, x in enumerate(lefts):
+        if tops:
+            head = tops[c % len(tops)]
+            write(head, 0, x + (w - head.shape[1]) // 2)
+    for r, name in enumerate(names):
+        write(name, top + 1 + r * (h + 1) + (h - LINE) // 2, 0)
+    for i, image in enumerate(images):
+        y, x = top + 1 + i // columns * (h + 1), lefts[i % columns] + (w - images.shape[2]) // 2
+        made[y : y + images.shape[1], x : x + images.shape[2]] = image
+    for i, line in enumerate(lines):
+        write(line, under + LINE * i, 0)
+    return Image.fromarray(made)
+
+
 def text(line: str, height: int = 15) -> NDArray[np.bool_]:
     """A line of plain letters as bool `(height, width)`."""
     font = ImageFont.load_default()
@@ -124,6 +195,16 @@ def animate(
     first.save(
         path, format=form, save_all=True, append_images=others, duration=[10 * max(2, round(100 * s)) for s in seconds], loop=0, **more
     )
+
+
+def movie(frames: Sequence[Image.Image], path: Path, seconds: Sequence[float]) -> None:
+    """Pictures of one size as a GIF that repeats; more than 255 colours are shown in 255."""
+    shown = np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
+    colours, numbers = np.unique(shown.reshape(-1, 3), axis=0, return_inverse=True)
+    if len(colours) > 255:
+        fewer, colours = quantise(colours, 255)
+        numbers = fewer[numbers.reshape(-1)]
+    animate(list(numbers.reshape(shown.shape[:3])), colours, path, "GIF", seconds)
 
 
 def save(picture: Image.Image, path: str | Path) -> Path:

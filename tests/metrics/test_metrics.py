@@ -16,6 +16,7 @@ from pofx.errors import InputError
 from pofx.metrics.frechet import frechet, gaussian_frechet
 from pofx.metrics.label_coverage import label_coverage
 from pofx.metrics.memorization import Evidence, Memorization, copies, distinct, membership, nearness, rank_evidence
+from pofx.metrics.mutual_information_gap import mutual_information_gap
 from pofx.metrics.nearest import nearest
 from pofx.metrics.precision_recall import precision_recall, radii
 
@@ -216,3 +217,91 @@ def test_label_coverage():
     even = label_coverage(torch.eye(4).log())
     assert even.complete
     assert even.entropy == pytest.approx(math.log(4))
+
+
+# Mutual information gap -----------------------------------------------------------------------------------------------
+
+
+def grid_of_factors() -> torch.Tensor:
+    """Every pair of 8 × 5 values, 50 times."""
+    return torch.cartesian_prod(torch.arange(8), torch.arange(5)).repeat(50, 1)
+
+
+def test_gap_is_one_where_each_latent_is_one_factor():
+    v = grid_of_factors()
+    codes = torch.stack([torch.zeros(len(v)), -3.0 * v[:, 1] + 1, v[:, 0] / 7], 1)  # and one that knows nothing
+    found = mutual_information_gap(codes, v)
+    assert found.gap == pytest.approx(1, abs=1e-12) and found.latent.tolist() == [2, 1]
+    assert found.information.tolist() == [pytest.approx([0, 0], abs=1e-12)] + [
+        pytest.approx(row, abs=1e-12) for row in ([0, math.log(5)], [math.log(8), 0])
+    ]
+    assert found.share.max() == pytest.approx(1)
+
+
+def test_gap_is_zero_where_two_latents_know_the_same():
+    v = grid_of_factors()[:, :1]
+    codes = torch.cat([v, 7 - v], 1).double()
+    assert mutual_information_gap(codes, v).gap == pytest.approx(0, abs=1e-12)
+    assert mutual_information_gap(codes[:, :1], v).gap == pytest.approx(1)  # alone it has no rival
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gap_falls_with_rotation_to_zero_at_45_degrees(seed: int):
+    v = torch.randint(0, 8, (4000, 2), generator=torch.Generator().manual_seed(seed))
+    gaps = []
+    for degrees in (0, 15, 30, 45):
+        c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        codes = (v - 3.5).double() @ torch.tensor([[c, -s], [s, c]], dtype=torch.double)
+        gaps.append(mutual_information_gap(codes + 0.1 * normal(4000, 2, seed=seed), v).gap)
+    assert gaps[0] > 0.9 and gaps == sorted(gaps, reverse=True) and gaps[3] < 0.02
+
+
+def test_independent_codes_know_nothing_over_seeds():
+    """The mean over seeds is the bias (bins − 1)(values − 1)/2n of a table, and no more."""
+    n, found = 4000, []
+    for seed in range(8):
+        v = torch.randint(0, 8, (n, 1), generator=torch.Generator().manual_seed(seed))
+        found.append(mutual_information_gap(torch.rand(n, 6, generator=torch.Generator().manual_seed(100 + seed)), v))
+    bias = torch.stack([f.information for f in found]).mean()
+    assert float(bias) == pytest.approx(19 * 7 / (2 * n), rel=0.15)
+    assert max(f.gap for f in found) < 0.01
+
+
+def test_information_of_a_noisy_copy_has_a_closed_form():
+    """A bit that is turned in 1 of 10: ln 2 − H(0.1)."""
+    v = torch.arange(2).repeat_interleave(500)
+    codes = v.clone()
+    codes[:50], codes[-50:] = 1, 0
+    expected = math.log(2) + 0.1 * math.log(0.1) + 0.9 * math.log(0.9)
+    assert float(mutual_information_gap(codes[:, None].double(), v[:, None]).information) == pytest.approx(expected, abs=1e-12)
+
+
+def test_information_of_a_gaussian_posterior_is_the_integral():
+    """q(z|v) = N(±m, 1): h(z) − h(z|v) by quadrature, reached from below as bins get finer."""
+    z = torch.linspace(-12, 12, 100_001, dtype=torch.double)
+    v = torch.arange(2).repeat(50)[:, None]
+    for m in (0.3, 1.0, 3.0):
+        q = [(-0.5 * (z - s * m) ** 2).exp() / math.sqrt(2 * math.pi) for s in (-1, 1)]
+        mixed = (q[0] + q[1]) / 2
+        exact = float(torch.trapezoid(-torch.xlogy(mixed, mixed), z)) - 0.5 * math.log(2 * math.pi * math.e)
+        codes = (2 * v - 1) * m
+        found = [float(mutual_information_gap(codes.double(), v, torch.zeros(100, 1), bins=b).information) for b in (5, 20, 400)]
+        assert found == sorted(found) and found[2] <= exact + 1e-9
+        assert found[2] == pytest.approx(exact, rel=0.01) and found[1] == pytest.approx(exact, rel=0.05)
+
+
+def test_a_latent_that_copies_the_prior_knows_nothing_however_its_means_wobble():
+    v = grid_of_factors()
+    codes = 1e-3 * v.double()
+    assert mutual_information_gap(codes, v).gap == pytest.approx(1, abs=1e-9)  # as points
+    assert float(mutual_information_gap(codes, v, torch.zeros_like(codes)).information.max()) < 1e-4  # as q = N(μ, 1)
+
+
+def test_what_has_no_gap():
+    v = grid_of_factors()
+    codes = v.double()
+    for wrong in ((codes[:5], v), (codes, v.double()), (codes, v - 1), (codes, torch.zeros_like(v)), (codes, v, codes[:, :1])):
+        with pytest.raises(InputError):
+            mutual_information_gap(*wrong)
+    with pytest.raises(InputError, match="bins=1"):
+        mutual_information_gap(codes, v, bins=1)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from pofx.errors import InputError
+from pofx.model import Batch, Context, Gaussian
 from pofx.models.variational.vae import VAE
+from pofx.noise import Noise
 from pofx.space import ImageSpace
-from pofx.testing import every_image, quadrature_log_prob, random_images
+from pofx.testing import every_image, quadrature_log_prob, random_batch, random_images
+from pofx.views import Label, Top
 
 
 def test_kl_is_the_integral() -> None:
@@ -19,7 +23,7 @@ def test_kl_is_the_integral() -> None:
         log_q = -0.5 * ((z - mean) ** 2 / math.exp(log_variance) + log_variance + math.log(2 * math.pi))
         log_p = -0.5 * (z**2 + math.log(2 * math.pi))
         integral = torch.trapezoid(log_q.exp() * (log_q - log_p), z)
-        closed = VAE.kl(torch.tensor([[mean]], dtype=torch.double), torch.tensor([[log_variance]], dtype=torch.double))
+        closed = Gaussian(torch.tensor([[mean]], dtype=torch.double), torch.tensor([[log_variance]], dtype=torch.double)).kl()
         assert abs(float(closed) - float(integral)) < 1e-8
 
 
@@ -30,8 +34,8 @@ def test_the_gap_of_the_bound_is_the_kl_to_the_true_posterior() -> None:
     x = random_images(1, space)
     z = torch.linspace(-8, 8, 4001, dtype=torch.double)[:, None]
     with torch.no_grad():
-        mean, log_variance = model.posterior(x, None)
-        log_q = -0.5 * ((z - mean) ** 2 / log_variance.exp() + log_variance + math.log(2 * math.pi))[:, 0]
+        q = model.posterior(x)
+        log_q = -0.5 * ((z - q.mean) ** 2 / q.log_variance.exp() + q.log_variance + math.log(2 * math.pi))[:, 0]
         log_joint = model.unknown_sum(model.decode(z).log_prob(x.expand(len(z), -1, -1, -1))) - 0.5 * (z[:, 0] ** 2 + math.log(2 * math.pi))
         bound = torch.trapezoid(log_q.exp() * (log_joint - log_q), z[:, 0])
         gap = torch.trapezoid(log_q.exp() * (log_q - (log_joint - quadrature_log_prob(model, x, points=401))), z[:, 0])
@@ -40,10 +44,14 @@ def test_the_gap_of_the_bound_is_the_kl_to_the_true_posterior() -> None:
         assert abs(float(draws.mean() - bound)) < 5 * float(draws.std()) / 40**0.5 + 1e-9
 
 
-@pytest.mark.parametrize("likelihood", ["categorical", "logistic", "logistic-mixture"])
-def test_every_likelihood_sums_to_one(likelihood) -> None:
+@pytest.mark.parametrize(
+    ("likelihood", "scale"),
+    [("categorical", "pixel"), ("logistic-mixture", "pixel")]
+    + [(a, b) for a in ("logistic", "gaussian") for b in ("pixel", "shared", "optimal")],
+)
+def test_every_likelihood_sums_to_one(likelihood: Any, scale: Any) -> None:
     space = ImageSpace(3, 1, 2, levels=3)
-    model = VAE(space, latents=1, channels=6, stages=1, likelihood=likelihood, components=2).double()
+    model = VAE(space, latents=1, channels=6, stages=1, likelihood=likelihood, components=2, scale=scale).double()
     with torch.no_grad():
         total = quadrature_log_prob(model, every_image(space)).exp().sum()
     assert abs(float(total) - 1) < 1e-6
@@ -62,13 +70,174 @@ def test_encode_gives_the_mean_unless_a_sample_is_asked_for() -> None:
     model = VAE.small(ImageSpace(1, 5, 5)).double()
     x = random_images(4, model.space)
     with torch.no_grad():
-        assert torch.equal(model.encode(x), model.posterior(x, None)[0])
+        assert torch.equal(model.encode(x), model.posterior(x).mean)
         assert not torch.equal(model.encode(x, sample=True), model.encode(x))
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"latents": 0}, {"likelihood": "bernoulli"}, {"likelihood": "gauss"}, {"dropout": -0.1}, {"kl_warmup": 2.0}]
-)
+WRONG = [
+    {"latents": 0},
+    {"latents": 65},
+    {"likelihood": "bernoulli"},
+    {"likelihood": "gauss"},
+    {"dropout": -0.1},
+    {"kl_warmup": 2.0},
+    {"beta": -1.0},
+    {"free_bits": -1.0},
+    {"importance_samples": 0},
+    {"importance_samples": 5, "free_bits": 0.1},
+    {"network": "transformer"},
+    {"network": "mlp", "hidden": 0},
+    {"scale": "shared", "likelihood": "categorical"},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
 def test_wrong_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(InputError):
         VAE(ImageSpace(1, 8, 8), **wrong)
+
+
+# Linear models: what is learned is known in closed form -----------------------------------------------------------------
+
+LINE = ImageSpace(1, 2, 4)  # 8 numbers of 256 levels
+
+
+def linear_data(n: int = 300) -> torch.Tensor:
+    """Integers of 2 factors and noise of 12 levels, far from 0 and 255: bins are narrow and no mass lies at the edges."""
+    generator = torch.Generator().manual_seed(0)
+    loadings = torch.tensor([[30.0, 25, 20, 10, 0, -5, -10, 5], [0, 5, -10, 15, 20, 10, 5, -5]], dtype=torch.double)
+    x = 128 + torch.randn(n, 2, generator=generator, dtype=torch.double) @ loadings
+    x = (x + 12 * torch.randn(n, 8, generator=generator, dtype=torch.double)).round()
+    assert float(x.min()) > 0 and float(x.max()) < 255
+    return x.to(torch.uint8).reshape(-1, *LINE.shape)
+
+
+def descend(model: VAE, x: torch.Tensor, steps: int, lr: float) -> None:
+    """Full batches, with a rate that falls to nothing, so that what is left of the noise in the gradient averages out."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * (1 - step / steps) ** 2
+        optimizer.zero_grad()
+        loss, _ = model.objectives()[0].loss(Batch(x), Context(step, 0.5, Noise(step, torch.arange(len(x)))))
+        loss.backward()
+        optimizer.step()
+
+
+def test_a_linear_gaussian_vae_is_probabilistic_pca() -> None:
+    """Tipping and Bishop 1999, eq. 8: the largest marginal likelihood has W = U (Λ − σ²I)^½, σ² the mean of the eigenvalues left out."""
+    torch.manual_seed(0)
+    x = linear_data()
+    flat = x.flatten(1).double()
+    eigenvalues, vectors = torch.linalg.eigh(torch.cov(flat.T, correction=0))
+    noise = eigenvalues[:-2].mean()
+    covariance = vectors[:, -2:] @ torch.diag(eigenvalues[-2:] - noise) @ vectors[:, -2:].T + noise * torch.eye(8, dtype=torch.double)
+    closed = torch.distributions.MultivariateNormal(flat.mean(0), covariance).log_prob(flat).mean()  # density × bin width, which is 1
+
+    model = VAE(LINE, latents=2, network="mlp", layers=0, likelihood="gaussian", scale="shared", kl_warmup=0).double()
+    descend(model, x, 1200, 0.05)
+    with torch.no_grad():
+        elbo = model.elbo(x, samples=64).mean()
+        estimate = model.log_prob_estimate(x, samples=256).mean()
+    assert abs(float(estimate - closed)) < 0.01
+    assert -0.02 < float(elbo - closed) < 0.005  # the posterior of a linear model is Gaussian: the bound is tight
+
+
+def test_without_kl_a_linear_decoder_spans_the_pca_subspace() -> None:
+    torch.manual_seed(0)
+    x = linear_data()
+    model = VAE(LINE, latents=2, network="mlp", layers=0, likelihood="gaussian", scale="shared", beta=0, kl_warmup=0).double()
+    descend(model, x, 600, 0.05)
+    flat = x.flatten(1).double()
+    axes = torch.linalg.svd(flat - flat.mean(0), full_matrices=False).Vh[:2].T
+    found = torch.linalg.qr(dict(model.decoder.named_parameters())["net.out.weight"].detach()).Q
+    assert float(torch.linalg.svdvals(axes.T @ found).min()) > 0.9999  # cosines of the angles between the two planes
+
+
+# Training ----------------------------------------------------------------------------------------------------------------
+
+
+def loss_of(model: VAE, batch: Batch, progress: float = 0.5, seed: int = 0) -> torch.Tensor:
+    return model.objectives()[0].loss(batch, Context(3, progress, Noise(seed, torch.arange(len(batch.x)))))[0] * model.dims
+
+
+def test_the_loss_is_the_bound_weighted_as_asked() -> None:
+    space = ImageSpace(1, 4, 4, levels=2)
+    x = Batch(random_images(50, space))
+
+    def make(**settings: Any) -> VAE:
+        torch.manual_seed(0)
+        return VAE(space, latents=3, channels=8, stages=1, **settings).double()
+
+    def parts(model: VAE) -> tuple[torch.Tensor, torch.Tensor]:
+        _, logs = model.objectives()[0].loss(x, Context(3, 0.5, Noise(0, torch.arange(50))))
+        return logs["reconstruction"], logs["kl"]
+
+    reconstruction, kl = parts(make())
+    assert torch.allclose(loss_of(make(), x), reconstruction + kl)
+    assert torch.allclose(loss_of(make(beta=0.3), x), reconstruction + 0.3 * kl)
+    assert torch.allclose(loss_of(make(kl_warmup=1.0), x), reconstruction + 0.5 * kl)
+    assert torch.allclose(loss_of(make(free_bits=7.0), x), reconstruction + 3 * 7.0)  # the start costs less than that
+    assert parts(make(beta=0.3)) == (reconstruction, kl)  # what is logged has β = 1
+    with torch.no_grad():
+        tighter = torch.stack([loss_of(make(importance_samples=20), x, seed=s) for s in range(5)]).mean()
+        assert float(tighter) < float(torch.stack([loss_of(make(), x, seed=s) for s in range(5)]).mean())
+
+
+def test_many_draws_in_training_are_the_importance_weighted_bound() -> None:
+    space = ImageSpace(1, 3, 3, levels=2)
+    torch.manual_seed(0)
+    model = VAE(space, latents=2, channels=8, stages=1, importance_samples=8).double()
+    x = random_images(200, space)
+    with torch.no_grad():
+        trained_on = torch.stack([loss_of(model, Batch(x), seed=s) for s in range(12)])
+        estimated = torch.stack([-model.log_prob_estimate(x, samples=8, seed=s).mean() for s in range(12)])
+    error = math.hypot(float(trained_on.std()), float(estimated.std())) / 12**0.5
+    assert abs(float(trained_on.mean() - estimated.mean())) < 4 * error
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "logistic"])
+def test_the_optimal_scale_is_that_of_the_training_images(likelihood: Literal["gaussian", "logistic"]) -> None:
+    space = ImageSpace(3, 4, 4)
+    torch.manual_seed(0)
+    model = VAE(space, latents=4, channels=8, stages=1, likelihood=likelihood, scale="optimal").double()
+    train = [Batch(random_images(40, space, seed=s)) for s in range(3)]
+    model.settle(iter(train))
+    settled = model.log_scale.clone()
+
+    def cost(log_scale: torch.Tensor) -> float:
+        model.log_scale.copy_(log_scale)
+        with torch.no_grad():
+            found = [model.decode(model.encode(b.x)).log_prob(b.x).sum() for b in train]
+        return -float(torch.stack(found).sum())
+
+    best = cost(settled)
+    assert all(cost(settled + delta) > best for delta in (-0.05, 0.05))
+    model.log_scale.copy_(settled)
+    before = model.elbo(train[0].x[:1])
+    loss_of(model.eval(), train[1])  # a step follows its batch
+    model.settle(iter(train))
+    assert torch.equal(model.log_scale, settled), "settling depends on what was there"
+    assert torch.equal(model.elbo(train[0].x[:1]), before)
+
+
+@pytest.mark.parametrize("network", ["mlp", "convolutional", "residual"])
+@pytest.mark.parametrize("view", [None, Label(3), Top(1)], ids=str)
+def test_every_network_learns_and_keeps_the_contract_on_odd_sizes(network: Any, view: Any) -> None:
+    space = ImageSpace(3, 3, 5, levels=4)
+    torch.manual_seed(0)
+    model = VAE(space, view, latents=2, network=network, channels=6, stages=1, hidden=12, layers=2).double()
+    batch = random_batch(model, 6)
+    loss_of(model, batch).backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in model.parameters())
+    with torch.no_grad():
+        together = model.elbo(batch.x, batch.given)
+        alone = [model.elbo(batch.x[i : i + 1], None if batch.given is None else batch.given[i : i + 1]) for i in range(6)]
+    assert torch.equal(together, torch.cat(alone))
+    assert model.sample(2, None if batch.given is None else batch.given[:2]).shape == (2, *space.shape)
+
+
+def test_draws_do_not_depend_on_how_many_follow_in_later_blocks() -> None:
+    model = VAE.small(ImageSpace(1, 3, 3, levels=2)).double()
+    noise = Noise(0, torch.arange(4))
+    assert torch.equal(model._epsilon(noise, 200)[:128], model._epsilon(noise, 128))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 import pofx
 from pofx.errors import InputError
-from pofx.model import OptimizerSpec
+from pofx.model import OptimizerName, OptimizerSpec
 from pofx.nn.masked import MaskedConv2d
 from pofx.testing import fit, random_batch
 from pofx.training.optimizers import Muon, as_matrices, make_optimizer, orthogonalise
@@ -57,8 +58,14 @@ def test_vectors_follow_adamw() -> None:
     assert torch.allclose(ours.weight, theirs.weight, atol=1e-12) and torch.allclose(ours.bias, theirs.bias, atol=1e-12)
 
 
-def test_it_goes_on_from_its_state() -> None:
-    x = torch.randn(8, 5)
+@pytest.mark.parametrize("name", ["Muon", "AdamW", "Adam"])
+def test_it_goes_on_from_its_state(name: OptimizerName) -> None:
+    x = torch.randn(8, 5, 6, 6)
+
+    def net() -> nn.Sequential:
+        torch.manual_seed(0)
+        made = nn.Sequential(nn.Conv2d(5, 4, 3), nn.SiLU(), nn.Conv2d(4, 7, 1))
+        return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def steps(model: nn.Module, optimizer: torch.optim.Optimizer, n: int) -> None:
         for _ in range(n):
@@ -66,18 +73,36 @@ def test_it_goes_on_from_its_state() -> None:
             model(x).square().sum().backward()
             optimizer.step()
 
-    torch.manual_seed(0)
-    whole = nn.Linear(5, 4)
-    parts = nn.Linear(5, 4)
-    parts.load_state_dict(whole.state_dict())
-    spec = OptimizerSpec("Muon", lr=1e-2)
+    whole, parts = net(), net()
+    spec = OptimizerSpec(name, lr=1e-2)
     steps(whole, make_optimizer(whole, spec), 6)
     first = make_optimizer(parts, spec)
     steps(parts, first, 3)
     second = make_optimizer(parts, spec)
-    second.load_state_dict(first.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
     steps(parts, second, 3)
-    assert torch.equal(whole.weight, parts.weight) and torch.equal(whole.bias, parts.bias)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Adam"])
+def test_the_fused_step_is_the_plain_one(name: OptimizerName) -> None:
+    """For kernels that are channels-last too; and what an older run has stored goes on with the plain one."""
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Conv2d(5, 4, 3), nn.SiLU(), nn.Conv2d(4, 7, 1)).double()
+    ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    theirs = copy.deepcopy(ours)
+    a = make_optimizer(ours, OptimizerSpec(name, lr=1e-2, weight_decay=0.1))
+    b = getattr(torch.optim, name)(theirs.parameters(), lr=1e-2, betas=OptimizerSpec().betas, weight_decay=0.1)
+    x = torch.randn(8, 5, 6, 6, dtype=torch.double)
+    for _ in range(5):
+        for model, optimizer in ((ours, a), (theirs, b)):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+    assert all(torch.allclose(p, q, rtol=0, atol=1e-12) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert a.param_groups[0]["fused"]
+    a.load_state_dict(b.state_dict())
+    assert not a.param_groups[0]["fused"]
 
 
 def test_an_optimizer_in_the_place_of_the_models_own(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from pofx.workflows.reproduce import load_recipe, recipe_names, reproduce
 SPACES = {
     "binarized-mnist": ImageSpace(1, 28, 28, levels=2),
     "mnist": ImageSpace(1, 28, 28),
+    "mnist:dynamic": ImageSpace(1, 28, 28, levels=2),
+    "fashion-mnist": ImageSpace(1, 28, 28),
     "cifar10": ImageSpace(3, 32, 32),
     "digits": ImageSpace(1, 8, 8, levels=17),
 }
@@ -95,6 +97,13 @@ def test_there_is_a_recipe_for_each_result() -> None:
         "binarized-mnist-row": 87.0,
         "binarized-mnist-diagonal": 87.0,
         "mnist-pixelcnn-pp": 0.9,
+        "mnist-vae": 88.0,
+        "mnist-iwae": 87.0,
+        "binarized-mnist-vae": 89.9,
+        "binarized-mnist-iwae": 88.0,
+        "binarized-mnist-ladder": 85.0,
+        "binarized-mnist-ladder-gpu": 81.0,
+        "cifar10-vae": 4.7,
         "cifar10-pixelcnn-pp": 3.75,
         "binarized-mnist-gated-gpu": 80.5,
         "cifar10-pixelcnn-pp-gpu": 3.4,
@@ -184,6 +193,18 @@ def test_a_shorter_budget_is_marked_and_overwrites_no_whole_result(tiny: Callabl
     assert reproduce(recipe, minutes=0.01, quiet=True, say=told.append).path == Path("results/tiny-0.01min.json")
     assert short.path.read_bytes() == kept
     assert "whole budget" in told[-2] + told[-1]
+
+
+def test_a_bound_has_its_estimate_which_is_what_is_compared(tiny: Callable[..., Path]) -> None:
+    changes = {"model": 'model = "vae"', "layers": 'network = "mlp"', "channels": "hidden = 8"}
+    done = reproduce(tiny(**changes, stretch="estimate = 3\nestimate_of_500 = 5"), quiet=True).found
+    test = done["test"]
+    assert (test["kind"], test["estimate"]["kind"], test["estimate"]["k"]) == ("lower bound", "estimate", 3)
+    assert done["found"] == test["estimate"]["bits_per_dim"] < test["bits_per_dim"]
+    assert (done["estimate_of_500"]["k"], done["estimate_of_500"]["n"]) == (5, 359)  # all there are
+    assert "train_kl" in done["curve"][0]
+    bound = reproduce(tiny(**changes, stretch='estimate = 3\ncompare = "bound"'), quiet=True).found
+    assert bound["found"] == bound["test"]["bits_per_dim"] and "estimate_of_500" not in bound
 
 
 def test_what_is_expected_may_be_missed(tiny: Callable[..., Path]) -> None:

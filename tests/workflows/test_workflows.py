@@ -23,8 +23,10 @@ from pofx.training import train
 from pofx.workflows import _page as html
 from pofx.workflows import demo as demo_module
 from pofx.workflows import features as features_module
+from pofx.workflows._history import history
+from pofx.workflows._page import number
 from pofx.workflows.features import Turned, features_run, turned
-from pofx.workflows.report import history, number, report
+from pofx.workflows.report import report
 
 VOID = {"meta", "link", "img", "br"}
 

@@ -24,7 +24,8 @@ def evaluate(
     """How good a run is on train, valid and test.
 
     Without DATA: all parts of the run's own data, their gap, and a check for memorization. With DATA: those images alone.
-    Costs are exact (=), bounds (≤) or estimates (≈). A model without likelihood has its samples judged, in the features of a run.
+    Costs are exact (=), bounds (≤) or estimates (≈). A bound is shown with its parts; ‖x − x̂‖² is of pixels on [0, 1], summed over an
+    image. A model without likelihood has its samples judged, in the features of a run.
 
     Args:
         run: a run folder or a Hub id.
@@ -93,6 +94,19 @@ def _text(result: Any) -> list[Any]:
                     f"{line.bits_per_dim.se:.4f}",
                     what,
                 )
+        parts += [shown, ""]
+    if any(row.squared_error for row in rows):
+        bound = any(row.latents for row in rows)
+        head = ("−E log p(x | z), nats", "± se", "KL, nats", "± se", "active units") if bound else ()
+        shown = table("part", *head, "‖x − x̂‖²", "± se", right=("−E log p(x | z), nats", "KL, nats", "active units", "‖x − x̂‖²"))
+        for row in rows:
+            latents, error = row.latents, row.squared_error
+            cells = []
+            if latents is not None:
+                for mean in (latents.reconstruction, latents.kl):
+                    cells += [f"{mean.mean:.3f}", f"{mean.se:.3f}"]
+                cells.append(f"{latents.active} of {len(latents.kl_per_dimension)}")
+            shown.add_row(row.split, *cells, f"{error.mean:.3f}", f"{error.se:.3f}")
         parts += [shown, ""]
     if any(row.accuracy for row in rows):
         shown = table("part", "images", "accuracy", "± se", "cross-entropy (nats)", right=("images", "accuracy"))

@@ -10,7 +10,13 @@ from pofx import catalog
 from pofx.cli.common import Answer, Common, Flag, table
 
 # Capabilities as column heads that fit a terminal; one that is not listed is shown by its own name.
-HEADS = {"ExactLikelihood": "exact p(x)", "Autoregressive": "step by step", "LowerBound": "bound", "Sampler": "sample"}
+HEADS = {
+    "ExactLikelihood": "exact p(x)",
+    "Autoregressive": "step by step",
+    "LowerBound": "bound",
+    "LatentVariable": "latent z",
+    "Sampler": "sample",
+}
 
 
 def models(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -24,6 +24,7 @@ def sample(
     temperature: float = 1.0,
     top_p: float = 1.0,
     trace: Flag = False,
+    show: Literal["sample", "mean", "sd"] = "sample",
     common: Common = Common(),
 ) -> Answer:
     """Draw images from a run.
@@ -33,7 +34,8 @@ def sample(
     Args:
         run: a run folder or a Hub id.
         n: how many; by default 64, with --trace 4.
-        out: .png one picture, .npz or .npy the integers, otherwise a folder of PNG files; by default samples.png in the run folder.
+        out: .png one picture, .npz or .npy the integers, otherwise a folder of PNG files; by default
+            samples.png (mean.png, sd.png) in the run folder.
             A run of a text also writes .txt, one sample a line (its default, samples.txt).
         seed: any whole number.
         first: number of the first image.
@@ -42,14 +44,16 @@ def sample(
         temperature: below 1 sharpens; what comes out is then not samples of p.
         top_p: draw from the likeliest values holding this share; what comes out is then not samples of p.
         trace: show the images being drawn, pixel by pixel, beside the entropy of each: an animated .gif or .png; by default trace.gif.
+        show: of a latent-variable model: sample draws x from p(x|z), mean and sd show what p(x|z) is; what comes out is then not samples of p.
     """
     from pofx.tasks.sample import sample as task
 
     model = load_model(run, common)
     n = (4 if trace else 64) if n is None else n
     alphabet = run_info(run).stored.get("alphabet")
-    given = _given(model, run, n, label, like, common)
-    target = out if out is not None else _default_out(run, "trace.gif" if trace else "samples.txt" if alphabet else "samples.png")
+    given = view_value(model, run, n, label, like, common)
+    name = "trace.gif" if trace else f"{show}.png" if show != "sample" else "samples.txt" if alphabet else "samples.png"
+    target = out if out is not None else _default_out(run, name)
     with common.progress("sampling") as progress:
         result = task(
             model,
@@ -61,10 +65,13 @@ def sample(
             top_p=top_p,
             out=target,
             trace=trace,
+            show=show,
             alphabet=alphabet,
             progress=progress,
         )
-    if result.kind.startswith("not"):
+    if show != "sample":
+        common.note(f"With --show {show} these images are {result.kind}.")
+    elif result.kind.startswith("not"):
         common.note(f"With --temperature or --top-p these images are {result.kind}.")
     return Answer(
         {"run": run, "label": label, "like": like, "trace": trace} | result.to_json(),
@@ -77,7 +84,7 @@ def _default_out(run: str, name: str) -> Path:
     return folder / name if folder.is_dir() else Path(name)
 
 
-def _given(model: Any, run: str, n: int, label: str | None, like: str | None, common: Common) -> Any:
+def view_value(model: Any, run: str, n: int, label: str | None, like: str | None, common: Common) -> Any:
     """The view's value for n images, from --label or --like; None for an unconditional model."""
     import torch
 

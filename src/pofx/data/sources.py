@@ -1,13 +1,14 @@
 """What a person types → a `Source`. DATA is `name[:part][:transform]`.
 
-    digits, mnist, fashion-mnist, binarized-mnist, cifar10, ir-solar, noto-emoji, timeseries:NAME    named sets
+    digits, shapes, mnist, fashion-mnist, binarized-mnist, cifar10, ir-solar, noto-emoji, timeseries:NAME    named sets
     path                a folder, .npz, .npy, IDX (.gz), .parquet, or one image; write ./digits for a folder called like a set
     hf:owner/name       a set on the Hub
     text:FILE           a text, as images 1×1×64 whose levels are characters (`pofx.data.text`)
     part                train, valid, calib or test
     transform           threshold (two levels, at the middle), dynamic (two levels, drawn)
 
-`digits` is inside scikit-learn. The other names are looked up in the folder $POFX_DATA, then on the Hub where it has them.
+`digits` is inside scikit-learn, `shapes` is drawn (`pofx.data.shapes`). The other names are looked up in the folder $POFX_DATA, then on the
+Hub where it has them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from pofx.data import files
+from pofx.data import files, shapes
 from pofx.data.arrays import Numbered, Rows, Source, as_images
 from pofx.data.text import PREFIX, read_text
 from pofx.data.transforms import over_white
@@ -128,7 +129,7 @@ def find(spec: Spec, limit: int, size: tuple[int, int] | None = None, alphabet: 
 def _named(name: str, rest: str, limit: int) -> Source:
     found = SETS[name]
     root = os.environ.get("POFX_DATA")
-    if name == "digits" or root:
+    if name in ("digits", "shapes") or root:
         source = found.read(Path(root or "").expanduser(), rest, limit)
         if source is not None:
             return source
@@ -152,6 +153,13 @@ def _digits(root: Path, rest: str, limit: int) -> Source:
     bunch: Any = load_digits()
     x = as_images(bunch.images.astype(np.uint8), "digits")
     return Source({"all": Rows(x, Numbered("digits", np.arange(len(x))), bunch.target)}, 17, tuple("0123456789"))
+
+
+def _shapes(root: Path, rest: str, limit: int) -> Source:
+    """6,000 coloured shapes whose factors are known, RGB 16×16; see `pofx.data.shapes`. No published test part."""
+    made = shapes.factors(np.arange(shapes.COUNT))
+    x = shapes.render(made).numpy()
+    return Source({"all": Rows(x, Numbered(shapes.NAME, np.arange(len(x))), made[:, 0].numpy())}, 256, shapes.KINDS)
 
 
 def _idx_set(name: str, *folders: str, class_names: tuple[str, ...]) -> Callable[[Path, str, int], Source | None]:
@@ -224,6 +232,7 @@ _DIGITS = tuple("0123456789")
 
 SETS: dict[str, Named] = {
     "digits": Named(_digits, None, "nothing: it is inside scikit-learn"),
+    "shapes": Named(_shapes, None, "nothing: it is drawn"),
     "mnist": Named(_idx_set("mnist", "mnist", class_names=_DIGITS), "ylecun/mnist", "mnist/train-images-idx3-ubyte.gz and its three kin"),
     "fashion-mnist": Named(
         _idx_set("fashion-mnist", "fashion", "fashion-mnist", class_names=_FASHION),

@@ -56,6 +56,13 @@ def project(layer: nn.Module, context: Tensor | None, size: tuple[int, int] | No
     return layer(context)
 
 
+def added(h: Tensor, layer: nn.Module, context: Tensor | None) -> Tensor:
+    """h, `(n, F, H, W)` or `(n, F)`, with what a layer adds for its context; h itself where there is none."""
+    if context is None:
+        return h
+    return h + (layer(context) if h.ndim == 2 else project(layer, context, (h.shape[2], h.shape[3])))
+
+
 class Dense(nn.Module):
     """What a fully connected layer adds for its context: planes are pooled to at most 8×8 and flattened, `(n, features)`."""
 

@@ -25,8 +25,7 @@ class ResidualBlock(nn.Module):
         self.second.weight.data.mul_(0.1)
 
     def forward(self, h: Tensor, context: Tensor | None = None, noise: Noise | None = None, site: str = "", dropout: float = 0.0) -> Tensor:
-        a = self.first(silu(h)) + conditioning.project(self.given, context, (h.shape[2], h.shape[3]))
-        a = silu(a)
+        a = silu(conditioning.added(self.first(silu(h)), self.given, context))
         if noise is not None and dropout > 0:
             a = a * noise.keep(site, a, dropout)
         return h + self.second(a)

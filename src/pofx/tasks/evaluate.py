@@ -18,12 +18,26 @@ from torch import Tensor
 
 from pofx.catalog import name_of
 from pofx.errors import InputError
+from pofx.metrics.active_units import active_units
 from pofx.metrics.frechet import Frechet, frechet
 from pofx.metrics.label_coverage import LabelCoverage, label_coverage
 from pofx.metrics.memorization import Evidence, Memorization, copies, membership
 from pofx.metrics.precision_recall import PrecisionRecall, precision_recall
-from pofx.model import ExactLikelihood, Features, ImageModel, Labeler, LowerBound, Progress, Sampler, Score
+from pofx.model import (
+    Decoder,
+    Encoder,
+    ExactLikelihood,
+    Features,
+    ImageModel,
+    Labeler,
+    LatentVariable,
+    LowerBound,
+    Progress,
+    Sampler,
+    Score,
+)
 from pofx.tasks.bulk import Images, Subset, as_images, everything, per_image, subset
+from pofx.tasks.reconstruct import squared_errors
 from pofx.tasks.score import costs
 from pofx.views import Label
 
@@ -69,6 +83,32 @@ class Mean:
 
 
 @dataclass(frozen=True)
+class Latents:
+    """The bound in its parts, at β = 1: cost = reconstruction + kl.
+
+    Attributes:
+        reconstruction: −E_q[log p(x | z)], nats per image.
+        kl: KL(q(z|x) ‖ p(z)), nats per image.
+        kl_per_dimension: its mean over images for each latent dimension, nats.
+        active: dimensions that say something of the image (`metrics/active_units.py`).
+    """
+
+    reconstruction: Mean
+    kl: Mean
+    kl_per_dimension: tuple[float, ...]
+    active: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "reconstruction": self.reconstruction.to_json(),
+            "kl": self.kl.to_json(),
+            "kl_per_dimension": list(self.kl_per_dimension),
+            "active_units": self.active,
+            "latents": len(self.kl_per_dimension),
+        }
+
+
+@dataclass(frozen=True)
 class SplitResult:
     """What was measured on one split.
 
@@ -78,6 +118,8 @@ class SplitResult:
         nats, bits_per_dim: mean cost, or None without a likelihood.
         accuracy, cross_entropy: of a Labeler against the labels; cross-entropy −log p(y | x) in nats.
         estimate: the importance-weighted numbers of a model with a bound, over `k` draws.
+        latents: the parts of the bound of a latent-variable model.
+        squared_error: ‖x − x̂‖² of reconstructions, pixels on [0, 1], summed over an image; of what encodes and decodes.
     """
 
     split: str
@@ -90,6 +132,8 @@ class SplitResult:
     cross_entropy: Mean | None = None
     estimate: SplitResult | None = None
     k: int | None = None
+    latents: Latents | None = None
+    squared_error: Mean | None = None
 
     @property
     def sign(self) -> str:
@@ -112,6 +156,10 @@ class SplitResult:
             result |= {"accuracy": self.accuracy.to_json(), "cross_entropy": self.cross_entropy.to_json()}
         if self.estimate is not None:
             result["estimate"] = self.estimate.to_json()
+        if self.latents is not None:
+            result["latents"] = self.latents.to_json()
+        if self.squared_error is not None:
+            result["squared_error"] = self.squared_error.to_json()
         return result
 
 
@@ -206,6 +254,10 @@ def _measure(
             better = costs(model, images, estimate=estimate, seed=seed, progress=progress)
             tighter = SplitResult(name, len(images), of, better.kind, Mean.of(better.nats), Mean.of(better.bits_per_dim), k=estimate)
             result = replace(result, estimate=tighter)
+    if isinstance(model, LatentVariable):
+        result = replace(result, latents=_latents(model, images, samples=samples, seed=seed, progress=progress))
+    if isinstance(model, Encoder) and isinstance(model, Decoder):
+        result = replace(result, squared_error=Mean.of(squared_errors(model, images, progress=progress)))
     if isinstance(model, Labeler) and images.take(torch.tensor([0]))[1] is not None:
         labeler = model
 
@@ -220,6 +272,18 @@ def _measure(
         right, nats = per_image(model, judge, images, progress=progress).unbind(1)
         result = replace(result, accuracy=Mean.of(right), cross_entropy=Mean.of(nats))
     return result, score
+
+
+def _latents(model: LatentVariable, images: Images, *, samples: int, seed: int, progress: Progress | None) -> Latents:
+    def parts(x: Tensor, y: Tensor | None) -> Tensor:
+        batch = model.batch(x, y)
+        bound = model.bound(batch.x, batch.given, samples=samples, seed=seed)
+        mean = model.posterior(batch.x, batch.given).mean
+        return torch.cat([-bound.log_likelihood[:, None], bound.kl, mean], 1).double()
+
+    d = model.latent_dims
+    reconstruction, kl, means = per_image(model, parts, images, progress=progress).split([1, d, d], 1)
+    return Latents(Mean.of(reconstruction[:, 0]), Mean.of(kl.sum(1)), tuple(kl.mean(0).tolist()), active_units(means))
 
 
 def draws(model: Sampler, n: int, like: Images, *, seed: int = 0, progress: Progress | None = None) -> Tensor:

@@ -1,13 +1,15 @@
 """Draw images from the model: x ~ p(x | given), images first … first+n−1 of a seed, whatever the batch.
 
 Temperature T and top-p change an autoregressive model's steps, log p(x_i | x_<i) / T and the smallest set of values holding a share
-top_p of the probability. Both look nicer and are **not samples of p**: the result says so.
+top_p of the probability. Both look nicer and are **not samples of p**: the result says so. Nor are the mean and the standard deviation of
+p(x|z) at z ~ N(0, I), which a latent-variable model can show instead of the draw.
 
 A model of a text (`text:FILE`) also writes its samples as text. An autoregressive one shows itself at work with `trace`.
 """
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,10 +22,11 @@ from torch import Tensor
 
 from pofx.data.text import decode, lines
 from pofx.errors import InputError
-from pofx.model import SAMPLE_CHUNK, Autoregressive, ImageModel, Progress, Sampler, evaluating, require
+from pofx.model import SAMPLE_CHUNK, Autoregressive, ImageModel, LatentVariable, Progress, Sampler, evaluating, require
 from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.tasks._files import check_out, writing
+from pofx.tasks.reconstruct import WHAT, Show, check_show, gray, known_again, pixels
 from pofx.views import Label, View
 
 SUFFIXES = (".png", ".npz", ".npy")
@@ -37,8 +40,8 @@ class Samples:
     """Images that were drawn.
 
     Attributes:
-        x: uint8 `(n, C, H, W)`, or None where they went to a file as they came.
-        kind: "samples of p", or "not samples of p" (temperature, top-p); with a view "… of p(x | label)".
+        x: uint8 `(n, C, H, W)`, or None where they went to a file as they came; means and standard deviations are floats, in levels.
+        kind: "samples of p", or "not samples of p" (temperature, top-p), "not samples of p: the mean of p(x|z)"; with a view "… of p(x | label)".
         n, seed, first: they are images first … first+n−1 of `seed`.
         path: where they were written, or None.
         given: the view whose values they were drawn for, or None.
@@ -53,12 +56,14 @@ class Samples:
     temperature: float = 1.0
     top_p: float = 1.0
     given: View | None = None
+    show: Show = "sample"
 
     def to_json(self) -> dict:
         out = None if self.path is None else str(self.path)
         return {
             "n": self.n,
             "kind": self.kind,
+            "show": self.show,
             "given": None if self.given is None else repr(self.given),
             "seed": self.seed,
             "first": self.first,
@@ -118,6 +123,7 @@ def sample(
     top_p: float = 1.0,
     out: str | Path | None = None,
     trace: bool = False,
+    show: Show = "sample",
     alphabet: str | None = None,
     progress: Progress | None = None,
 ) -> Samples:
@@ -130,11 +136,13 @@ def sample(
             and labels as `y` where they were given; a folder without PNG files: one per image, named by its number. All but `.png`
             are written as the images come, in bounded memory. With an alphabet also `.txt`, a line per text.
         trace: autoregressive models only: `out` is a `.gif` or `.png` that shows the images being drawn, pixel by pixel.
+        show: latent-variable models only: "mean" or "sd" of p(x|z), z ~ N(0, I), in place of a draw from it. A picture of "mean" runs from
+            0 to levels−1, one of "sd" from 0 to its largest; arrays hold float32, in levels.
         alphabet: the character of each level, of a model that was trained on a text.
         progress: called with (done, total).
 
     Raises:
-        CapabilityError: the model cannot sample, or has no steps to change.
+        CapabilityError: the model cannot sample, or has no steps to change, or no p(x|z) to show.
         InputError: n < 1, wrong `first` or `given`, another ending, more images than a picture holds, a folder with other images.
 
     >>> from pofx.models.autoregressive.pixelcnn import PixelCNN
@@ -147,6 +155,11 @@ def sample(
     adjust = adjustment(temperature, top_p)
     if not 0 <= first < first + max(n, 1) < 2**63:
         raise InputError(f"--first {first} with -n {n}: images are numbered 0 … 2⁶³ − 1, e.g. --first 0.")
+    check_show(show)
+    if show != "sample":
+        if trace or adjust is not None:
+            raise InputError(f"--show {show} is of p(x|z) as it is: leave out --trace, --temperature and --top-p.")
+        return _shown(model, n, given, seed, first, show, out, progress)
     if trace:
         return _traced(model, n, given, seed, first, temperature, top_p, out, progress)
     if out is not None and Path(out).suffix.lower() == ".txt" and alphabet is None:
@@ -157,14 +170,10 @@ def sample(
     space = sampler.space
     if path is not None and path.suffix.lower() == ".txt":
         _check_text(alphabet, space)
-    if path is not None and path.suffix.lower() == ".png" and n * max(64, space.height) * max(64, space.width) > GRID_PIXELS:
-        raise InputError(
-            f"{n} images do not fit into one picture; write them to {path.with_suffix('.npy')} or to a folder {path.with_suffix('')}"
-        )
-    if path is not None and path.suffix == "" and space.channels not in (1, 3, 4):
-        raise InputError(f"Images of {space.channels} channels cannot be PNG files; write them to {path}.npy")
+    if path is not None and path.suffix.lower() == ".png":
+        _check_picture(path, n, space)
     if path is not None and path.suffix == "":
-        _refuse_others(path)
+        _check_folder(path, space)
     if adjust is None:
         chunks = sampler.samples(n, given, seed=seed, first=first, progress=progress)
     else:
@@ -191,6 +200,19 @@ def sample(
     return Samples(x, kind, n, seed, first, path, temperature, top_p, view)
 
 
+def _check_picture(path: Path, n: int, space: ImageSpace) -> None:
+    if n * max(64, space.height) * max(64, space.width) > GRID_PIXELS:
+        raise InputError(
+            f"{n} images do not fit into one picture; write them to {path.with_suffix('.npy')} or to a folder {path.with_suffix('')}"
+        )
+
+
+def _check_folder(path: Path, space: ImageSpace) -> None:
+    if space.channels not in (1, 3, 4):
+        raise InputError(f"Images of {space.channels} channels cannot be PNG files; write them to {path}.npy")
+    _refuse_others(path)
+
+
 def _kind(altered: bool, view: View | None) -> str:
     return (ALTERED if altered else TRUE) + ("" if view is None else f"(x | {type(view).__name__.lower()})")
 
@@ -215,6 +237,50 @@ def _traced(
     made = trace(model, n, given, seed=seed, first=first, temperature=temperature, top_p=top_p, progress=progress)
     kind = _kind((temperature, top_p) != (1, 1), model.given)
     return Samples(made.x, kind, n, seed, first, made.write(path), temperature, top_p, model.given)
+
+
+def _shown(
+    model: ImageModel, n: int, given: Any, seed: int, first: int, show: Show, out: str | Path | None, progress: Progress | None
+) -> Samples:
+    """The mean or the standard deviation of p(x|z), z ~ N(0, I)."""
+    latent, sampler = require(model, LatentVariable, to=f"show {WHAT[show]}"), require(model, Sampler, to="sample")
+    if n < 1:
+        raise InputError(f"n={n}: ask for at least one, e.g. n=16.")
+    path = None if out is None else check_out(out, SUFFIXES, folder=True)
+    space, value = latent.space, latent.check_given(given, n)
+    if path is not None and path.suffix.lower() == ".png":
+        _check_picture(path, n, space)
+    elif path is not None and path.suffix == "":
+        _check_folder(path, space)
+    size, chunks = sampler.draw_batch or SAMPLE_CHUNK, []
+    for start in range(0, n, size):
+        end = min(start + size, n)
+        noise = Noise(seed, torch.arange(first + start, first + start + size))
+        with torch.inference_mode(), evaluating(latent):
+            part = None if value is None else value[torch.arange(start, start + size).clamp(max=n - 1).to(value.device)]
+            z = noise.normal("z", latent.latent_dims).to(latent.device, latent.dtype)
+            x = known_again(latent, pixels(latent.decode(z, part), show, noise), part, show)
+            chunks.append(x[: end - start].float().cpu())
+        if progress is not None:
+            progress(end, n)
+    x = torch.cat(chunks).clone()
+    kind = f"{_kind(True, latent.given)}: {WHAT[show]}"
+    if path is not None and path.suffix.lower() in (".npz", ".npy"):
+        _write_arrays(path, iter([x]), tuple(x.shape), {"seed": seed, "first": first, "levels": space.levels, "kind": kind}, "<f4")
+    elif path is not None:
+        from pofx import pictures
+
+        plane = gray(x) if show == "sd" else x
+        top = float(plane.max()) if show == "sd" else space.levels - 1.0
+        shades = pictures.shades(plane, top)
+        if path.suffix == "":
+            _write_folder(path, iter([torch.from_numpy(shades)]), first, 256)
+        else:
+            columns = 1 if x.shape[2] == 1 else min(n, math.ceil(math.sqrt(n * x.shape[2] / x.shape[3])))
+            caption = f"{WHAT[show]}, z ~ N(0, I): not samples" + (f"; white = {top:.3g} levels" if show == "sd" else "")
+            with writing(path) as temporary:
+                pictures.sheet(pictures.rgb(shades, 256), columns, captions=[caption]).save(temporary, format="PNG")
+    return Samples(x, kind, n, seed, first, path, given=latent.given, show=show)
 
 
 def _check_text(alphabet: str | None, space: ImageSpace) -> None:
@@ -256,8 +322,8 @@ def _write_folder(path: Path, chunks: Iterator[Tensor], first: int, levels: int)
             number += 1
 
 
-def _write_arrays(path: Path, chunks: Iterator[Tensor], shape: tuple[int, ...], facts: dict[str, Any]) -> None:
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+def _write_arrays(path: Path, chunks: Iterator[Tensor], shape: tuple[int, ...], facts: dict[str, Any], kind: str = "|u1") -> None:
+    header = {"descr": kind, "fortran_order": False, "shape": shape}
     with writing(path) as temporary:
         if path.suffix.lower() == ".npy":
             with temporary.open("wb") as file:

@@ -47,17 +47,30 @@ def stream(seed: int, step: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"pofx/{seed}/{step}".encode(), digest_size=8).digest(), "big") >> 1
 
 
-@contextmanager
-def only(model: nn.Module, players: nn.Module) -> Iterator[None]:
-    """Let only the parameters of `players` require gradients."""
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed the generators that a step on `device` uses. `torch.manual_seed` seeds those of devices that are not there as well, and takes a
+    stack trace for each: half a millisecond."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
+def others(model: nn.Module, players: nn.Module) -> list[nn.Parameter]:
+    """The parameters that train, but not those of `players`."""
     mine = {id(p) for p in players.parameters()}
-    others = [p for p in model.parameters() if p.requires_grad and id(p) not in mine]
-    for p in others:
+    return [p for p in model.parameters() if p.requires_grad and id(p) not in mine]
+
+
+@contextmanager
+def without(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Let all but these parameters require gradients."""
+    for p in parameters:
         p.requires_grad_(False)
     try:
         yield
     finally:
-        for p in others:
+        for p in parameters:
             p.requires_grad_(True)
 
 
@@ -87,6 +100,7 @@ class Game(pl.LightningModule):
         self.model = model
         self.average = Average(model, half_life)
         self.players = list(model.objectives())
+        self.others = [others(model, player.parameters) for player in self.players]
         self.source = data
         self.plan = plan
         self.batch, self.seed, self.augmentations = batch, seed, tuple(augmentations)
@@ -109,6 +123,13 @@ class Game(pl.LightningModule):
         x, y = self.source.train_batch(index, seed=self.seed, epoch=epoch)
         return self.model.batch(augment(x, self.augmentations, noise), y), Context(step, self.plan.progress(step), noise)
 
+    def some_train(self, limit: int = 10_000, chunk: int = 100) -> Iterator[Batch]:
+        """At most `limit` training images, a fixed random choice, as they are in the first epoch and without augmentation."""
+        from pofx.data import order
+
+        for index in order(len(self.source.train), seed=0, epoch=0)[:limit].split(chunk):
+            yield self.model.batch(*self.source.train_batch(index, seed=self.seed, epoch=0))
+
     # One step --------------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
@@ -123,14 +144,14 @@ class Game(pl.LightningModule):
 
     def play(self, step: int) -> None:
         """Make step number `step`."""
-        torch.manual_seed(stream(self.seed, step))
+        seed_torch(stream(self.seed, step), self.device)
         batch, context = self.batch_of(step)
-        for player, optimizer in zip(self.players, self.optimizer_list(), strict=True):
+        for player, rest, optimizer in zip(self.players, self.others, self.optimizer_list(), strict=True):
             if (step + 1) % player.every:
                 continue
             prefix = f"{player.name}_" if len(self.players) > 1 else ""
             optimizer.zero_grad(set_to_none=True)
-            with only(self.model, player.parameters):
+            with without(rest):
                 loss, logs = player.loss(batch, context)
                 self._finite(loss, step, f"The loss of {player.name!r}")
                 self.manual_backward(loss)
@@ -138,7 +159,9 @@ class Game(pl.LightningModule):
             norm = nn.utils.get_total_norm(gradients)
             self._finite(norm, step, f"The gradient of {player.name!r}")
             if player.clip is not None and gradients:
-                torch._foreach_mul_(gradients, (player.clip / (norm + 1e-6)).clamp(max=1.0))
+                shrink = player.clip / (norm + 1e-6)
+                if float(shrink) < 1:
+                    torch._foreach_mul_(gradients, shrink)
             rate = learning_rate(self._spec(player.optimizer), context.progress)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -367,6 +390,8 @@ class Keeper(pl.Callback):
 
     def validate(self, game: Game) -> dict[str, float]:
         start = time.monotonic()
+        with torch.no_grad():
+            game.average.model.settle(game.some_train())
         found = validate(game.average.model, game.source.valid)
         self.validation_seconds = time.monotonic() - start
         return found

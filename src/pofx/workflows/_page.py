@@ -7,6 +7,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,13 @@ from torch import Tensor
 from pofx import pictures
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from PIL.Image import Image
 
+    from pofx.tasks.evaluate import Mean
+
+GREY = "#8a9097"  # of axes and letters: both themes show it
+COLORS = ("#1f9e96", "#e08a1e", "#7a6ff0", "#d2527f", "#5a9bd4", GREY)
 WIDTH = 792  # of the text, in screen pixels: 52rem less the padding
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #63686f; --line: #dfe2e6; --ground: #fff; --panel: #f6f7f8; --accent: #0b6e69; --alarm: #b3261e; }
@@ -84,6 +90,19 @@ def _tied(text: str) -> str:
     return re.sub("(?<=[=≤≈±]) ", "\u00a0", text)
 
 
+def number(mean: Mean | None, digits: int, sign: str = "") -> str:
+    """A mean ± its standard error, "≤ 1.234 ± 0.005"; a dash where there is none.
+
+    >>> from pofx.tasks.evaluate import Mean
+    >>> number(Mean(1.23456, 0.01), 3, "≤")
+    '≤ 1.235 ± 0.010'
+    """
+    if mean is None:
+        return "–"
+    error = "" if math.isnan(mean.se) else f" ± {mean.se:.{digits}f}"
+    return f"{sign} {mean.mean:.{digits}f}{error}".strip()
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", *, text: Iterable[int] = ()) -> str:
     """A table of plain text; columns in `text` are left-aligned and may wrap."""
     left = set(text)
@@ -132,6 +151,13 @@ def grid(x: Tensor, levels: int, columns: int, *, want: int = 40, caption: str =
     return f'<figure><img src="{data_uri(sheet)}" width="{sheet.width * scale}" height="{sheet.height * scale}" alt="{escape(alt)}">{below}</figure>'
 
 
+def picture(image: Image, caption: str = "", *, scale: int = 1, sharp: bool = False) -> str:
+    """A ready picture, enlarged by a whole factor; `sharp` where its pixels are those of images."""
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    kind = "" if sharp else ' class="smooth"'
+    return f'<figure><img src="{data_uri(image)}"{kind} width="{image.width * scale}" alt="{escape(caption[:80])}">{below}</figure>'
+
+
 def tiles(x: Tensor, levels: int, captions: Sequence[str] | None = None, *, want: int = 56) -> str:
     """Images side by side, each with a caption (lines separated by a newline)."""
     scale = enlarged(x, want)
@@ -149,25 +175,39 @@ def beside(parts: Iterable[str]) -> str:
     return f'<div class="beside">{"".join(parts)}</div>'
 
 
+def inked(color: str = GREY) -> AbstractContextManager[None]:
+    """Within it, matplotlib's axes and letters are of this colour, and letters in an SVG stay letters."""
+    from matplotlib import rc_context
+
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "pofx", "font.size": 9, "font.family": "sans-serif"}
+    settings |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), color)
+    settings |= {"axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+    return rc_context(settings)
+
+
+def drawing(figure: Figure, caption: str = "") -> str:
+    """A figure of matplotlib as inline SVG on no ground; to be called within `inked`."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :].replace("<svg ", '<svg role="img" style="max-width:100%;height:auto" ', 1)
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<figure><div class="wide">{svg}</div>{below}</figure>'
+
+
 def curves(panels: Sequence[tuple[str, dict[str, tuple[list[float], list[float]]]]], caption: str = "") -> str:
     """Line plots as inline SVG: panels of (y label, name → (x, y)). Grey axes on no ground, so that both themes show them."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     panels = [(label, {k: v for k, v in lines.items() if v[0]}) for label, lines in panels]
     panels = [p for p in panels if p[1]]
     if not panels:
         return ""
-    grey = "#8a9097"
-    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "pofx", "font.size": 9, "font.family": "sans-serif"}
-    settings |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), grey)
-    with rc_context(settings):
+    with inked():
         figure = Figure(figsize=(7.4, 2.5), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axis, (label, lines) in zip(axes, panels, strict=True):
-            for (name, (xs, ys)), color in zip(
-                lines.items(), ("#1f9e96", "#e08a1e", "#7a6ff0", "#d2527f", "#5a9bd4", "#8a9097") * 2, strict=False
-            ):
+            for (name, (xs, ys)), color in zip(lines.items(), COLORS * 2, strict=False):
                 axis.plot(xs, ys, color=color, linewidth=1.4, label=name)
             values = sorted(v for _, ys in lines.values() for v in ys if math.isfinite(v))
             if len(values) > 20:  # the first steps must not flatten the rest
@@ -176,13 +216,8 @@ def curves(panels: Sequence[tuple[str, dict[str, tuple[list[float], list[float]]
                 axis.set_ylim(low - pad, high + pad)
             axis.set_xlabel("step")
             axis.set_ylabel(label)
-            axis.grid(color=grey, alpha=0.2, linewidth=0.6)
+            axis.grid(color=GREY, alpha=0.2, linewidth=0.6)
             axis.spines[["top", "right"]].set_visible(False)
             if len(lines) > 1:
-                axis.legend(frameon=False, labelcolor=grey)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg") :].replace("<svg ", '<svg role="img" style="max-width:100%;height:auto" ', 1)
-    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><div class="wide">{svg}</div>{below}</figure>'
+                axis.legend(frameon=False, labelcolor=GREY)
+        return drawing(figure, caption)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import platform
@@ -25,11 +24,15 @@ from pofx.metrics.nearest import nearest
 from pofx.model import Critic, Decoder, Encoder, ExactLikelihood, ImageModel, LowerBound, Sampler, evaluating
 from pofx.tasks._files import write_text
 from pofx.tasks.bulk import Images, subset
-from pofx.tasks.evaluate import Evaluation, Mean, SplitResult, draws, evaluate, feature_vectors, train_images, viewed
+from pofx.tasks.evaluate import Evaluation, SplitResult, draws, evaluate, feature_vectors, train_images, viewed
 from pofx.tasks.outliers import Outliers, judge
 from pofx.tasks.score import costs
 from pofx.views import Label
+from pofx.workflows import _codes
 from pofx.workflows import _page as html
+from pofx.workflows._history import history
+from pofx.workflows._page import number
+from pofx.workflows.rate_distortion import training_path
 
 if TYPE_CHECKING:
     from pofx.data import Data
@@ -49,8 +52,9 @@ class Findings:
         samples: uint8 `(GRID, C, H, W)`, or None.
         near_pixels, near_features: for the first SHOWN samples, the nearest training image, uint8.
         reconstructions: (test images, their reconstructions), or None.
+        codes: of a model that encodes and decodes, or None.
         odd: the outlier verdicts of the scored test images, or None with the reason in `notes`.
-        history: metrics.csv, column by column.
+        history: metrics.csv, column by column; metrics: its path.
     """
 
     name: str
@@ -62,43 +66,17 @@ class Findings:
     near_pixels: Tensor | None
     near_features: Tensor | None
     reconstructions: tuple[Tensor, Tensor] | None
+    codes: _codes.Codes | None
     odd: Outliers | None
     features: FeaturesRun | None
     history: dict[str, list[float]]
+    metrics: Path | None
     notes: tuple[str, ...] = ()
 
     @property
     def scored(self) -> tuple[Images, Any] | None:
         """The test images that were scored, and their scores."""
         return self.evaluation.measured.get(self.evaluation.split)
-
-
-def number(mean: Mean | None, digits: int, sign: str = "") -> str:
-    """A mean ± its standard error, "≤ 1.234 ± 0.005"; a dash where there is none.
-
-    >>> number(Mean(1.23456, 0.01), 3, "≤")
-    '≤ 1.235 ± 0.010'
-    """
-    if mean is None:
-        return "–"
-    error = "" if math.isnan(mean.se) else f" ± {mean.se:.{digits}f}"
-    return f"{sign} {mean.mean:.{digits}f}{error}".strip()
-
-
-def history(path: Path) -> dict[str, list[float]]:
-    """metrics.csv as columns of floats, NaN where a cell is empty; empty where there is no file."""
-    if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-
-    def value(text: str | None) -> float:
-        try:
-            return float(text or "nan")
-        except ValueError:
-            return math.nan
-
-    return {name: [value(row.get(name)) for row in rows] for name in (rows[0] if rows else {}) if name}
 
 
 def gather(
@@ -137,13 +115,14 @@ def gather(
         if features is not None:
             index = nearest(feature_vectors(features.model, first), feature_vectors(features.model, train)).index[:, 0]
             near_features = train[index]
-    reconstructions = None
+    reconstructions = codes = None
     if isinstance(model, Encoder) and isinstance(model, Decoder):
         x, y = data.test.take(torch.arange(min(SHOWN, len(data.test))))
         with torch.inference_mode(), evaluating(model):
             batch = model.batch(x, y)
             mean = model.decode(model.encode(batch.x, batch.given), batch.given).mean
         reconstructions = (x, mean.round().clamp(0, data.space.levels - 1).to(torch.uint8).cpu().clone())
+        codes = _codes.codes(model, data, limit=limit, seed=seed)
     odd = None
     if isinstance(model, ExactLikelihood | LowerBound):
         images, cost = evaluation.measured[evaluation.split]
@@ -164,9 +143,11 @@ def gather(
         near_pixels,
         near_features,
         reconstructions,
+        codes,
         odd,
         features,
         past,
+        metrics,
         tuple(notes),
     )
 
@@ -271,6 +252,12 @@ def reconstructions_part(f: Findings) -> str:
         want=56,
         caption="Rows: test images; their reconstructions (mean of p(x | z) at the mean of q(z | x)).",
     )
+
+
+def rate_part(f: Findings) -> str:
+    if f.codes is None or f.metrics is None:
+        return ""
+    return _codes.rate_part(f.name, f.codes, training_path(f.metrics))
 
 
 def extremes_part(f: Findings, count: int = 10) -> str:
@@ -434,10 +421,12 @@ def sections(f: Findings, path: str) -> list[str]:
     return [
         data_part(f),
         html.section("Numbers", numbers, notes_part(f)),
+        html.section("The bound in its parts", _codes.parts_part(f.evaluation), _codes.use_part(f.evaluation), rate_part(f)),
         html.section("Samples", samples_part(f)),
         html.section("Are they copies?", neighbours_part(f)),
         html.section("How good are the samples?", quality_table([f]), critic),
         html.section("Reconstructions", reconstructions_part(f)),
+        html.section("The latent space", "" if f.codes is None else _codes.space_part(f.codes, f.data.space.levels)),
         html.section("Cheapest and dearest test images", extremes_part(f)),
         html.section("The odd ones", odd_part(f)),
         html.section("Training", curves_part(f)),

@@ -1,0 +1,42 @@
+"""`pofx encode RUN DATA -o FILE`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from pofx.cli.common import Answer, Common, DataFlags, Flag, load_images, load_model, run_info
+
+
+def encode(
+    run: str,
+    data: str,
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(name=["-o", "--out"])] = None,
+    sample: Flag = False,
+    seed: int = 0,
+    data_flags: DataFlags = DataFlags(),
+    common: Common = Common(),
+) -> Answer:
+    """The latent code of each image.
+
+    Args:
+        run: a run folder or a Hub id.
+        data: name[:part][:transform], a folder, .npz, .npy, IDX or Parquet.
+        out: .parquet, .csv or .jsonl with columns id, z0, z1, …; .npz (z, id, y) or .npy (z).
+        sample: a draw from q(z|x) in place of its mean.
+        seed: of that draw.
+    """
+    from pofx.tasks.encode import encode as task
+
+    model = load_model(run, common)
+    images = load_images(data, model.space, data_flags, common, run_info(run))
+    with common.progress("encoding") as progress:
+        result = task(model, images.split, out=out, sample=sample, seed=seed, progress=progress)
+    facts = result.to_json()
+    text = f"{images.heading}: {facts['n']} images, {facts['latent_dims']} latent dimensions, z = {result.kind}"
+    tail = f"{result.path}" if result.path else "Add -o FILE.parquet for one row per image."
+    return Answer({"run": run, "data": images.heading} | facts, [text, tail])

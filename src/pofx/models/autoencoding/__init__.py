@@ -1,0 +1,1 @@
+"""Without density: a code and back, and no p(x)."""

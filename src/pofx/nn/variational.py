@@ -1,0 +1,307 @@
+"""What latent-variable models share: the bound, its importance-weighted form, and training by the reparameterized gradient.
+
+    L(x)   = E_q[log p(x|z)] − KL(q(z|x) ‖ N(0, I)),   z = μ + σ ⊙ ε              Kingma and Welling 2014, eq. 3 and 10
+    L_k(x) = E[log 1/k Σ_i w_i],   w_i = p(x|z_i) p(z_i) / q(z_i|x),  z_i ~ q       Burda et al. 2016, eq. 8; L ≤ L_k ≤ L_{k+1} ≤ log p(x)
+
+A model says three things: what its nets read from x (`read`, once for any number of draws), which z and which pixels follow from ε
+(`explain`), and which pixels follow from z (`generate`).
+
+Training: kl_warmup raises the weight of the KL term from 0 to `beta` (Bowman et al. 2016); free_bits lets each latent dimension cost so
+many nats, on average over the batch, without being pushed down (Kingma et al. 2016, eq. 15); importance_samples = k > 1 trains on L_k.
+Every number that leaves the model is at β = 1 without free bits.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from pofx.errors import InputError
+from pofx.likelihoods import Likelihood, PixelDistribution
+from pofx.model import (
+    Batch,
+    Bound,
+    Context,
+    Features,
+    Gaussian,
+    LatentVariable,
+    Objective,
+    OptimizerSpec,
+    Progress,
+    Sampler,
+)
+from pofx.nn import conditioning
+from pofx.noise import Noise, hash_images
+from pofx.space import ImageSpace
+from pofx.views import View
+
+LikelihoodName = Literal["auto", "bernoulli", "categorical", "gaussian", "logistic", "logistic-mixture"]
+Scale = Literal["pixel", "shared", "optimal"]
+
+BLOCK = 64  # draws of z whose noise is made at once
+ROWS = 2**19  # sub-pixels decoded at once where many z of one image are
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One z for each image, and what follows from it.
+
+    Attributes:
+        q: q(z | x), which in a hierarchical model depends on the draws above.
+        z: `(n, d)`.
+        parameters: of p(x | z), `(n, P, H, W)`.
+    """
+
+    q: Gaussian
+    z: Tensor
+    parameters: Tensor
+
+
+class Variational(LatentVariable, Sampler, Features):
+    """A latent-variable model by `read`, `explain` and `generate`.
+
+    Args:
+        likelihood, components, scale: the decoder's head, `likelihoods.Likelihood`.
+        beta, free_bits, kl_warmup, importance_samples: see above.
+    """
+
+    draw_batch: ClassVar = 64
+
+    def __init__(
+        self,
+        space: ImageSpace,
+        given: View | None,
+        *,
+        context: int,
+        likelihood: LikelihoodName,
+        components: int,
+        scale: Scale,
+        dropout: float,
+        beta: float,
+        free_bits: float,
+        kl_warmup: float,
+        importance_samples: int,
+        lr: float,
+    ) -> None:
+        super().__init__(space, given)
+        name = type(self).__name__
+        if not 0 <= dropout < 1 or not 0 <= kl_warmup <= 1:
+            raise InputError(f"{name}: dropout={dropout} must be in [0, 1) and kl_warmup={kl_warmup} in [0, 1].")
+        if not beta >= 0 or not free_bits >= 0 or importance_samples < 1:
+            raise InputError(
+                f"{name}: beta={beta} and free_bits={free_bits} must be at least 0, importance_samples={importance_samples} at least 1."
+            )
+        if importance_samples > 1 and free_bits:
+            raise InputError(
+                f"{name}: free_bits={free_bits} bounds a KL term, and importance_samples={importance_samples} has none: leave one out."
+            )
+        self.likelihood, self.components, self.scale, self.dropout = likelihood, components, scale, dropout
+        self.beta, self.free_bits, self.kl_warmup, self.importance_samples, self.lr = beta, free_bits, kl_warmup, importance_samples, lr
+        self.head = Likelihood(likelihood, space, default="logistic", components=components, scale=scale)
+        self.context = conditioning.Context(self, context)
+        if scale == "shared":
+            self.log_scale = nn.Parameter(torch.full((space.channels,), -1.0))
+        elif scale == "optimal":
+            self.register_buffer("log_scale", torch.full((space.channels,), -1.0))
+
+    log_scale: Tensor
+
+    # What a model says -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def read(self, x: Tensor, context: Tensor | None, noise: Noise | None) -> tuple[Tensor, ...]:
+        """What the nets take from `x` uint8 `(n, C, H, W)`: tensors `(n, …)`."""
+
+    @abstractmethod
+    def explain(self, read: tuple[Tensor, ...], epsilon: Tensor, context: Tensor | None, noise: Noise | None) -> Explanation:
+        """q, z = μ + σ ⊙ ε and the parameters of p(x|z), for `epsilon` `(n, d)`."""
+
+    @abstractmethod
+    def generate(self, z: Tensor, context: Tensor | None) -> Tensor:
+        """The parameters of p(x|z), `(n, P, H, W)`, for `z` `(n, d)`."""
+
+    # The bound -------------------------------------------------------------------------------------------------------
+
+    def _pixels(self, parameters: Tensor) -> PixelDistribution:
+        return self.head(parameters, None if self.scale == "pixel" else self.log_scale)
+
+    def _log_likelihood(self, x: Tensor, parameters: Tensor) -> Tensor:
+        """log p(x | z, given) over unknown sub-pixels, `(n,)` nats."""
+        return self.unknown_sum(self._pixels(parameters).log_prob(x))
+
+    def _epsilon(self, noise: Noise, samples: int) -> Tensor:
+        """`(samples, n, d)`; draw i is the same whatever follows it in later blocks."""
+        blocks = [
+            noise.normal("z" if start == 0 else f"z{start}", min(BLOCK, samples - start), self.latent_dims)
+            for start in range(0, samples, BLOCK)
+        ]
+        return torch.cat(blocks, 1).transpose(0, 1).to(self.device, self.dtype)
+
+    @final
+    def posterior(self, x: Tensor, given: Any = None) -> Gaussian:
+        x, value = self.check_pair(x, given)
+        context = self.context(value)
+        return self.explain(self.read(x, context, None), self._zeros(len(x)), context, None).q
+
+    def _zeros(self, n: int) -> Tensor:
+        return torch.zeros(n, self.latent_dims, dtype=self.dtype, device=self.device)
+
+    def _start(self, x: Tensor, given: Any, samples: int, seed: int) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...], Noise]:
+        if samples < 1:
+            raise InputError(f"samples={samples}: at least one draw of z is needed, e.g. samples=1.")
+        x, value = self.check_pair(x, given)
+        context = self.context(value)
+        return x, context, self.read(x, context, None), Noise(seed, hash_images(x))
+
+    @final
+    def bound(self, x: Tensor, given: Any = None, *, samples: int = 1, seed: int = 0) -> Bound:
+        x, context, read, noise = self._start(x, given, samples, seed)
+        log_likelihood, kl = torch.zeros(len(x), dtype=self.dtype, device=self.device), self._zeros(len(x))
+        for epsilon in self._epsilon(noise, samples):
+            e = self.explain(read, epsilon, context, None)
+            log_likelihood, kl = log_likelihood + self._log_likelihood(x, e.parameters), kl + e.q.kl()
+        return Bound(log_likelihood / samples, kl / samples)
+
+    @final
+    def log_prob_estimate(self, x: Tensor, given: Any = None, *, samples: int, seed: int = 0) -> Tensor:
+        x, context, read, noise = self._start(x, given, samples, seed)
+        n, log_weights = len(x), []
+        at_once = max(1, min(samples, BLOCK, ROWS // (n * self.space.dims)))
+        xs, reads, contexts = _repeated(x, at_once), tuple(_repeated(t, at_once) for t in read), _repeated(context, at_once)
+        for first in range(0, samples, BLOCK):
+            block = noise.normal("z" if first == 0 else f"z{first}", min(BLOCK, samples - first), self.latent_dims)
+            for epsilon in block.transpose(0, 1).to(self.device, self.dtype).split(at_once):
+                rows = len(epsilon) * n
+                context = None if contexts is None else contexts[:rows]
+                e = self.explain(tuple(t[:rows] for t in reads), epsilon.flatten(0, 1), context, None)
+                log_weight = self._log_likelihood(xs[:rows], e.parameters) + _log_ratio(e, epsilon.flatten(0, 1))
+                log_weights.append(log_weight.reshape(-1, n))
+        return torch.logsumexp(torch.cat(log_weights), 0) - math.log(samples)
+
+    # Training --------------------------------------------------------------------------------------------------------
+
+    def objectives(self) -> Sequence[Objective]:
+        return [Objective("elbo", self, self._loss, optimizer=OptimizerSpec("Muon", lr=self.lr, betas=(0.9, 0.99)))]
+
+    def _weight(self, progress: float) -> float:
+        """β of this step."""
+        return self.beta * (min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0)
+
+    def _loss(self, batch: Batch, step: Context) -> tuple[Tensor, dict[str, Tensor]]:
+        beta, k, n = self._weight(step.progress), self.importance_samples, len(batch.x)
+        context = self.context(batch.given)
+        read = self.read(batch.x, context, step.noise)
+        epsilon = self._epsilon(step.noise, k).flatten(0, 1)
+        x, noise = batch.x, step.noise
+        if k > 1:
+            x, read, context = _repeated(x, k), tuple(_repeated(t, k) for t in read), _repeated(context, k)
+            noise = Noise(noise.seed, noise.images.repeat(k)) if self.dropout else noise
+        e = self.explain(read, epsilon, context, noise)
+        if self.scale == "optimal":
+            self._follow(x, e.parameters)
+        reconstruction = -self._log_likelihood(x, e.parameters).reshape(k, n)
+        kl = e.q.kl()
+        distortion = reconstruction.mean()
+        with torch.no_grad():
+            nats = kl.sum(1).mean()
+            cost = distortion + nats
+            logs = {"bits_per_dim": cost / (self.dims * math.log(2)), "kl": nats, "reconstruction": distortion.detach()}
+        if k == 1:
+            rate = kl.mean(0)
+            loss = distortion + beta * (rate.clamp(min=self.free_bits) if self.free_bits else rate).sum()
+        else:
+            loss = (math.log(k) - torch.logsumexp(beta * _log_ratio(e, epsilon).reshape(k, n) - reconstruction, 0)).mean()
+            logs["bits_per_dim"] = (loss.detach() if beta == 1 else cost) / (self.dims * math.log(2))
+        return loss / self.dims, logs
+
+    @torch.no_grad()
+    def _follow(self, x: Tensor, parameters: Tensor) -> None:
+        """While training, the scale is the optimum of the batch (Rybkin et al. 2021, eq. 7): σ² is the mean squared error."""
+        self.log_scale.copy_(self._moment(self._errors(x, parameters).mean((0, 2, 3))))
+
+    def _errors(self, x: Tensor, parameters: Tensor) -> Tensor:
+        """(x − μ)² on [−1, 1], `(n, C, H, W)`."""
+        return (x.to(parameters.dtype) * (2 / (self.space.levels - 1)) - 1 - parameters) ** 2
+
+    def _moment(self, variance: Tensor) -> Tensor:
+        """The log-scale that has this variance per channel; a logistic distribution of scale s has variance s²π²/3."""
+        log_sd = 0.5 * variance.clamp(min=1e-8).log()
+        return log_sd if self.head.name == "gaussian" else log_sd + 0.5 * math.log(3) - math.log(math.pi)
+
+    @torch.no_grad()
+    def settle(self, batches: Iterator[Batch]) -> None:
+        """The optimal scale: the one, per channel, at which the training images cost least given their codes' means.
+
+        It starts at the mean squared error and searches around it, since bins have a width; it is stored with the weights.
+        """
+        if self.scale != "optimal":
+            return
+        seen = list(batches)
+        found = [self._reconstructed(b) for b in seen]
+        squared = sum((e.mean((2, 3)).sum(0) for e in (self._errors(b.x, p) for b, p in zip(seen, found, strict=True))), self._nothing())
+        log_scale = self._moment(squared / sum(len(b.x) for b in seen))
+        for width in (0.4, 0.1, 0.025):
+            grid = log_scale + width * torch.arange(-4, 5, dtype=log_scale.dtype, device=log_scale.device)[:, None]
+            totals = []
+            for candidate in grid:
+                terms = [self.head(p, candidate).log_prob(b.x).sum((0, 2, 3)) for b, p in zip(seen, found, strict=True)]
+                totals.append(sum(terms[1:], terms[0]))
+            best = torch.stack(totals).argmax(0)
+            log_scale = grid.gather(0, best[None])[0]
+        self.log_scale.copy_(log_scale)
+
+    def _nothing(self) -> Tensor:
+        return torch.zeros(self.space.channels, dtype=self.dtype, device=self.device)
+
+    def _reconstructed(self, batch: Batch) -> Tensor:
+        context = self.context(batch.given)
+        return self.explain(self.read(batch.x, context, None), self._zeros(len(batch.x)), context, None).parameters
+
+    # Sampler, Encoder, Decoder, Features -----------------------------------------------------------------------------
+
+    @final
+    def draw(self, given: Tensor | None, noise: Noise, progress: Progress | None) -> Tensor:
+        u = noise.uniform("x", *self.space.shape).to(self.device)
+        x = self._pixels(self.generate(self._epsilon(noise, 1)[0], self.context(given))).sample(u).to(torch.uint8)
+        if progress is not None:
+            progress(1, 1)
+        return self.copy_known(x, given)
+
+    @final
+    def encode(self, x: Tensor, given: Any = None, *, sample: bool = False, seed: int = 0) -> Tensor:
+        x, context, read, noise = self._start(x, given, 1, seed)
+        epsilon = self._epsilon(noise, 1)[0] if sample else self._zeros(len(x))
+        return self.explain(read, epsilon, context, None).z
+
+    @final
+    def decode(self, z: Tensor, given: Any = None) -> PixelDistribution:
+        if z.ndim != 2 or z.shape[1] != self.latent_dims:
+            raise InputError(f"Codes of this {type(self).__name__} are (n, {self.latent_dims}), found {tuple(z.shape)}.")
+        return self._pixels(self.generate(z.to(self.device, self.dtype), self.context(self.check_given(given, len(z)))))
+
+    @property
+    def feature_layers(self) -> Sequence[str]:
+        return ["mean"]
+
+    def features(self, x: Tensor, layer: str | None = None) -> Tensor:
+        """The posterior mean, `(n, latent_dims)`."""
+        self.layer_index(layer)
+        if self.given is not None:
+            raise InputError(f"A conditional {type(self).__name__} encodes x with its given; use encode(x, given).")
+        return self.encode(x)
+
+
+def _log_ratio(e: Explanation, epsilon: Tensor) -> Tensor:
+    """log p(z) − log q(z|x), `(n,)` nats: (z − μ)/σ is ε itself, and 2π cancels."""
+    return 0.5 * (epsilon**2 + e.q.log_variance - e.z**2).sum(1)
+
+
+def _repeated(t: Any, k: int) -> Any:
+    """`(n, …)` → `(k·n, …)`, draw by draw; None stays None."""
+    return t if t is None or k == 1 else t.repeat(k, *[1] * (t.ndim - 1))

@@ -1,0 +1,124 @@
+"""The codes of images: z = E q(z|x), a draw from q(z|x), or f(x) of an autoencoder.
+
+A draw's noise is keyed by the image itself, so that neither order nor batch matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pofx.errors import RunError
+from pofx.model import Encoder, ImageModel, LatentVariable, Progress, require
+from pofx.tasks._files import TABLES, check_out, write_table, writing
+from pofx.tasks.bulk import Images, as_images, everything, per_image
+
+SUFFIXES = (*TABLES, ".npz", ".npy")
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Codes of images with their names.
+
+    Attributes:
+        ids: stable names, in order.
+        z: `(n, latent_dims)`, in the model's precision.
+        kind: "mean of q(z|x)", "draw from q(z|x)", or "code".
+        path: the file that was written, or None.
+    """
+
+    ids: Sequence[str]
+    z: Tensor
+    kind: str
+    path: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "n": len(self.ids),
+            "latent_dims": self.z.shape[1],
+            "kind": self.kind,
+            "out": None if self.path is None else str(self.path),
+        }
+
+
+def codes(model: ImageModel, images: Images | Tensor, *, sample: bool = False, seed: int = 0, progress: Progress | None = None) -> Tensor:
+    """z of every image, `(n, latent_dims)`, in fixed batches (`tasks/bulk.py`); arguments and errors are those of `encode`."""
+    encoder = require(model, Encoder, to="encode images")
+    if sample:
+        require(model, LatentVariable, to="draw codes (its code of an image is a point; leave out --sample)")
+    images = as_images(images)
+
+    def code(x: Tensor, y: Tensor | None) -> Tensor:
+        batch = encoder.batch(x, y)
+        return encoder.encode(batch.x, batch.given, sample=sample, seed=seed)
+
+    z = per_image(encoder, code, images, progress=progress)
+    bad = (~z.isfinite().all(1)).nonzero().flatten()
+    if len(bad):
+        raise RunError(
+            f"The code of image {images.ids[int(bad[0])]!r} is not finite ({len(bad)} of {len(z)} are not). "
+            "The weights may be damaged, or the run diverged: train again with a lower --lr."
+        )
+    return z
+
+
+def encode(
+    model: ImageModel,
+    images: Images | Tensor,
+    *,
+    out: str | Path | None = None,
+    sample: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Codes:
+    """The code of each image; with `out`, a table or arrays.
+
+    Args:
+        images: a `Split`, or uint8 `(n, C, H, W)`; with labels where the model conditions on them.
+        out: `.parquet`, `.csv` or `.jsonl` with columns id, z0, z1, …; `.npy` the codes; `.npz` the codes as `z` with `id`, `kind`, and
+            labels as `y` where there are any.
+        sample: a draw from q(z|x) and not its mean.
+        seed: of that draw.
+
+    Raises:
+        CapabilityError: the model has no codes; a sample of a model whose code is a point.
+        InputError: images of another space, no images, another ending.
+        RunError: a code that is not finite; the message names the image.
+
+    >>> import torch
+    >>> from pofx.models.variational.vae import VAE
+    >>> from pofx.space import ImageSpace
+    >>> model = VAE.small(ImageSpace(1, 4, 4, levels=2))
+    >>> found = encode(model, torch.zeros(3, 1, 4, 4, dtype=torch.uint8))
+    >>> found.z.shape, found.kind
+    (torch.Size([3, 2]), 'mean of q(z|x)')
+    """
+    path = None if out is None else check_out(out, SUFFIXES)
+    images = as_images(images)
+    z = codes(model, images, sample=sample, seed=seed, progress=progress)
+    kind = "code" if not isinstance(model, LatentVariable) else "draw from q(z|x)" if sample else "mean of q(z|x)"
+    result = Codes(list(images.ids), z, kind, path)
+    if path is not None:
+        _write(path, result, images, seed, type(model).__name__)
+    return result
+
+
+def _write(path: Path, found: Codes, images: Images, seed: int, model: str) -> None:
+    if path.suffix.lower() in TABLES:
+        columns: dict[str, Sequence[Any]] = {"id": found.ids}
+        columns |= {f"z{j}": found.z[:, j].tolist() for j in range(found.z.shape[1])}
+        write_table(path, columns, {"model": model, "kind": found.kind, "seed": str(seed)})
+        return
+    z = found.z.numpy()
+    with writing(path) as temporary, temporary.open("wb") as file:
+        if path.suffix.lower() == ".npy":
+            np.save(file, z, allow_pickle=False)
+            return
+        arrays: dict[str, Any] = {"z": z, "id": np.array(found.ids), "kind": np.array(found.kind), "seed": np.array(seed)}
+        y = everything(images)[1]
+        np.savez_compressed(file, allow_pickle=False, **arrays, **({} if y is None else {"y": y.numpy()}))
