@@ -17,7 +17,7 @@ from pofx.testing import fit, random_batch
 from pofx.training.optimizers import Muon, as_matrices, make_optimizer, orthogonalise
 
 
-@pytest.mark.parametrize("shape", [(8, 20), (20, 8), (3, 6, 10), (12, 12)])
+@pytest.mark.parametrize("shape", [(8, 20), (20, 8), (3, 6, 10), (12, 12), (60, 200), (200, 60), (2, 50, 150)])
 def test_the_direction_has_the_singular_vectors_of_the_matrix(shape: tuple[int, ...]) -> None:
     g = torch.randn(shape, dtype=torch.double)
     u, s, vt = torch.linalg.svd(g, full_matrices=False)
@@ -26,6 +26,14 @@ def test_the_direction_has_the_singular_vectors_of_the_matrix(shape: tuple[int, 
     assert (found - torch.diag_embed(values)).abs().max() < 1e-9
     large = s > 0.1 * s.amax(-1, keepdim=True)
     assert bool(((values > 0.6) & (values < 1.3))[large].all())
+
+
+def test_long_matrices_take_another_way_to_the_same_direction() -> None:
+    """Also in float32, where singular values lie far apart."""
+    g = torch.randn(64, 300) * torch.logspace(0, -4, 300)
+    halves = torch.cat([g, torch.zeros(64, 300)])  # 128 × 300 are not long enough
+    assert torch.allclose(orthogonalise(g), orthogonalise(halves)[:64], atol=2e-4)
+    assert torch.allclose(orthogonalise(g), orthogonalise(g.double()).float(), atol=2e-4)
 
 
 def test_a_stack_of_matrices_is_each_of_them() -> None:

@@ -124,22 +124,32 @@ class Loaded:
 def load_images(
     spec: str, space: ImageSpace, flags: DataFlags = DataFlags(), common: Common = Common(), run: RunData | None = None
 ) -> Loaded:
-    """Images to score or condition on, which must be of a run's space; `run` says how its own data was converted.
+    """Images to score or condition on, which must be of a run's space; `run` says how its own data was converted. DATA#3 is one of them.
 
     Raises:
-        InputError: they are not; the flags that convert them are in the message.
+        InputError: they are not; the flags that convert them are in the message. There is no image of that number.
     """
+    import numpy as np
+
     from pofx.data import load_images, parse
     from pofx.data.sources import is_name
 
+    base, mark, number = spec.rpartition("#")
+    chosen = int(number) if mark and number.isdecimal() and not Path(spec).expanduser().exists() else None
+    spec = spec if chosen is None else base
     # Letters are numbered by the run's alphabet, not by that of the text in hand.
     split, found = load_images(spec, **flags.arguments(), alphabet=None if run is None else run.stored.get("alphabet"))
     _skipped(split.skipped, common)
     if found != space:
         fix = _conversion(found, space, flags, () if run is None else run.transforms)
         raise InputError(f"The run is a model of {space}; {spec} holds {found}. {fix}")
+    heading = split.heading
+    if chosen is not None:
+        if chosen >= len(split):
+            raise InputError(f"There is no image {chosen} in {spec}: it holds {len(split)}, numbered 0 … {len(split) - 1}, e.g. '{spec}#0'")
+        split, heading = split.select(np.array([chosen])), f"{heading} #{chosen}"
     parsed = parse(spec)
-    return Loaded(split, split.heading, parsed.part or ("test" if is_name(parsed.base) else "all"))
+    return Loaded(split, heading, parsed.part or ("test" if is_name(parsed.base) else "all"))
 
 
 def _conversion(found: ImageSpace, space: ImageSpace, flags: DataFlags, transforms: Sequence[str]) -> str:

@@ -85,16 +85,7 @@ def one_image(spec: str, model: ImageModel, run: str, flags: DataFlags, common: 
     Raises:
         InputError: there is none of that number, or several and no number.
     """
-    import numpy as np
-
-    base, mark, number = spec.rpartition("#")
-    if not mark or not number.isdecimal() or Path(spec).expanduser().exists():
-        base, number = spec, None
-    split = load_images(base, model.space, flags, common, run_info(run)).split
-    if number is None:
-        if len(split) != 1:
-            raise InputError(f"{spec} holds {len(split)} images; say which one, e.g. '{spec}#0'")
-        return split
-    if int(number) >= len(split):
-        raise InputError(f"There is no image {number} in {base}: it holds {len(split)}, numbered 0 … {len(split) - 1}, e.g. '{base}#0'")
-    return split.select(np.array([int(number)]))
+    split = load_images(spec, model.space, flags, common, run_info(run)).split
+    if len(split) != 1:
+        raise InputError(f"{spec} holds {len(split)} images; say which one, e.g. '{spec}#0'")
+    return split

@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 
 from pofx.model import OptimizerSpec
 
+LARGE, LONG = 48, 2.5  # rows, and columns per row, from which on the products of small matrices pay (measured on a CPU)
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # the largest slope at zero of a quintic that keeps singular values in about [0.7, 1.2]
 
 
@@ -40,9 +41,19 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
     tall = g.shape[-2] > g.shape[-1]
     x = (g.mT if tall else g).reshape(-1, *sorted(g.shape[-2:]))
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
-    for _ in range(steps):
-        s = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(s, s, s, beta=b, alpha=c), x, beta=a)
+    rows, columns = x.shape[-2:]
+    if rows >= LARGE and columns >= LONG * rows:
+        # All iterates are Q X with Q a polynomial in S = X Xᵀ, so the long side is needed at the start and at the end only.
+        s, q = x @ x.mT, torch.eye(rows, dtype=x.dtype, device=x.device)
+        for _ in range(steps):
+            p = torch.baddbmm(s, s, s, beta=b, alpha=c)
+            p.diagonal(dim1=-2, dim2=-1).add_(a)
+            q, s = p @ q, p @ s @ p
+        x = q @ x
+    else:
+        for _ in range(steps):
+            s = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(s, s, s, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).reshape(g.shape)
 
 
