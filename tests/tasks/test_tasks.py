@@ -827,6 +827,7 @@ class FakeHub:
 
     def upload_folder(self, *, repo_id: str, folder_path: str, allow_patterns: list[str], commit_message: str) -> None:
         for name in allow_patterns:
+            (self.folder / repo_id / name).parent.mkdir(exist_ok=True)
             shutil.copy(Path(folder_path) / name, self.folder / repo_id / name)
 
     def snapshot_download(self, repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
@@ -861,6 +862,18 @@ def test_push_and_pull_through_a_hub(run: Path, tmp_path: Path):
     with pytest.raises(RunError, match="Could not pull from hf:ada/none"):
         pull("hf:ada/none", tmp_path / "other", hub=hub)
     assert not (tmp_path / "other").exists()
+
+
+def test_attributes_that_were_learned_travel_with_a_run(run: Path, tmp_path: Path) -> None:
+    (run / "directions").mkdir()
+    (run / "directions" / "thick.json").write_text("{}")
+    (run / "directions" / "notes.txt").write_text("no")
+    hub = FakeHub(tmp_path / "hub")
+    assert "directions/thick.json" in push(run, "hf:ada/digits", hub=hub).files
+    pull("hf:ada/digits", tmp_path / "back", hub=hub)
+    assert [path.name for path in (tmp_path / "back" / "directions").iterdir()] == ["thick.json"]
+    push(run, str(tmp_path / "shared"))
+    assert (tmp_path / "shared" / "directions" / "thick.json").is_file()
 
 
 def test_a_users_own_card_is_kept(run: Path, tmp_path: Path):

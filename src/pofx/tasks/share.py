@@ -14,7 +14,7 @@ from pofx.tasks._files import write_text, writing
 
 NEEDED = ("model.json", "model.safetensors")
 OPTIONAL = ("metrics.csv", "samples.png", "report.html", "README.md")
-FILES = (*NEEDED, *OPTIONAL)
+PATTERNS = (*NEEDED, *OPTIONAL, "directions/*.json")  # attributes that were learned (`pofx edit`)
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
@@ -133,7 +133,7 @@ def push(run: str | Path, to: str, *, private: bool = True, hub: Hub | None = No
     readme = run / "README.md"
     if not readme.exists() or "library_name: pofx" in readme.read_text(encoding="utf-8"):
         write_text(readme, card(meta, name))
-    files = tuple(f for f in FILES if (run / f).is_file())
+    files = _travelling(run)
     if repo is None:
         target = Path(to)
         if target.resolve() == run.resolve():
@@ -170,11 +170,16 @@ def pull(source: str, out: str | Path, *, revision: str | None = None, hub: Hub 
     else:
         api = _hub(hub)
         with _hub_errors(repo, "pull from"):
-            path = Path(api.snapshot_download(repo, revision=revision, allow_patterns=list(FILES)))
+            path = Path(api.snapshot_download(repo, revision=revision, allow_patterns=list(PATTERNS)))
     _check_run(path)
-    files = tuple(f for f in FILES if (path / f).is_file())
+    files = _travelling(path)
     _copy(path, target, files)
     return Shared(str(source), str(target), files)
+
+
+def _travelling(run: Path) -> tuple[str, ...]:
+    """The files of a run that are shared, in the order of PATTERNS."""
+    return tuple(path.relative_to(run).as_posix() for pattern in PATTERNS for path in sorted(run.glob(pattern)) if path.is_file())
 
 
 def _copy(source: Path, target: Path, files: tuple[str, ...]) -> None:
