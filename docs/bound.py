@@ -34,17 +34,22 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     data = pofx.load_data("digits")
-    points, paths = [], {}
+    points, errors, paths = [], [], {}
     for beta in BETAS:
         name, run = f"β = {beta:g}", options.runs / f"beta{beta:g}"
         model = trained("vae", data, run, steps=STEPS, latents=16, network="mlp", beta=beta, lr=3e-3)
-        points.append(Point.of(name, aggregate(model, data.test)))
+        found = aggregate(model, data.test)
+        points.append(Point.of(name, found))
+        errors.append(found.se)
         if beta == 1:
             paths[name] = training_path(run / "metrics.csv")
     with html.inked(INK):
         figure = plane(points, paths)
         figure.savefig(DOCS / "pictures" / "rate_distortion.png", dpi=110, facecolor="white", metadata={"Software": ""})
-    rows = [{"beta": beta, "kl": p.kl, "reconstruction": p.distortion, "elbo": p.elbo} for beta, p in zip(BETAS, points, strict=True)]
+    rows = [
+        {"beta": beta, "kl": p.kl, "reconstruction": p.distortion, "reconstruction_se": se, "elbo": p.elbo}
+        for beta, p, se in zip(BETAS, points, errors, strict=True)
+    ]
     found = {"data": data.heading, "fingerprint": data.fingerprint, "steps": STEPS, "n": len(data.test), "rows": rows}
     found |= {"threads": options.threads, "hardware": hardware(torch.device("cpu"))}
     (DOCS.parent / "results" / "rate-distortion-digits.json").write_text(

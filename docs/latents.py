@@ -148,6 +148,11 @@ def plain(value: dict[str, float], digits: int) -> str:
     return "0" if value["mean"] < 1e-9 else f"{value['mean']:.{digits}f} ± {value['se']:.{digits}f}"
 
 
+def share(p: float, n: int) -> str:
+    """A share of n draws, in percent, with its standard error."""
+    return f"{100 * p:.1f} ± {100 * (p * (1 - p) / n) ** 0.5:.1f} %"
+
+
 def bottleneck_table() -> str:
     found = read("bottleneck-digits")
     rows = [[f"{row['latents']}", plain(row["autoencoder"], 3), plain(row["pca"], 3)] for row in found["rows"]]
@@ -177,7 +182,7 @@ def line_table() -> str:
         [f"one latent, ‖x − x̂‖² of the {line['images']} images that it learned", f"{line['error']['mean']:.1e}"],
         ["the same of test images", plain(line["test"], 2)],
         ["the mean training image in the place of each test image", plain(line["test by the mean image"], 2)],
-        *([f"two latents, {name}: draws in holes", f"{100 * m['in holes']:.1f} %"] for name, m in maps.items()),
+        *([f"two latents, {name}: draws in holes", share(m["in holes"], m["draws"])] for name, m in maps.items()),
     ]
     outside = next(iter(maps.values()))["outside"]
     return markdown(

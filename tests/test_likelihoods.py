@@ -41,7 +41,7 @@ def test_far_bins_have_finite_gradients() -> None:
     assert bool(torch.isfinite(mean.grad).all()) and bool(torch.isfinite(log_scale.grad).all())  # type: ignore[union-attr]
 
 
-CASES = [("bernoulli", 2), ("categorical", 3), ("logistic", 3), ("logistic-mixture", 3)]
+CASES = [("bernoulli", 2), ("categorical", 3), ("logistic", 3), ("gaussian", 3), ("gaussian", 40), ("logistic-mixture", 3)]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
@@ -73,7 +73,7 @@ def test_samples_follow_the_head(name: str, levels: int) -> None:
     assert chi_square(counts, probabilities) > 1e-4
 
 
-@pytest.mark.parametrize("name", ["bernoulli", "categorical", "logistic"])
+@pytest.mark.parametrize("name", ["bernoulli", "categorical", "logistic", "gaussian"])
 def test_mean_is_the_expectation(name: str) -> None:
     space = ImageSpace(1, 2, 2, levels=2)
     head = Likelihood(name, space)
@@ -92,7 +92,7 @@ def test_bernoulli_of_grey_images_is_refused() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", ["logistic", "logistic-mixture"])
+@pytest.mark.parametrize("name", ["logistic", "gaussian", "logistic-mixture"])
 @pytest.mark.parametrize("levels", [2, 3, 17, 256])
 def test_bisection_finds_the_value_that_the_table_gives(name: str, levels: int, channels: int) -> None:
     from pofx.model import inverse_cdf
@@ -107,7 +107,7 @@ def test_bisection_finds_the_value_that_the_table_gives(name: str, levels: int, 
         assert torch.equal(x[:, c], inverse_cdf(p.table(c, x[:, :c]), u[:, c]))
 
 
-@pytest.mark.parametrize("name", ["logistic", "logistic-mixture"])
+@pytest.mark.parametrize("name", ["logistic", "gaussian", "logistic-mixture"])
 def test_the_mean_is_that_of_the_table(name: str) -> None:
     space = ImageSpace(1, 2, 2, levels=17)
     head = Likelihood(name, space, components=3)
@@ -159,7 +159,7 @@ def test_the_standard_deviation_of_coupled_channels_is_near() -> None:
 
 def test_a_standard_deviation_in_float32_does_not_cancel() -> None:
     parameters = torch.tensor([[0.9, -6.0]])[..., None, None]
-    for name, size in (("logistic", 2), ("logistic-mixture", 3)):
+    for name, size in (("logistic", 2), ("gaussian", 2), ("logistic-mixture", 3)):
         head = Likelihood(name, ImageSpace(1, 1, 1), components=1)
         values = parameters if size == 2 else torch.cat([torch.zeros(1, 1, 1, 1), parameters], 1)
         assert abs(float(head(values).sd) - float(head(values.double()).sd)) < 1e-4

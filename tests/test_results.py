@@ -11,6 +11,7 @@ import torch
 
 import pofx
 from pofx.model import ExactLikelihood
+from pofx.workflows.reproduce import load_recipe
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 WEIGHTS = sorted((RESULTS / "weights").iterdir())
@@ -22,7 +23,7 @@ WEIGHTS = sorted((RESULTS / "weights").iterdir())
 def test_kept_weights_give_the_recorded_number(run: Path) -> None:
     """On 300 images of the same split: within four standard errors of their mean."""
     recorded = json.loads((RESULTS / f"{run.name}.json").read_text(encoding="utf-8"))
-    data = pofx.load_data(recorded["data"]["heading"])
+    data = pofx.load_data(load_recipe(run.name).data)
     assert data.fingerprint == recorded["data"]["fingerprint"]
     pick = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[:300]
     x, _ = data.test.take(pick)

@@ -229,6 +229,11 @@ class _LocationScalePixels(_Independent):
         x = torch.arange(self.space.levels, dtype=mean.dtype, device=mean.device)
         return type(self).log_mass(x, mean[..., None], log_scale[..., None], self.space.levels)
 
+    def table(self, channel: int, earlier: Tensor) -> Tensor:
+        mean, log_scale = (m[:, channel, ..., None] for m in self._moments())
+        x = torch.arange(self.space.levels, dtype=mean.dtype, device=mean.device)
+        return type(self).log_mass(x, mean, log_scale, self.space.levels)
+
     def log_prob(self, x: Tensor) -> Tensor:
         mean, log_scale = self._moments()
         return type(self).log_mass(x.to(mean.dtype), mean, log_scale, self.space.levels)
@@ -390,6 +395,7 @@ class Likelihood:
     def __call__(self, parameters: Tensor, log_scale: Tensor | None = None) -> PixelDistribution:
         """`(n, size, *S)`, and a log-scale per channel `(C,)` where it is common → a distribution over `(n, C, *S)`."""
         if log_scale is not None:
+            parameters = parameters if parameters.dtype in (torch.float32, torch.float64) else parameters.float()
             common = log_scale.to(parameters.dtype).reshape(1, -1, *[1] * (parameters.ndim - 2))
             parameters = torch.cat([parameters, common.expand_as(parameters)], 1)
         if self.name == "bernoulli":

@@ -91,11 +91,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Context:
-    """Where training stands: `step` from 0, `progress` in [0, 1), and the noise of this step, keyed by image."""
+    """Where training stands: `step` from 0, `progress` in [0, 1) of the budget in hand, and the noise of this step, keyed by image.
+
+    `extended`: the budget in hand was added to a run that had come to its end; what is warmed up at the start of a run is warm.
+    """
 
     step: int
     progress: float
     noise: Noise
+    extended: bool = False
 
 
 OptimizerName = Literal["Muon", "AdamW", "Adam", "RMSprop", "SGD"]
@@ -218,7 +222,7 @@ class ImageModel(nn.Module, ABC):
 
     def settle(self, batches: Iterator[Batch]) -> None:
         """Set statistics of the training images that are stored with the weights. Called on averaged weights before they are measured and
-        kept, with at most 10,000 training images; it must not depend on earlier calls. A hook: the default does nothing."""
+        kept, with batches of training images, of which it takes what it needs; it must not depend on earlier calls. A hook: the default does nothing."""
 
     @final
     def config(self) -> dict[str, Any]:

@@ -8,13 +8,15 @@ from typing import Any, Literal
 import pytest
 import torch
 
+import pofx
 from pofx.errors import InputError
 from pofx.model import Batch, Context, Gaussian
 from pofx.models.variational.vae import VAE
 from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.testing import every_image, quadrature_log_prob, random_batch, random_images
-from pofx.views import Label, Top
+from pofx.training.optimizers import make_optimizer
+from pofx.views import Label, Subsample, Top
 
 
 def test_kl_is_the_integral() -> None:
@@ -197,28 +199,72 @@ def test_many_draws_in_training_are_the_importance_weighted_bound() -> None:
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "logistic"])
-def test_the_optimal_scale_is_that_of_the_training_images(likelihood: Literal["gaussian", "logistic"]) -> None:
+@pytest.mark.parametrize("view", [None, Top(2), Subsample(2)], ids=str)
+def test_the_optimal_scale_makes_training_images_cost_least(likelihood: Literal["gaussian", "logistic"], view: Any) -> None:
+    """Whatever was there before, and whatever is scored; sub-pixels that are known do not count."""
     space = ImageSpace(3, 4, 4)
     torch.manual_seed(0)
-    model = VAE(space, latents=4, channels=8, stages=1, likelihood=likelihood, scale="optimal").double()
-    train = [Batch(random_images(40, space, seed=s)) for s in range(3)]
+    model = VAE(space, view, latents=4, channels=8, stages=1, likelihood=likelihood, scale="optimal").double()
+    images = [random_images(40, space, seed=s) // torch.tensor([1, 4, 16], dtype=torch.uint8)[:, None, None] for s in range(3)]
+    train = [model.batch(x) for x in images]
     model.settle(iter(train))
     settled = model.log_scale.clone()
+    assert len(settled.unique()) == 3, "each channel has its own"
 
     def cost(log_scale: torch.Tensor) -> float:
         model.log_scale.copy_(log_scale)
         with torch.no_grad():
-            found = [model.decode(model.encode(b.x)).log_prob(b.x).sum() for b in train]
-        return -float(torch.stack(found).sum())
+            return -float(torch.stack([model.bound(b.x, b.given).log_likelihood.sum() for b in train]).sum())
 
     best = cost(settled)
-    assert all(cost(settled + delta) > best for delta in (-0.05, 0.05))
+    for channel in range(3):
+        for delta in (-0.04, 0.04):
+            assert cost(settled + delta * torch.eye(3)[channel]) > best, f"channel {channel}"
     model.log_scale.copy_(settled)
-    before = model.elbo(train[0].x[:1])
-    loss_of(model.eval(), train[1])  # a step follows its batch
+    one = train[0].x[:1], None if train[0].given is None else train[0].given[:1]
+    before = model.elbo(*one)
+    loss_of(model, train[1])  # a step follows its batch
     model.settle(iter(train))
     assert torch.equal(model.log_scale, settled), "settling depends on what was there"
-    assert torch.equal(model.elbo(train[0].x[:1]), before)
+    assert torch.equal(model.elbo(*one), before)
+
+
+def test_the_optimal_scale_of_a_linear_model_is_that_of_probabilistic_pca() -> None:
+    torch.manual_seed(0)
+    x = linear_data()
+    model = VAE(LINE, latents=2, network="mlp", layers=0, likelihood="gaussian", scale="optimal", kl_warmup=0).double()
+    descend(model, x, 1200, 0.05)
+    model.settle(iter([Batch(x)]))
+    eigenvalues = torch.linalg.eigvalsh(torch.cov(x.flatten(1).double().T, correction=0))
+    assert abs(float(model.log_scale[0].exp()) * 127.5 / float(eigenvalues[:-2].mean().sqrt()) - 1) < 0.03
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "logistic"])
+def test_an_optimal_scale_trains_as_well_as_a_shared_one(likelihood: Literal["gaussian", "logistic"]) -> None:
+    """Pixels at both ends of their range pull means out of it; the scale must not follow them."""
+    data = pofx.load_data("digits")
+    found = {}
+    for scale in ("shared", "optimal"):
+        torch.manual_seed(0)
+        model = VAE(data.space, latents=8, network="mlp", hidden=64, likelihood=likelihood, scale=scale)
+        x, _ = data.train.take(torch.arange(1000))
+        optimizer = make_optimizer(model, model.objectives()[0].optimizer)
+        for step in range(150):
+            part = slice(100 * (step % 10), 100 * (step % 10) + 100)
+            optimizer.zero_grad()
+            model.objectives()[0].loss(Batch(x[part]), Context(step, step / 150, Noise(step, torch.arange(100))))[0].backward()
+            optimizer.step()
+        model.settle(model.batch(part) for part in x.split(100))
+        with torch.no_grad():
+            found[scale] = float(model.elbo(data.test.take(torch.arange(359))[0]).mean())
+    assert found["optimal"] > found["shared"] - 3, found
+
+
+def test_a_run_that_is_extended_does_not_warm_up_again() -> None:
+    model = VAE(ImageSpace(1, 3, 3, levels=2), latents=2, channels=6, stages=1, kl_warmup=0.5)
+    noise = Noise(0, torch.arange(1))
+    assert model._weight(Context(9, 0.25, noise)) == 0.5
+    assert model._weight(Context(9, 0.25, noise, extended=True)) == 1.0
 
 
 @pytest.mark.parametrize("network", ["mlp", "convolutional", "residual"])
@@ -240,4 +286,5 @@ def test_every_network_learns_and_keeps_the_contract_on_odd_sizes(network: Any, 
 def test_draws_do_not_depend_on_how_many_follow_in_later_blocks() -> None:
     model = VAE.small(ImageSpace(1, 3, 3, levels=2)).double()
     noise = Noise(0, torch.arange(4))
-    assert torch.equal(model._epsilon(noise, 200)[:128], model._epsilon(noise, 128))
+    few, many = (torch.cat(list(model._blocks(noise, samples))) for samples in (128, 200))
+    assert torch.equal(few, many[:128]) and len(many) == 200

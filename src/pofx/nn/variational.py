@@ -17,13 +17,14 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
 
 from pofx.errors import InputError
-from pofx.likelihoods import Likelihood, PixelDistribution
+from pofx.likelihoods import Likelihood, PixelDistribution, normalised
 from pofx.model import (
     Batch,
     Bound,
@@ -44,8 +45,9 @@ from pofx.views import View
 LikelihoodName = Literal["auto", "bernoulli", "categorical", "gaussian", "logistic", "logistic-mixture"]
 Scale = Literal["pixel", "shared", "optimal"]
 
+SETTLE = 10  # batches of training images (of 100 each) that the optimal scale rests on
 BLOCK = 64  # draws of z whose noise is made at once
-ROWS = 2**19  # sub-pixels decoded at once where many z of one image are
+NUMBERS = 2**19  # that the decoder says at once, where it is asked for many z of one image
 
 
 @dataclass(frozen=True)
@@ -135,13 +137,15 @@ class Variational(LatentVariable, Sampler, Features):
         """log p(x | z, given) over unknown sub-pixels, `(n,)` nats."""
         return self.unknown_sum(self._pixels(parameters).log_prob(x))
 
-    def _epsilon(self, noise: Noise, samples: int) -> Tensor:
-        """`(samples, n, d)`; draw i is the same whatever follows it in later blocks."""
-        blocks = [
-            noise.normal("z" if start == 0 else f"z{start}", min(BLOCK, samples - start), self.latent_dims)
-            for start in range(0, samples, BLOCK)
-        ]
-        return torch.cat(blocks, 1).transpose(0, 1).to(self.device, self.dtype)
+    def _blocks(self, noise: Noise, samples: int) -> Iterator[Tensor]:
+        """ε for `samples` draws of each image, `(at most BLOCK, n, d)` at a time; draw i is the same whatever follows it in later blocks."""
+        for start in range(0, samples, BLOCK):
+            block = noise.normal("z" if start == 0 else f"z{start}", min(BLOCK, samples - start), self.latent_dims)
+            yield block.transpose(0, 1).to(self.device, self.dtype)
+
+    def _one(self, noise: Noise) -> Tensor:
+        """ε of one draw, `(n, d)`."""
+        return next(self._blocks(noise, 1))[0]
 
     @final
     def posterior(self, x: Tensor, given: Any = None) -> Gaussian:
@@ -163,20 +167,20 @@ class Variational(LatentVariable, Sampler, Features):
     def bound(self, x: Tensor, given: Any = None, *, samples: int = 1, seed: int = 0) -> Bound:
         x, context, read, noise = self._start(x, given, samples, seed)
         log_likelihood, kl = torch.zeros(len(x), dtype=self.dtype, device=self.device), self._zeros(len(x))
-        for epsilon in self._epsilon(noise, samples):
-            e = self.explain(read, epsilon, context, None)
-            log_likelihood, kl = log_likelihood + self._log_likelihood(x, e.parameters), kl + e.q.kl()
+        for block in self._blocks(noise, samples):
+            for epsilon in block:
+                e = self.explain(read, epsilon, context, None)
+                log_likelihood, kl = log_likelihood + self._log_likelihood(x, e.parameters), kl + e.q.kl()
         return Bound(log_likelihood / samples, kl / samples)
 
     @final
     def log_prob_estimate(self, x: Tensor, given: Any = None, *, samples: int, seed: int = 0) -> Tensor:
         x, context, read, noise = self._start(x, given, samples, seed)
         n, log_weights = len(x), []
-        at_once = max(1, min(samples, BLOCK, ROWS // (n * self.space.dims)))
+        at_once = max(1, min(samples, BLOCK, NUMBERS // (n * self.head.size * self.space.height * self.space.width)))
         xs, reads, contexts = _repeated(x, at_once), tuple(_repeated(t, at_once) for t in read), _repeated(context, at_once)
-        for first in range(0, samples, BLOCK):
-            block = noise.normal("z" if first == 0 else f"z{first}", min(BLOCK, samples - first), self.latent_dims)
-            for epsilon in block.transpose(0, 1).to(self.device, self.dtype).split(at_once):
+        for block in self._blocks(noise, samples):
+            for epsilon in block.split(at_once):
                 rows = len(epsilon) * n
                 context = None if contexts is None else contexts[:rows]
                 e = self.explain(tuple(t[:rows] for t in reads), epsilon.flatten(0, 1), context, None)
@@ -189,15 +193,15 @@ class Variational(LatentVariable, Sampler, Features):
     def objectives(self) -> Sequence[Objective]:
         return [Objective("elbo", self, self._loss, optimizer=OptimizerSpec("Muon", lr=self.lr, betas=(0.9, 0.99)))]
 
-    def _weight(self, progress: float) -> float:
+    def _weight(self, step: Context) -> float:
         """β of this step."""
-        return self.beta * (min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0)
+        return self.beta * (1.0 if step.extended or not self.kl_warmup else min(1.0, step.progress / self.kl_warmup))
 
     def _loss(self, batch: Batch, step: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        beta, k, n = self._weight(step.progress), self.importance_samples, len(batch.x)
+        beta, k, n = self._weight(step), self.importance_samples, len(batch.x)
         context = self.context(batch.given)
         read = self.read(batch.x, context, step.noise)
-        epsilon = self._epsilon(step.noise, k).flatten(0, 1)
+        epsilon = torch.cat(list(self._blocks(step.noise, k))).flatten(0, 1)
         x, noise = batch.x, step.noise
         if k > 1:
             x, read, context = _repeated(x, k), tuple(_repeated(t, k) for t in read), _repeated(context, k)
@@ -216,18 +220,26 @@ class Variational(LatentVariable, Sampler, Features):
             rate = kl.mean(0)
             loss = distortion + beta * (rate.clamp(min=self.free_bits) if self.free_bits else rate).sum()
         else:
-            loss = (math.log(k) - torch.logsumexp(beta * _log_ratio(e, epsilon).reshape(k, n) - reconstruction, 0)).mean()
-            logs["bits_per_dim"] = (loss.detach() if beta == 1 else cost) / (self.dims * math.log(2))
+            log_ratio = _log_ratio(e, epsilon).reshape(k, n)
+            loss = (math.log(k) - torch.logsumexp(beta * log_ratio - reconstruction, 0)).mean()
+            tight = (math.log(k) - torch.logsumexp(log_ratio - reconstruction, 0)).mean().detach()
+            logs["bits_per_dim"] = tight / (self.dims * math.log(2))
         return loss / self.dims, logs
 
     @torch.no_grad()
     def _follow(self, x: Tensor, parameters: Tensor) -> None:
         """While training, the scale is the optimum of the batch (Rybkin et al. 2021, eq. 7): σ² is the mean squared error."""
-        self.log_scale.copy_(self._moment(self._errors(x, parameters).mean((0, 2, 3))))
+        self.log_scale.copy_(self._moment(self._errors(x, parameters) / len(x)))
 
     def _errors(self, x: Tensor, parameters: Tensor) -> Tensor:
-        """(x − μ)² on [−1, 1], `(n, C, H, W)`."""
-        return (x.to(parameters.dtype) * (2 / (self.space.levels - 1)) - 1 - parameters) ** 2
+        """(x − μ)² on [−1, 1], mean over the unknown sub-pixels of a channel, sum over images: `(C,)`.
+
+        The bins at both ends are open, so μ may lie far outside; an error is that of the nearest value that pixels can have.
+        """
+        mean = parameters if parameters.dtype == torch.float64 else parameters.float()
+        squared = (normalised(x, self.space.levels, mean.dtype) - mean.clamp(-1, 1)) ** 2
+        unknown = torch.ones_like(squared[0]) if (known := self.known()) is None else (~known).to(squared)
+        return (squared * unknown).sum((0, 2, 3)) / unknown.sum((1, 2)).clamp(min=1)
 
     def _moment(self, variance: Tensor) -> Tensor:
         """The log-scale that has this variance per channel; a logistic distribution of scale s has variance s²π²/3."""
@@ -236,39 +248,36 @@ class Variational(LatentVariable, Sampler, Features):
 
     @torch.no_grad()
     def settle(self, batches: Iterator[Batch]) -> None:
-        """The optimal scale: the one, per channel, at which the training images cost least given their codes' means.
-
-        It starts at the mean squared error and searches around it, since bins have a width; it is stored with the weights.
-        """
+        """The optimal scale: the one, per channel, at which E_q[log p(x|z)] of training images is largest, by one draw of z for each of
+        the first SETTLE batches. It starts at the mean squared error and searches around it, since bins have a width."""
         if self.scale != "optimal":
             return
-        seen = list(batches)
-        found = [self._reconstructed(b) for b in seen]
-        squared = sum((e.mean((2, 3)).sum(0) for e in (self._errors(b.x, p) for b, p in zip(seen, found, strict=True))), self._nothing())
-        log_scale = self._moment(squared / sum(len(b.x) for b in seen))
-        for width in (0.4, 0.1, 0.025):
-            grid = log_scale + width * torch.arange(-4, 5, dtype=log_scale.dtype, device=log_scale.device)[:, None]
-            totals = []
-            for candidate in grid:
-                terms = [self.head(p, candidate).log_prob(b.x).sum((0, 2, 3)) for b, p in zip(seen, found, strict=True)]
-                totals.append(sum(terms[1:], terms[0]))
-            best = torch.stack(totals).argmax(0)
-            log_scale = grid.gather(0, best[None])[0]
+        seen = [(batch.x, self._drawn(batch)) for batch in islice(batches, SETTLE)]
+        log_scale = self._moment(sum((self._errors(x, p) for x, p in seen), self._nothing()) / sum(len(x) for x, _ in seen))
+        for width, part in ((0.4, seen[:1]), (0.1, seen[:1]), (0.05, seen), (0.0125, seen)):
+            grid = log_scale + width * torch.arange(-2, 3, dtype=log_scale.dtype, device=log_scale.device)[:, None]
+            totals = torch.stack([sum((self._per_channel(x, p, s) for x, p in part), self._nothing()) for s in grid])
+            log_scale = grid.gather(0, totals.argmax(0)[None])[0]
         self.log_scale.copy_(log_scale)
 
     def _nothing(self) -> Tensor:
         return torch.zeros(self.space.channels, dtype=self.dtype, device=self.device)
 
-    def _reconstructed(self, batch: Batch) -> Tensor:
+    def _drawn(self, batch: Batch) -> Tensor:
         context = self.context(batch.given)
-        return self.explain(self.read(batch.x, context, None), self._zeros(len(batch.x)), context, None).parameters
+        return self.explain(self.read(batch.x, context, None), self._one(Noise(0, hash_images(batch.x))), context, None).parameters
+
+    def _per_channel(self, x: Tensor, parameters: Tensor, log_scale: Tensor) -> Tensor:
+        """log p(x|z) of unknown sub-pixels, summed over images and places: `(C,)` nats."""
+        log_prob, known = self.head(parameters, log_scale).log_prob(x), self.known()
+        return (log_prob if known is None else log_prob.masked_fill(known, 0)).sum((0, 2, 3))
 
     # Sampler, Encoder, Decoder, Features -----------------------------------------------------------------------------
 
     @final
     def draw(self, given: Tensor | None, noise: Noise, progress: Progress | None) -> Tensor:
         u = noise.uniform("x", *self.space.shape).to(self.device)
-        x = self._pixels(self.generate(self._epsilon(noise, 1)[0], self.context(given))).sample(u).to(torch.uint8)
+        x = self._pixels(self.generate(self._one(noise), self.context(given))).sample(u).to(torch.uint8)
         if progress is not None:
             progress(1, 1)
         return self.copy_known(x, given)
@@ -276,7 +285,7 @@ class Variational(LatentVariable, Sampler, Features):
     @final
     def encode(self, x: Tensor, given: Any = None, *, sample: bool = False, seed: int = 0) -> Tensor:
         x, context, read, noise = self._start(x, given, 1, seed)
-        epsilon = self._epsilon(noise, 1)[0] if sample else self._zeros(len(x))
+        epsilon = self._one(noise) if sample else self._zeros(len(x))
         return self.explain(read, epsilon, context, None).z
 
     @final

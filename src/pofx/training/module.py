@@ -121,13 +121,15 @@ class Game(pl.LightningModule):
         index = self._epoch[1][position * self.batch : (position + 1) * self.batch]
         noise = Noise(self.seed, step * self.batch + torch.arange(len(index)))
         x, y = self.source.train_batch(index, seed=self.seed, epoch=epoch)
-        return self.model.batch(augment(x, self.augmentations, noise), y), Context(step, self.plan.progress(step), noise)
+        return self.model.batch(augment(x, self.augmentations, noise), y), Context(
+            step, self.plan.progress(step), noise, extended=self.plan.extended(step)
+        )
 
-    def some_train(self, limit: int = 10_000, chunk: int = 100) -> Iterator[Batch]:
-        """At most `limit` training images, a fixed random choice, as they are in the first epoch and without augmentation."""
+    def some_train(self, chunk: int = 100) -> Iterator[Batch]:
+        """Training images in a fixed random order, as they are in the first epoch and without augmentation."""
         from pofx.data import order
 
-        for index in order(len(self.source.train), seed=0, epoch=0)[:limit].split(chunk):
+        for index in order(len(self.source.train), seed=0, epoch=0).split(chunk):
             yield self.model.batch(*self.source.train_batch(index, seed=self.seed, epoch=0))
 
     # One step --------------------------------------------------------------------------------------------------------

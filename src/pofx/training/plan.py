@@ -128,6 +128,10 @@ class Plan:
     def progress(self, step: int) -> float:
         return self.segment(step).progress(step)
 
+    def extended(self, step: int) -> bool:
+        """Whether a step belongs to a budget that was added to a finished run."""
+        return self.segment(step) is not self.segments[0]
+
     @property
     def validation_every(self) -> int:
         """In steps: each epoch, or each few where epochs are many."""

@@ -26,6 +26,7 @@ from pofx.tasks._files import write_text
 from pofx.tasks.bulk import Images, subset
 from pofx.tasks.evaluate import Evaluation, SplitResult, draws, evaluate, feature_vectors, train_images, viewed
 from pofx.tasks.outliers import Outliers, judge
+from pofx.tasks.reconstruct import known_again
 from pofx.tasks.score import costs
 from pofx.views import Label
 from pofx.workflows import _codes
@@ -120,7 +121,7 @@ def gather(
         x, y = data.test.take(torch.arange(min(SHOWN, len(data.test))))
         with torch.inference_mode(), evaluating(model):
             batch = model.batch(x, y)
-            mean = model.decode(model.encode(batch.x, batch.given), batch.given).mean
+            mean = known_again(model, model.decode(model.encode(batch.x, batch.given), batch.given).mean, batch.given, "mean")
         reconstructions = (x, mean.round().clamp(0, data.space.levels - 1).to(torch.uint8).cpu().clone())
         codes = _codes.codes(model, data, limit=limit, seed=seed)
     odd = None

@@ -157,7 +157,7 @@ class LadderVAE(Variational):
         self.down = nn.ModuleList(nn.Conv2d(a, channels, 3, s, padding=1) for a, s in zip(inputs, steps, strict=True))
         self.reading = nn.ModuleList(ResidualBlock(channels, self.context) for _ in self.sizes)
         self.top = nn.Parameter(0.1 * torch.randn(1, channels, *self.sizes[-1]))
-        # Layer l stands on scale `places[l]`: as many on each, the rest on the finest ones.
+        # Layer l stands on scale `places[l]`: as many on each, the rest on the coarsest ones.
         self.places = [len(self.sizes) - 1 - i * len(self.sizes) // layers for i in range(layers)]
         self.stochastic = nn.ModuleList(StochasticLayer(self.sizes[p], channels, latents, maps, self.context) for p in self.places)
         self.up = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in self.sizes)
