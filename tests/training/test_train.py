@@ -523,6 +523,18 @@ def test_other_arguments_are_refused_with_the_difference(data: Data, tmp_path: P
     assert weights(tmp_path / "a") == before
 
 
+def test_a_run_of_a_version_without_a_setting_had_its_default(data: Data, tmp_path: Path) -> None:
+    go(data, tmp_path / "a", table(data))
+    path = tmp_path / "a" / "model.json"
+    meta = json.loads(path.read_text())
+    for arguments in (meta["arguments"], meta["training"]["arguments"]["arguments"]):
+        del arguments["dropout"]
+    path.write_text(json.dumps(meta))
+    go(data, tmp_path / "a", table(data))  # done
+    with pytest.raises(InputError, match=r"dropout: the run has 0\.0, now 0\.25"):
+        go(data, tmp_path / "a", table(data, dropout=0.25))
+
+
 def test_another_model_is_one_difference(data: Data, tmp_path: Path) -> None:
     go(data, tmp_path / "a")
     with pytest.raises(InputError) as found:

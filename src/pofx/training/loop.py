@@ -7,6 +7,7 @@ compared with it: the same arguments resume, others are refused with their diffe
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 import torch
 from torch import Tensor
 
+from pofx import catalog
 from pofx.errors import InputError, RunError
 from pofx.heap import keep_pages
 from pofx.model import Context, ImageModel, Labeler, OptimizerName, Sampler
@@ -368,7 +370,7 @@ class _Session:
         else:
             info = read_run(self.out)
             self.plan, arguments = _stored(info)
-            _compare(self.out, self.plan, arguments, self.identity, adding=extend and info.finished)
+            _compare(self.out, self.plan, arguments, self.identity, self.model, adding=extend and info.finished)
             self.training |= {k: v for k, v in info.training.items() if k != "hardware"}
             self.training["threads"] = threads or info.training.get("threads")
             self.precision = info.training.get("precision", self.precision)
@@ -567,9 +569,13 @@ def _stored(info: RunInfo) -> tuple[Plan, dict[str, Any]]:
         raise InputError(f"{info.path / JSON} does not say how its run was trained, so it cannot go on. Name another --out.") from error
 
 
-def _compare(out: Path, plan: Plan, stored: dict[str, Any], asked: dict[str, Any], *, adding: bool) -> None:
+def _compare(out: Path, plan: Plan, stored: dict[str, Any], asked: dict[str, Any], model: ImageModel, *, adding: bool) -> None:
     """Refuse arguments that are not those of the run, naming each difference; `adding` a budget, it may be another."""
     ours: dict[str, Any] = json.loads(json.dumps(asked))
+    if stored.get("model") == ours["model"]:  # a version that did not have a setting yet had its default
+        parameters = inspect.signature(type(model)).parameters
+        fresh = {key: parameters[key].default for key in ours["arguments"] if key not in stored["arguments"]}
+        stored = stored | {"arguments": stored["arguments"] | json.loads(json.dumps(catalog.arguments_to_json(fresh)))}
     names = ("epochs", "steps", "minutes")
     budgets = [asdict(segment.budget) for segment in plan.segments]
     if adding or any({k: ours[k] for k in names} == known for known in budgets):
@@ -690,7 +696,7 @@ def _dry_run(
         info = read_run(out)
         old, arguments = _stored(info)
         adding = extend and info.finished
-        _compare(out, old, arguments, identity, adding=adding)
+        _compare(out, old, arguments, identity, model, adding=adding)
         plan = old.add(plan.now.budget) if adding else old
         found = checkpoint.found(out)
         state = f"resume from step {int(found[0].stem[5:]) if found else 0}"
