@@ -67,7 +67,7 @@ def test_generate_is_explain_at_the_same_code() -> None:
     model, x = make(), random_images(3, SPACE)
     epsilon = Noise(1, torch.arange(3)).normal("z", model.latent_dims)
     e = model.explain(model.read(x, None, None), epsilon, None, None)
-    assert torch.equal(model.generate(e.z, None), e.parameters)
+    assert torch.equal(model.generate(e.z, None), e.parameters())
 
 
 def test_the_code_is_standardised_noise_of_a_prior_that_depends_on_the_layers_above() -> None:

@@ -197,6 +197,10 @@ class RunData:
         stored = self.stored
         return data in (stored.get("name"), (stored.get("spec") or {}).get("spec"))
 
+    def load_split(self, data: str | None, space: ImageSpace, flags: DataFlags, common: Common) -> Split:
+        """The images that were named, or the test part of the run's own data where none were."""
+        return self.load_data(common).test if data is None else load_images(data, space, flags, common, self).split
+
     def load_data(self, common: Common) -> Data:
         """The run's own data, made again.
 

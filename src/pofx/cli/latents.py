@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from pofx.cli.common import Answer, Common, DataFlags, load_images, load_model, run_info
+from pofx.cli.common import Answer, Common, DataFlags, load_model, run_info
 from pofx.cli.interpolate import ends_given
 
 
@@ -45,7 +45,7 @@ def latents(
     info = run_info(run)
     split = None
     if isinstance(model, Encoder):
-        split = info.load_data(common).test if data is None else load_images(data, model.space, data_flags, common, info).split
+        split = info.load_split(data, model.space, data_flags, common)
     given = ends_given(model, run, 1, label, common, needed=split is None)
     names = info.class_names
     with common.progress("encoding") as progress:

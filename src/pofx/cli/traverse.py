@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pofx.cli.common import Answer, Common, DataFlags, load_images, load_model, run_info, table
+from pofx.cli.common import Answer, Common, DataFlags, load_model, run_info, table
 from pofx.cli.interpolate import ends_given, one_image
 
 
@@ -50,8 +50,7 @@ def traverse(
     given = ends_given(model, run, 1, label, common, needed=base is None)
     images, heading = None, None
     if isinstance(model, Encoder):
-        info = run_info(run)
-        split = info.load_data(common).test if data is None else load_images(data, model.space, data_flags, common, info).split
+        split = run_info(run).load_split(data, model.space, data_flags, common)
         images, heading = subset(split, limit), split.heading
     with common.progress("measuring") as progress:
         result = task(

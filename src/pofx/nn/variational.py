@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar, Literal, final
@@ -57,12 +57,12 @@ class Explanation:
     Attributes:
         q: q(z | x), which in a hierarchical model depends on the draws above.
         z: `(n, d)`.
-        parameters: of p(x | z), `(n, P, H, W)`.
+        parameters: decodes z when it is called: the parameters of p(x | z), `(n, P, H, W)`. Who wants the code alone does not call it.
     """
 
     q: Gaussian
     z: Tensor
-    parameters: Tensor
+    parameters: Callable[[], Tensor]
 
 
 class Variational(LatentVariable, Sampler, Features):
@@ -122,7 +122,7 @@ class Variational(LatentVariable, Sampler, Features):
 
     @abstractmethod
     def explain(self, read: tuple[Tensor, ...], epsilon: Tensor, context: Tensor | None, noise: Noise | None) -> Explanation:
-        """q, z = μ + σ ⊙ ε and the parameters of p(x|z), for `epsilon` `(n, d)`."""
+        """q, z = μ + σ ⊙ ε and the way to the parameters of p(x|z), for `epsilon` `(n, d)`."""
 
     @abstractmethod
     def generate(self, z: Tensor, context: Tensor | None) -> Tensor:
@@ -170,7 +170,7 @@ class Variational(LatentVariable, Sampler, Features):
         for block in self._blocks(noise, samples):
             for epsilon in block:
                 e = self.explain(read, epsilon, context, None)
-                log_likelihood, kl = log_likelihood + self._log_likelihood(x, e.parameters), kl + e.q.kl()
+                log_likelihood, kl = log_likelihood + self._log_likelihood(x, e.parameters()), kl + e.q.kl()
         return Bound(log_likelihood / samples, kl / samples)
 
     @final
@@ -184,7 +184,7 @@ class Variational(LatentVariable, Sampler, Features):
                 rows = len(epsilon) * n
                 context = None if contexts is None else contexts[:rows]
                 e = self.explain(tuple(t[:rows] for t in reads), epsilon.flatten(0, 1), context, None)
-                log_weight = self._log_likelihood(xs[:rows], e.parameters) + _log_ratio(e, epsilon.flatten(0, 1))
+                log_weight = self._log_likelihood(xs[:rows], e.parameters()) + _log_ratio(e, epsilon.flatten(0, 1))
                 log_weights.append(log_weight.reshape(-1, n))
         return torch.logsumexp(torch.cat(log_weights), 0) - math.log(samples)
 
@@ -207,9 +207,10 @@ class Variational(LatentVariable, Sampler, Features):
             x, read, context = _repeated(x, k), tuple(_repeated(t, k) for t in read), _repeated(context, k)
             noise = Noise(noise.seed, noise.images.repeat(k)) if self.dropout else noise
         e = self.explain(read, epsilon, context, noise)
+        parameters = e.parameters()
         if self.scale == "optimal":
-            self._follow(x, e.parameters)
-        reconstruction = -self._log_likelihood(x, e.parameters).reshape(k, n)
+            self._follow(x, parameters)
+        reconstruction = -self._log_likelihood(x, parameters).reshape(k, n)
         kl = e.q.kl()
         distortion = reconstruction.mean()
         with torch.no_grad():
@@ -265,7 +266,7 @@ class Variational(LatentVariable, Sampler, Features):
 
     def _drawn(self, batch: Batch) -> Tensor:
         context = self.context(batch.given)
-        return self.explain(self.read(batch.x, context, None), self._one(Noise(0, hash_images(batch.x))), context, None).parameters
+        return self.explain(self.read(batch.x, context, None), self._one(Noise(0, hash_images(batch.x))), context, None).parameters()
 
     def _per_channel(self, x: Tensor, parameters: Tensor, log_scale: Tensor) -> Tensor:
         """log p(x|z) of unknown sub-pixels, summed over images and places: `(C,)` nats."""

@@ -26,14 +26,16 @@ from torch import Tensor
 from pofx.errors import InputError
 from pofx.metrics.nearest import nearest
 from pofx.metrics.precision_recall import PrecisionRecall, precision_recall
-from pofx.model import Decoder, Encoder, ImageModel, evaluating
+from pofx.model import Decoder, ImageModel, LatentVariable, require
 from pofx.noise import Noise
+from pofx.tasks.encode import codes
 from pofx.tasks.evaluate import Mean, feature_vectors
+from pofx.tasks.reconstruct import means, squared_errors
 from pofx.workflows._runs import trained
-from pofx.workflows.bottleneck import points, reconstruct, squared_error
+from pofx.workflows.bottleneck import points, squared_error
 
 if TYPE_CHECKING:
-    from pofx.data import Data, Split
+    from pofx.data import Data
     from pofx.workflows.features import FeaturesRun
 
 STEPS, LATENTS, HEART, DRAWS, SIDE = 3000, 16, 10, 500, 12
@@ -169,17 +171,8 @@ def holes(
 
 def decode(model: ImageModel, z: Tensor) -> Tensor:
     """The mean image of codes `(n, d)`, rounded: uint8 `(n, C, H, W)`."""
-    assert isinstance(model, Decoder)
-    with torch.no_grad(), evaluating(model):
-        mean = torch.cat([model.decode(part).mean for part in z.split(256)])
-    return mean.round().clamp(0, model.space.levels - 1).to(torch.uint8).cpu()
-
-
-def codes(model: ImageModel, part: Split, *, sample: bool = False, seed: int = 0) -> Tensor:
-    """Codes of a part, `(n, d)`; `sample` draws them from q(z|x), where there is one."""
-    assert isinstance(model, Encoder)
-    with torch.no_grad(), evaluating(model):
-        return torch.cat([model.encode(x, sample=sample, seed=seed).cpu() for x, _ in part.batches(256)])
+    mean = means(require(model, Decoder, to="decode"), z)
+    return mean.round().clamp(0, model.space.levels - 1).to(torch.uint8)
 
 
 def fitted(z: Tensor, epsilon: Tensor) -> Tensor:
@@ -195,7 +188,8 @@ def fitted(z: Tensor, epsilon: Tensor) -> Tensor:
 
 
 def _map(title: str, model: ImageModel, data: Data, seed: int) -> Map:
-    known, test = (codes(model, part, sample=True, seed=seed) for part in (data.train, data.test))
+    has_q = isinstance(model, LatentVariable)  # draws are what its decoder was trained on
+    known, test = (codes(model, part, sample=has_q, seed=seed) for part in (data.train, data.test))
     epsilon = Noise(seed, torch.arange(DRAWS)).normal("map", 2).float()
     drawn = epsilon if title == "VAE" else fitted(known, epsilon)
     limit = nearest(test, known).distance[:, 0].quantile(OUTSIDE)
@@ -213,11 +207,8 @@ def _line(data: Data, out: Path, settings: Mapping[str, Any]) -> Line:
     z = codes(model, few.train)[:, 0]
     order = z.argsort()
     images, z = few.train.x[order], z[order]
-    top, test = data.space.levels - 1, points(data.test, data.space.levels)
-
-    def error(x: Tensor) -> Mean:
-        return Mean.of(squared_error(reconstruct(model, x).flatten(1).double() / top, x.flatten(1).double() / top))
-
+    test = points(data.test, data.space.levels)
     nothing = Mean.of(squared_error(points(data.train, data.space.levels).mean(0), test))
     walk = z[0] + (z[-1] - z[0]) * torch.linspace(0, 1, 4 * HEART)
-    return Line(images, decode(model, z[:, None]), z, error(images), error(data.test.x), nothing, decode(model, walk[:, None]))
+    learned, others = (Mean.of(squared_errors(model, x)) for x in (images, data.test))
+    return Line(images, decode(model, z[:, None]), z, learned, others, nothing, decode(model, walk[:, None]))

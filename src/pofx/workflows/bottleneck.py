@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from pofx.errors import InputError
-from pofx.model import Decoder, Encoder, ImageModel, evaluating
+from pofx.model import Decoder, require
+from pofx.tasks.encode import codes
 from pofx.tasks.evaluate import Mean
+from pofx.tasks.reconstruct import means, squared_errors
 from pofx.workflows._runs import trained
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
 LATENTS = (1, 2, 4, 8, 16, 32, 64)
 STEPS = 3000
-CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,8 @@ def bottleneck(
     shown = [first]
     for d in sizes:
         model = trained("autoencoder", data, Path(out) / f"latents-{d}", steps=steps, seed=seed, quiet=quiet, latents=d, **settings)
-        back = torch.cat([reconstruct(model, x) for x, _ in data.test.batches(CHUNK)])
-        curves["autoencoder"].append(Mean.of(squared_error(back.flatten(1).double() / (data.space.levels - 1), test)))
-        shown.append(back[: len(first)].round().to(torch.uint8))
+        curves["autoencoder"].append(Mean.of(squared_errors(model, data.test)))
+        shown.append(means(require(model, Decoder, to="decode"), codes(model, first)).round().to(torch.uint8))
         pca = PCA(d, svd_solver="full").fit(train.numpy())
         straight = torch.from_numpy(pca.inverse_transform(pca.transform(test.numpy()))).clamp(0, 1)
         curves["pca"].append(Mean.of(squared_error(straight, test)))
@@ -121,10 +121,3 @@ def points(part: Split, levels: int) -> Tensor:
 def squared_error(a: Tensor, b: Tensor) -> Tensor:
     """‖a − b‖² of each row: `(n,)`."""
     return ((a - b) ** 2).sum(1)
-
-
-def reconstruct(model: ImageModel, x: Tensor) -> Tensor:
-    """The mean of what the code of each image decodes to: `(n, C, H, W)` floats in 0 … levels−1."""
-    assert isinstance(model, Encoder) and isinstance(model, Decoder)
-    with torch.no_grad(), evaluating(model):
-        return model.decode(model.encode(x)).mean.cpu()

@@ -138,10 +138,7 @@ class Autoencoder(Encoder, Decoder, Features):
         value = self.check_given(given, len(z))
         top = self.space.levels - 1
         mean = (self._image(z.to(self.device, self.dtype), value) * top).clamp(0, top)
-        known = self.known()
-        if known is not None and value is not None and self.given is not None:
-            mean = mean.where(~known, self.given.fill(value, self.space).to(mean))
-        return Decoded(mean)
+        return Decoded(self.copy_known(mean, value))
 
     @property
     def feature_layers(self) -> Sequence[str]:

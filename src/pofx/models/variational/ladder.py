@@ -42,13 +42,13 @@ class Flat(nn.Module):
 
     def __init__(self, features: int, size: tuple[int, int], numbers: int, *, up: bool = False) -> None:
         super().__init__()
-        self.shape = (features, *size)
+        self.shape, self.up = (features, *size), up
         inside = math.prod(self.shape)
         self.linear = Linear(numbers, inside) if up else Linear(inside, numbers)
 
     def forward(self, h: Tensor) -> Tensor:
         out = self.linear(h.flatten(1))
-        return out.reshape(-1, *self.shape) if out.shape[1] == math.prod(self.shape) and h.ndim == 2 else out
+        return out.reshape(-1, *self.shape) if self.up else out
 
 
 def _bounded(log_scale: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class StochasticLayer(nn.Module):
 
     def __init__(self, size: tuple[int, int], channels: int, latents: int, maps: bool, context: conditioning.Context) -> None:
         super().__init__()
-        self.size, self.shape = size, (latents, *size) if maps else (latents,)
+        self.shape = (latents, *size) if maps else (latents,)
         self.dims = math.prod(self.shape)
         self.meet = nn.Conv2d(2 * channels, channels, 3, padding=1)
         if maps:
@@ -180,14 +180,18 @@ class LadderVAE(Variational):
         return tuple(scales)
 
     def _descend(self, n: int, context: Tensor | None, noise: Noise | None, code: Callable[[int, Tensor], Tensor]) -> Tensor:
-        """The top-down pass: `code(l, h)` says the code of layer l, `(n, dims)`, given the state. The parameters of p(x|z)."""
+        """The top-down pass: `code(l, h)` says the code of layer l, `(n, dims)`, given the state. The state below the last layer."""
         h, at = self.top.expand(n, -1, -1, -1), len(self.sizes) - 1
         for i, (place, layer) in enumerate(zip(self.places, self._layers(), strict=True)):
             while at > place:
                 at -= 1
                 h = self._larger(h, at + 1, self.sizes[at])
             h = layer(h, code(i, h), context, noise, f"decoder{i}", self.dropout)
-        for below in range(at, -1, -1):
+        return h
+
+    def _pixels_of(self, h: Tensor) -> Tensor:
+        """From there to the parameters of p(x|z)."""
+        for below in range(self.places[-1], -1, -1):
             h = self._larger(h, below, self.sizes[below - 1] if below else (self.space.height, self.space.width))
         return self.out(silu(h))
 
@@ -205,10 +209,10 @@ class LadderVAE(Variational):
             codes.append(found[-1].sample(parts[i]))
             return codes[-1]
 
-        parameters = self._descend(len(epsilon), context, noise, code)
+        h = self._descend(len(epsilon), context, noise, code)
         q = Gaussian(torch.cat([q.mean for q in found], 1), torch.cat([q.log_variance for q in found], 1))
-        return Explanation(q, torch.cat(codes, 1), parameters)
+        return Explanation(q, torch.cat(codes, 1), lambda: self._pixels_of(h))
 
     def generate(self, z: Tensor, context: Tensor | None) -> Tensor:
         codes = z.split(self.dims_of, 1)
-        return self._descend(len(z), context, None, lambda i, _: codes[i])
+        return self._pixels_of(self._descend(len(z), context, None, lambda i, _: codes[i]))

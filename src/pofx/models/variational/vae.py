@@ -118,7 +118,7 @@ class VAE(Variational):
     def explain(self, read: tuple[Tensor, ...], epsilon: Tensor, context: Tensor | None, noise: Noise | None) -> Explanation:
         q = Gaussian(*read)
         z = q.sample(epsilon)
-        return Explanation(q, z, self.decoder(z, context, noise, self.dropout))
+        return Explanation(q, z, lambda: self.decoder(z, context, noise, self.dropout))
 
     def generate(self, z: Tensor, context: Tensor | None) -> Tensor:
         return self.decoder(z, context)
