@@ -22,7 +22,7 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self, TypeVar, final
@@ -223,6 +223,10 @@ class ImageModel(nn.Module, ABC):
     def settle(self, batches: Iterator[Batch]) -> None:
         """Set statistics of the training images that are stored with the weights. Called on averaged weights before they are measured and
         kept, with batches of training images, of which it takes what it needs; it must not depend on earlier calls. A hook: the default does nothing."""
+
+    def diagnose(self, logs: Mapping[str, float]) -> dict[str, str]:
+        """What ails a training, by the means of the logs since the last row: the name of each trouble, and a sentence with advice. A hook."""
+        return {}
 
     @final
     def config(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pofx.data import SET_NAMES, Split, contact_sheet, describe, load_data, load_images, order, parse
+from pofx.data.sources import DRAWN
 from pofx.data.transforms import Conversion, bernoulli, luma, over_white, requantize, resize
 from pofx.errors import InputError
 from pofx.noise import Noise
@@ -89,7 +90,7 @@ def test_a_named_set_that_is_not_here_says_the_fix(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
     monkeypatch.delenv("POFX_DATA", raising=False)
-    for name in set(SET_NAMES) - {"digits", "shapes"}:
+    for name in set(SET_NAMES) - set(DRAWN):
         with pytest.raises(InputError, match="export POFX_DATA=FOLDER"):
             load_data(name)
     monkeypatch.setenv("POFX_DATA", str(tmp_path))

@@ -1,13 +1,13 @@
 """What a person types → a `Source`. DATA is `name[:part][:transform]`.
 
-    digits, shapes, mnist, fashion-mnist, binarized-mnist, cifar10, ir-solar, noto-emoji, timeseries:NAME    named sets
+    digits, shapes, points-grid, points-ring, mnist, fashion-mnist, binarized-mnist, cifar10, ir-solar, noto-emoji, timeseries:NAME    named sets
     path                a folder, .npz, .npy, IDX (.gz), .parquet, or one image; write ./digits for a folder called like a set
     hf:owner/name       a set on the Hub
     text:FILE           a text, as images 1×1×64 whose levels are characters (`pofx.data.text`)
     part                train, valid, calib or test
     transform           threshold (two levels, at the middle), dynamic (two levels, drawn)
 
-`digits` is inside scikit-learn, `shapes` is drawn (`pofx.data.shapes`). The other names are looked up in the folder $POFX_DATA, then on the
+`digits` is inside scikit-learn, `shapes` and points are drawn (`pofx.data.shapes`, `pofx.data.points`). The other names are looked up in the folder $POFX_DATA, then on the
 Hub where it has them.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from pofx.data import files, shapes
+from pofx.data import files, points, shapes
 from pofx.data.arrays import Numbered, Rows, Source, as_images
 from pofx.data.text import PREFIX, read_text
 from pofx.data.transforms import over_white
@@ -129,7 +129,7 @@ def find(spec: Spec, limit: int, size: tuple[int, int] | None = None, alphabet: 
 def _named(name: str, rest: str, limit: int) -> Source:
     found = SETS[name]
     root = os.environ.get("POFX_DATA")
-    if name in ("digits", "shapes") or root:
+    if name in DRAWN or root:
         source = found.read(Path(root or "").expanduser(), rest, limit)
         if source is not None:
             return source
@@ -160,6 +160,15 @@ def _shapes(root: Path, rest: str, limit: int) -> Source:
     made = shapes.factors(np.arange(shapes.COUNT))
     x = shapes.render(made).numpy()
     return Source({"all": Rows(x, Numbered(shapes.NAME, np.arange(len(x))), made[:, 0].numpy())}, 256, shapes.KINDS)
+
+
+def _points(name: str) -> Callable[[Path, str, int], Source]:
+    def read(root: Path, rest: str, limit: int) -> Source:
+        """20,000 points in the plane, as images of two pixels; see `pofx.data.points`. No published test part."""
+        x, mode = (t.numpy() for t in points.draw(name))
+        return Source({"all": Rows(x, Numbered(name, np.arange(len(x))), mode)}, 256)
+
+    return read
 
 
 def _idx_set(name: str, *folders: str, class_names: tuple[str, ...]) -> Callable[[Path, str, int], Source | None]:
@@ -230,9 +239,12 @@ _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Sh
 _CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _DIGITS = tuple("0123456789")
 
+DRAWN = ("digits", "shapes", *points.NAMES)  # nothing has to be found for these
+
 SETS: dict[str, Named] = {
     "digits": Named(_digits, None, "nothing: it is inside scikit-learn"),
     "shapes": Named(_shapes, None, "nothing: it is drawn"),
+    **{name: Named(_points(name), None, "nothing: it is drawn") for name in points.NAMES},
     "mnist": Named(_idx_set("mnist", "mnist", class_names=_DIGITS), "ylecun/mnist", "mnist/train-images-idx3-ubyte.gz and its three kin"),
     "fashion-mnist": Named(
         _idx_set("fashion-mnist", "fashion", "fashion-mnist", class_names=_FASHION),

@@ -303,6 +303,8 @@ class Keeper(pl.Callback):
         self.started: float | None = None  # monotonic time of this process' first step
         self.validation_seconds = 0.0
         self.signum: int | None = None
+        self.ailing: set[str] = set()  # by the last row
+        self.said: set[str] = set()
         # Taken before Lightning puts its own in their place.
         self._handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
 
@@ -378,6 +380,7 @@ class Keeper(pl.Callback):
         done = game.step == game.plan.stop
         if game.plan.logs(game.step) or fixed:
             row = game.means()
+            self._advise(game, row)
             if game.plan.validates(game.step):
                 self.metrics = self.validate(game)
                 row |= self.metrics
@@ -389,6 +392,14 @@ class Keeper(pl.Callback):
             self._checkpoint(trainer, game)
         if self.signum is not None and not done:
             raise Stopped(self.signum, game.step)
+
+    def _advise(self, game: Game, row: dict[str, float]) -> None:
+        """Say what ails the training: each trouble once, when two rows in a row show it."""
+        found = game.model.diagnose(row)
+        for name in self.ailing & found.keys() - self.said:
+            self.said.add(name)
+            self.report.say(f"step {game.step}: {found[name]}")
+        self.ailing = set(found)
 
     def validate(self, game: Game) -> dict[str, float]:
         start = time.monotonic()

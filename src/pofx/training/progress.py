@@ -57,6 +57,10 @@ class Report(ABC):
         """`step` of `total` are done; `left` is the number of seconds, where the clock decides."""
 
     @abstractmethod
+    def say(self, text: str) -> None:
+        """A line that stays."""
+
+    @abstractmethod
     def close(self) -> None: ...
 
     def left(self, step: int, total: int, left: float | None) -> str:
@@ -68,6 +72,9 @@ class Report(ABC):
 
 class Silent(Report):
     def update(self, step: int, total: int, loss: str, left: float | None) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
         """Nothing."""
 
     def close(self) -> None:
@@ -84,6 +91,9 @@ class Lines(Report):
         if time.monotonic() >= self._next or step >= total:
             self._next = time.monotonic() + EVERY
             say(f"{self.title}: step {step}/{total} · {loss} · {rate * self.batch:.0f} images/s · {self.left(step, total, left)} left")
+
+    def say(self, text: str) -> None:
+        say(text)
 
     def close(self) -> None:
         """Nothing."""
@@ -103,6 +113,9 @@ class Bar(Report):
     def update(self, step: int, total: int, loss: str, left: float | None) -> None:
         note = f"{loss} · {self.rate(step) * self.batch:.0f} images/s · {self.left(step, total, left)} left"
         self._bar.update(self._task, completed=step, total=total, note=note)
+
+    def say(self, text: str) -> None:
+        self._bar.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
         self._bar.stop()

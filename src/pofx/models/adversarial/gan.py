@@ -1,34 +1,35 @@
-"""Generative adversarial networks (Goodfellow et al. 2014) with the nets of DCGAN (Radford et al. 2016).
+"""Generative adversarial networks (Goodfellow et al. 2014): a critic learns to tell real from generated, a generator to be taken for real.
 
-    critic:     max_D  E_p[log D(x)] + E_z[log(1 − D(G(z)))]
-    generator:  max_G  E_z[log D(G(z))]                        (non-saturating)
+    min_G max_D  V(D, G) = E_p[log D(x)] + E_z[log(1 − D(G(z)))],     D* = p / (p + q),     V(D*, G) = −log 4 + 2 JSD(p ‖ q)
 
-with D = σ(logit), so that log D = −softplus(−logit) and log(1 − D) = −softplus(logit): stable at any logit.
-The density is implicit: x = round(G(z)), z ~ N(0, I). There is no log p(x), and `log_prob` does not exist.
+The density q is implicit: x = round(G(z)), z ~ N(0, I). There is no log p(x), and `log_prob` does not exist. Which game is played is an object of
+`losses.py`, which nets play it a design of `networks.py`.
 
-Differences from the papers: kernels are 4×4 where an axis is halved and 3×3 where it is not (5×5 in DCGAN), with a 3×3 layer of stride 1 at
-full size in both nets; strides drop out on small images and odd sizes are cropped; z is Gaussian; batches of 64 by default (128); the weights are
-averaged; a view is added after BatchNorm, and its known pixels are pasted into what the critic sees; the critic sees pixels with uniform dequantization
+Differences from the papers: z is Gaussian, so that all latents of this library mean the same; the weights are averaged and the average is what is
+kept, sampled and judged by; known pixels of a view are pasted into what the critic sees; the critic sees pixels with uniform dequantization
 noise of one level, so that it cannot tell reals by their being integers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pofx.errors import InputError
 from pofx.model import Batch, Context, Critic, Decoder, Features, Objective, OptimizerSpec, Progress, Sampler, evaluating
+from pofx.models.adversarial import networks
+from pofx.models.adversarial.augment import Augment, augment
+from pofx.models.adversarial.losses import Loss, Relativistic
+from pofx.models.adversarial.networks import Network, Normalisation
 from pofx.nn import conditioning
-from pofx.nn.linear import Linear
-from pofx.nn.strided import pyramid, strides
 from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.views import View
+
+CERTAIN, ALIKE = 0.995, 0.05  # from which on, and up to which, something is said
 
 
 class Generated:
@@ -36,76 +37,6 @@ class Generated:
 
     def __init__(self, mean: Tensor) -> None:
         self.mean = mean
-
-
-def _dcgan_init(module: nn.Module) -> None:
-    """N(0, 0.02) weights, BatchNorm gains N(1, 0.02) (Radford et al. 2016, §4)."""
-    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-        nn.init.normal_(module.weight, 0, 0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1, 0.02)
-        nn.init.zeros_(module.bias)
-
-
-def _kernel(stride: tuple[int, int]) -> tuple[int, int]:
-    return 4 if stride[0] == 2 else 3, 4 if stride[1] == 2 else 3
-
-
-class GeneratorNet(nn.Module):
-    """z `(n, latents)` → [−1, 1] `(n, C, H, W)`: project, then transposed convolutions with BatchNorm and ReLU, tanh."""
-
-    def __init__(self, space: ImageSpace, sizes: list[tuple[int, int]], channels: int, latents: int, context: conditioning.Context) -> None:
-        super().__init__()
-        up = sizes[::-1]
-        widths = [channels * 2**i for i in range(len(sizes))][::-1]
-        self.sizes = up
-        self.start = Linear(latents, widths[0] * up[0][0] * up[0][1])
-        self.norms = nn.ModuleList(nn.BatchNorm2d(w) for w in widths)
-        self.given = nn.ModuleList(context.into(w) for w in widths)
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(a, b, _kernel(s), s, padding=1, bias=False)
-            for a, b, s in zip(widths, widths[1:], strides(sizes)[::-1], strict=False)
-        )
-        self.out = nn.Conv2d(widths[-1], space.channels, 3, padding=1)
-
-    def forward(self, z: Tensor, context: Tensor | None) -> Tensor:
-        h = self.start(z).reshape(len(z), -1, *self.sizes[0])
-        for i, size in enumerate(self.sizes):
-            if i:
-                h = self.up[i - 1](h)[:, :, : size[0], : size[1]]
-            h = F.relu(self.norms[i](h) + conditioning.project(self.given[i], context, size))
-        return torch.tanh(self.out(h))
-
-
-class CriticNet(nn.Module):
-    """Pixels on [−1, 1] `(n, C, H, W)` → logit `(n,)`: strided convolutions with BatchNorm (not on the first) and LeakyReLU."""
-
-    def __init__(self, space: ImageSpace, sizes: list[tuple[int, int]], channels: int, context: conditioning.Context) -> None:
-        super().__init__()
-        widths = [channels * 2**i for i in range(len(sizes))]
-        self.stem = nn.Conv2d(space.channels, widths[0], 3, padding=1)
-        self.stem_given = context.into(widths[0])
-        self.down = nn.ModuleList(
-            nn.Conv2d(a, b, _kernel(s), s, padding=1, bias=False) for a, b, s in zip(widths, widths[1:], strides(sizes), strict=False)
-        )
-        self.given = nn.ModuleList(context.into(w) for w in widths[1:])
-        self.norms = nn.ModuleList(nn.BatchNorm2d(w) for w in widths[1:])
-        self.sizes = sizes
-        self.out = Linear(widths[-1] * sizes[-1][0] * sizes[-1][1], 1)
-
-    def body(self, x: Tensor, context: Tensor | None) -> Tensor:
-        h = F.leaky_relu(self.stem(x) + conditioning.project(self.stem_given, context, self.sizes[0]), 0.2)
-        for down, given, norm, size in zip(self.down, self.given, self.norms, self.sizes[1:], strict=True):
-            h = down(F.pad(h, (0, h.shape[3] % 2, 0, h.shape[2] % 2)))[:, :, : size[0], : size[1]]
-            h = F.leaky_relu(norm(h) + conditioning.project(given, context, size), 0.2)
-        return h
-
-    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
-        return self.out(self.body(x, context).flatten(1))[:, 0].to(
-            self.out.weight.dtype
-        )  # losses in full precision where the net ran in bf16
 
 
 class Player(nn.Module):
@@ -120,25 +51,34 @@ class Player(nn.Module):
 
 
 class GAN(Sampler, Decoder, Critic, Features):
-    """DCGAN with the non-saturating loss; the averaged generator is what is saved and sampled.
+    """A generator against a critic; the averaged generator is what is saved and sampled.
 
     Args:
         space: what images may be.
-        given: a view for x ~ p(x | given).
+        given: a view for x ~ p(x | given): labels by projection, planes added at every size of both nets.
+        loss: the game, e.g. `WassersteinGP(penalty=10)`; it brings the critic's steps and the optimizer.
+        network: "mlp" (points, tiny images), "dcgan" as published, "residual" (as for WGAN-GP) or "modern" (without normalisation).
+        normalisation: of the critic: "batch", "layer", "spectral" or "none" (then dcgan's generator has none either); by default what the
+            network was published with.
         latents: dimensions of z.
-        channels: width of the nets at full size; doubled at each halving.
+        channels: width of convolutions at full size; doubled at each halving.
         stages: halvings of the image; they drop out below size 4.
-        lr: learning rate of Adam (β1 = 0.5) for both players.
+        hidden: units of each layer of an mlp.
+        layers: hidden layers of an mlp.
+        augment: of what the critic sees, generated images too (DiffAugment, Zhao et al. 2020): "geometry" shifts and cuts out, "all" changes
+            brightness, saturation and contrast as well. For small sets.
+        critic_steps: of the critic for one of the generator; by default the loss's own.
+        lr: learning rate of both players; by default the loss's own.
 
     Raises:
-        InputError: sizes below 1. Asking it for a likelihood is a CapabilityError.
+        InputError: sizes below 1; a normalisation that the loss forbids. Asking it for a likelihood is a CapabilityError.
 
     >>> GAN.small(ImageSpace(1, 5, 5)).sample(2).shape
     torch.Size([2, 1, 5, 5])
     """
 
     family: ClassVar = ("implicit", "adversarial")
-    paper: ClassVar = "Goodfellow et al. 2014, arXiv:1406.2661; Radford et al. 2016, arXiv:1511.06434"
+    paper: ClassVar = "Goodfellow et al. 2014, Generative Adversarial Nets, arXiv:1406.2661"
     draw_batch: ClassVar = 64
 
     def __init__(
@@ -146,24 +86,51 @@ class GAN(Sampler, Decoder, Critic, Features):
         space: ImageSpace,
         given: View | None = None,
         *,
+        loss: Loss = Relativistic(),
+        network: Network = "modern",
+        normalisation: Normalisation | None = None,
         latents: int = 64,
         channels: int = 32,
         stages: int = 3,
-        lr: float = 2e-4,
+        hidden: int = 128,
+        layers: int = 3,
+        augment: Augment = "none",
+        critic_steps: int | None = None,
+        lr: float | None = None,
     ) -> None:
         super().__init__(space, given)
-        if latents < 1 or channels < 1 or stages < 0:
+        for name, value, least in (
+            ("latents", latents, 1),
+            ("channels", channels, 1),
+            ("stages", stages, 0),
+            ("hidden", hidden, 1),
+            ("layers", layers, 1),
+            ("critic-steps", 1 if critic_steps is None else critic_steps, 1),
+        ):
+            if value < least:
+                raise InputError(f"GAN: {name}={value} must be at least {least}, e.g. --{name} {max(least, 1)}.")
+        if network not in networks.PUBLISHED:
+            raise InputError(f"GAN: there is no network {network!r}; it is one of {', '.join(networks.PUBLISHED)}.")
+        norm = networks.PUBLISHED[network] if normalisation is None else normalisation
+        if network == "mlp" and norm in ("batch", "layer"):
+            raise InputError(f"GAN: an mlp has no {norm} normalisation here; use --normalisation spectral or none, or --network dcgan.")
+        if norm in loss.refuses:
+            where = "" if normalisation is not None else f" ({network} was published with it)"
             raise InputError(
-                f"GAN: latents={latents} and channels={channels} must be at least 1, stages={stages} at least 0, e.g. --latents 64."
+                f"GAN: {type(loss).__name__} forbids {norm} normalisation in the critic{where}: {loss.refuses[norm]}. "
+                f"Use --normalisation layer or none, or --network modern."
             )
-        self.latents, self.channels, self.stages, self.lr = latents, channels, stages, lr
+        self.loss, self.network, self.normalisation = loss, network, normalisation
+        self.latents, self.channels, self.stages, self.hidden, self.layers = latents, channels, stages, hidden, layers
+        self.augment: Augment = augment
+        self.critic_steps, self.lr = critic_steps, lr
         self.latent_dims = latents
-        sizes = pyramid(space.height, space.width, stages, smallest=4)
-        contexts = [conditioning.Context(self, channels) for _ in range(2)]
-        self.generator = Player(GeneratorNet(space, sizes, channels, latents, contexts[0]), contexts[0])
-        self.critic = Player(CriticNet(space, sizes, channels, contexts[1]), contexts[1])
-        self.generator.net.apply(_dcgan_init)
-        self.critic.net.apply(_dcgan_init)
+        width = hidden if network == "mlp" else channels
+        size = {"latents": latents, "channels": channels, "stages": stages, "hidden": hidden, "layers": layers}
+        contexts = [conditioning.Context(self, width) for _ in range(2)]
+        self.generator = Player(networks.generator(network, space, contexts[0], norm, **size), contexts[0])
+        self.critic = Player(networks.critic(network, space, contexts[1], norm, bias=not loss.only_differences, **size), contexts[1])
+        self._apart = norm == "batch"
 
     @classmethod
     def small(cls, space: ImageSpace, given: View | None = None) -> Self:
@@ -172,10 +139,14 @@ class GAN(Sampler, Decoder, Critic, Features):
     # The game --------------------------------------------------------------------------------------------------------
 
     def objectives(self) -> Sequence[Objective]:
-        adam = OptimizerSpec("Adam", lr=self.lr, betas=(0.5, 0.999), schedule="constant", warmup=0.0)
+        spec = self.loss.optimizer
+        if self.lr is not None:
+            spec = OptimizerSpec(spec.name, self.lr, spec.betas, spec.weight_decay, spec.schedule, spec.warmup)
+        steps = self.loss.steps if self.critic_steps is None else self.critic_steps
+        after = (lambda: self.loss.after(self.critic)) if self.loss.constrains else None
         return [
-            Objective("critic", self.critic, self._critic_loss, optimizer=adam, clip=None),
-            Objective("generator", self.generator, self._generator_loss, optimizer=adam, clip=None),
+            Objective("critic", self.critic, self._critic_loss, optimizer=spec, clip=None, after=after),
+            Objective("generator", self.generator, self._generator_loss, every=steps, optimizer=spec, clip=None),
         ]
 
     def _fake(self, batch: Batch, noise: Noise, site: str) -> Tensor:
@@ -196,28 +167,60 @@ class GAN(Sampler, Decoder, Critic, Features):
         u = noise.uniform("dequantize", *self.space.shape).to(self.device, self.dtype) - 0.5
         return self._scale((batch.x.to(self.dtype) + u).clamp(0, self.space.levels - 1))
 
+    def _judge(self, x: Tensor, given: Tensor | None, noise: Noise, site: str) -> Tensor:
+        """The critic's outputs, of augmented images; twice as many as `given` are reals and generated ones."""
+        many = len(x) // len(noise)
+        x = torch.cat([augment(part, self.augment, noise, f"{site}/{k}") for k, part in enumerate(x.chunk(many))])
+        return self.critic(x, None if given is None else torch.cat([given] * many))
+
     def _critic_loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
+        noise = context.noise
+        real = self._real(batch, noise)
         with torch.no_grad():
-            fake = self._fake(batch, context.noise, "z/critic")
-        real, fake = self.critic(self._real(batch, context.noise), batch.given), self.critic(fake, batch.given)
-        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
-        accuracy = 0.5 * ((real > 0).double().mean() + (fake < 0).double().mean())
-        return loss, {"critic_accuracy": accuracy, "value": -loss.detach()}
+            fake = self._fake(batch, noise, "z/critic")
+        u = noise.uniform("between", 1)[:, 0].to(real)
+        turn = self.loss.against(lambda x: self._judge(x, batch.given, noise, "critic"), real, fake, u, apart=self._apart)
+        logs = {"accuracy": (turn.real > turn.fake).double().mean(), "value": -turn.loss.detach()}
+        logs["spread"] = fake.std(0).mean() / real.std(0).mean().clamp(min=1e-3) if len(real) > 1 else torch.ones(())
+        if turn.penalty is not None:
+            logs["penalty"] = turn.penalty.detach()
+        return turn.total, logs
 
     def _generator_loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = F.softplus(-self.critic(self._fake(batch, context.noise, "z/generator"), batch.given)).mean()
-        return loss, {}
+        noise = context.noise
+        fake = self._fake(batch, noise, "z/generator")
+        out = self._judge(fake, batch.given, noise, "generator")
+        real = out
+        if self.loss.needs_real:
+            with torch.no_grad():
+                real = self._judge(self._real(batch, noise), batch.given, noise, "generator/real")
+        return self.loss.generator(real, out), {}
+
+    def diagnose(self, logs: Mapping[str, float]) -> dict[str, str]:
+        accuracy, spread = logs.get("train_critic_accuracy", 0.5), logs.get("train_critic_spread", 1.0)
+        found = {}
+        if spread < ALIKE:
+            found["collapse"] = (
+                f"the generator makes nearly the same image each time ({spread:.0%} of the spread of real ones): it has collapsed. "
+                "Try --loss relativistic or --loss wasserstein-gp, a lower --lr, or --augment geometry."
+            )
+        if accuracy > CERTAIN and self.loss.dies:
+            found["certain critic"] = (
+                f"the critic tells real from generated in {accuracy:.1%} of all pairs: a {type(self.loss).__name__} generator learns little "
+                "from one so certain. Try --loss relativistic or --loss wasserstein-gp, a lower --lr, or --augment geometry."
+            )
+        return found
 
     # Sampler, Decoder, Critic, Features ------------------------------------------------------------------------------
 
     def _generate(self, z: Tensor, given: Tensor | None) -> Tensor:
         with evaluating(self.generator):  # BatchNorm by its (averaged) statistics: an image does not depend on its batch
             x = self._paste(self.generator(z, given), given)
-        return (x + 1) * ((self.space.levels - 1) / 2)
+        return ((x + 1) * ((self.space.levels - 1) / 2)).clamp(0, self.space.levels - 1)
 
     def draw(self, given: Tensor | None, noise: Noise, progress: Progress | None) -> Tensor:
         z = noise.normal("z", self.latents).to(self.device, self.dtype)
-        x = self._generate(z, given).round().clamp(0, self.space.levels - 1).to(torch.uint8)
+        x = self._generate(z, given).round().to(torch.uint8)
         if progress is not None:
             progress(1, 1)
         return x
@@ -237,8 +240,8 @@ class GAN(Sampler, Decoder, Critic, Features):
     def features(self, x: Tensor, layer: str | None = None) -> Tensor:
         """The critic's last activations, `(n, d)`."""
         self.layer_index(layer)
-        if self.given is not None:
-            raise InputError("A conditional GAN's critic judges x with its given; use realism(x, given).")
+        if self.given is not None and self.critic.net.planes:
+            raise InputError("The critic of this GAN looks at x together with its given; use realism(x, given).")
         x = self.space.check(x).to(self.device)
         with evaluating(self.critic):
-            return self.critic.net.body(self._scale(x.to(self.dtype)), None).flatten(1)
+            return self.critic.net.body(self._scale(x.to(self.dtype)), None)

@@ -41,6 +41,26 @@ def squared_slopes(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One turn of the critic.
+
+    Attributes:
+        loss: without the penalty, a scalar; `−loss` estimates what the critic maximises (V of a logistic loss, a distance of a transport loss).
+        penalty: a scalar, or None.
+        real, fake: its outputs, `(n,)`.
+    """
+
+    loss: Tensor
+    penalty: Tensor | None
+    real: Tensor
+    fake: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return self.loss if self.penalty is None else self.loss + self.penalty
+
+
+@dataclass(frozen=True)
 class Loss(ABC):
     """A game. `real` and `fake` are the critic's outputs, `(n,)`, unitless: logits, where D = σ(f)."""
 
@@ -57,10 +77,18 @@ class Loss(ABC):
         """What the generator minimises: a scalar. Only a relative loss looks at `real`."""
 
     needs_real: ClassVar[bool] = False  # whether `generator` does
+    only_differences: ClassVar[bool] = False  # a number added to all outputs of the critic changes nothing: it needs no bias
+    dies: ClassVar[bool] = True  # the generator's gradient dies, or is as good as noise, where the critic is certain
 
     def smoothness(self, critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, u: Tensor) -> Tensor | None:
         """The penalty that is added to the critic's loss, from images `(n, …)` and uniform numbers `(n,)`; a scalar, or None. A hook."""
         return None
+
+    def against(self, critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, u: Tensor, *, apart: bool = False) -> Turn:
+        """The critic's whole turn on images `(n, …)`. `apart`: real and generated ones do not share a batch (BatchNorm). A hook for losses
+        that can share work between the two terms."""
+        r, f = (critic(real), critic(fake)) if apart else critic(torch.cat([real, fake])).chunk(2)
+        return Turn(self.critic(r, f), self.smoothness(critic, real, fake, u), r, f)
 
     def after(self, critic: nn.Module) -> None:  # noqa: B027 (a hook)
         """What is done to the critic after its step."""
@@ -147,6 +175,8 @@ class _Transport(Loss, ABC):
     """sup over Lipschitz f of E f(x) − E f(G(z)): the Wasserstein-1 distance."""
 
     steps: ClassVar = 5
+    dies: ClassVar = False
+    only_differences: ClassVar = True
 
     @final
     def critic(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -216,6 +246,7 @@ class Relativistic(Loss):
     optimizer: ClassVar = OptimizerSpec("Adam", lr=2e-4, betas=(0.0, 0.99), schedule="constant", warmup=0.0)
     refuses: ClassVar = {"batch": _MIXES.format("BatchNorm") + " (Huang et al. 2024, §3)"}
     needs_real: ClassVar = True
+    only_differences: ClassVar = True
 
     r1: float = 1.0
     r2: float = 1.0
@@ -230,7 +261,15 @@ class Relativistic(Loss):
         return F.softplus(real - fake).mean()
 
     def smoothness(self, critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, u: Tensor) -> Tensor | None:
-        if not self.r1 and not self.r2:
-            return None
-        at_real, at_fake = squared_slopes(critic, torch.cat([real, fake])).chunk(2)
-        return 0.5 * (self.r1 * at_real.mean() + self.r2 * at_fake.mean())
+        return self.against(critic, real, fake, u).penalty
+
+    def against(self, critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, u: Tensor, *, apart: bool = False) -> Turn:
+        x = torch.cat([real, fake]).detach().requires_grad_(self.r1 > 0 or self.r2 > 0)
+        out = critic(x)  # the slopes come from the pass that the loss needs anyway
+        r, f = out.chunk(2)
+        penalty = None
+        if x.requires_grad:
+            (slope,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+            at_real, at_fake = slope.square().flatten(1).sum(1).chunk(2)
+            penalty = 0.5 * (self.r1 * at_real.mean() + self.r2 * at_fake.mean())
+        return Turn(self.critic(r, f), penalty, r, f)

@@ -24,8 +24,9 @@ from pofx.errors import InputError
 from pofx.likelihoods import Likelihood
 from pofx.model import Features, all_threads
 from pofx.nn import conditioning
-from pofx.nn.masked import AllRows, FullPass, MaskedConv2d, OneRow, Pass, Rows, StepPass, VerticalConv2d, check_sizes, gated
-from pofx.nn.raster import Place, RasterModel, StepNet, places
+from pofx.nn.masked import AllRows, FullPass, MaskedConv2d, OneRow, Pass, Rows, StepPass, VerticalConv2d, check_sizes
+from pofx.nn.raster import Place, RasterModel, StepNet, by_row, places
+from pofx.nn.tape import Tape
 from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.views import View
@@ -55,8 +56,8 @@ class VerticalLayer(nn.Module):
 
     def forward(self, rows: Rows, v: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         v = rows.conv(self.conv, v)
-        link = self.link(v)
-        return link, v if self.last else gated(rows.add_context(v, self.given, context))
+        link = rows.link(self.link, v)
+        return link, v if self.last else rows.gate(rows.add_context(v, self.given, context))
 
 
 class HorizontalLayer(nn.Module):
@@ -149,7 +150,7 @@ class GatedPixelCNN(RasterModel, Features):
     # The network, written once for full passes and steps ------------------------------------------------------------
 
     def links(self, rows: Rows, x: Tensor, context: Tensor | None) -> list[Tensor]:
-        """What the vertical stack and the view tell each horizontal layer: `(n, 2p, rows, W)` each."""
+        """What the vertical stack and the view tell each horizontal layer: 2p features of all positions, or of one row."""
         out, v = [], x
         for left, right in zip(self.vertical, self.horizontal, strict=True):
             assert isinstance(right, HorizontalLayer)
@@ -200,31 +201,47 @@ class GatedSteps(StepNet):
     def __init__(self, model: GatedPixelCNN, n: int, context: Tensor | None) -> None:
         space = model.space
         self.model, self.context = model, context
-        self.ops, self.rows = StepPass(n, (space.height, space.width), space.channels, model.device), OneRow()
         self.convs = [layer.conv for layer in model.horizontal if isinstance(layer, HorizontalLayer)]
-        self.current = torch.zeros(n, space.channels, 1, space.width, dtype=model.dtype, device=model.device)
+        biases = {left.link: conv.bias for left, conv in zip(model.vertical, self.convs, strict=True) if isinstance(left, VerticalLayer)}
+        self.ops = StepPass(n, (space.height, space.width), space.channels, model.device, linked=self.convs)
+        self.rows = OneRow(biases)
+        self.image = self.ops.row(self.convs[0])  # the row before the current one, when that begins
+        self.begun = 0  # rows
+        self.tape: Tape | None = None  # of a row
 
     def enter(self, place: Place) -> None:
+        self.ops.at(place)
         if place.column == place.colour == 0:
             self.rows.row = place.row
             with all_threads():
-                links = self.model.links(self.rows, self.current, self.context)  # `current` is still the row before
-            for conv, link in zip(self.convs, links, strict=True):
-                self.ops.tell(conv, link)
-            self.current.zero_()
-        self.ops.at(place)
+                self._row()
+            self.begun += 1
+        self.ops.look()
+
+    def _row(self) -> None:
+        if self.tape is not None:
+            self.tape.play()
+        elif self.begun == 0 or by_row(self.context):  # the first row makes what later ones write into
+            self._tell()
+        else:
+            self.tape, _ = Tape.record(self._tell)
+
+    def _tell(self) -> Tensor:
+        links = self.model.links(self.rows, self.image, self.context)
+        for conv, link in zip(self.convs, links, strict=True):
+            self.ops.tell(conv, link)
+        return self.image
 
     def parameters(self, place: Place) -> Tensor:
         return self.model.logits(self.ops, None, [None] * len(self.convs))
 
     def key(self, place: Place) -> Hashable:
-        return place.column, place.colour
+        return place.colour
 
     def write(self, place: Place, value: Tensor) -> None:
         self.ops.write(self.convs[0], value)
-        self.current[:, place.colour, 0, place.column] = value[:, 0]
 
     def fill(self, x: Tensor, rows: int) -> None:
         context = self.context if self.context is None else self.context[:, :, :rows]
         self.model.links(AllRows(into=self.rows), x[:, :, :rows], context)  # the horizontal stack begins anew in each row
-        self.current = x[:, :, rows - 1 : rows].clone()
+        self.image.copy_(x[:, :, rows - 1].transpose(1, 2))
