@@ -36,7 +36,7 @@ from torch import Tensor
 import pofx
 from pofx.data import Data
 from pofx.heap import keep_pages
-from pofx.model import Batch, Context, OptimizerSpec
+from pofx.model import Batch, Context, ImageModel, OptimizerSpec
 from pofx.models import VAE
 from pofx.noise import Noise
 from pofx.space import ImageSpace
@@ -69,10 +69,10 @@ def make(network: str) -> VAE:
 class Steps(Game):
     """The training step of pofx on ready batches, outside of a Trainer."""
 
-    def __init__(self, model: VAE, x: Tensor, spec: OptimizerSpec) -> None:
-        plan = Plan(10**6).add(Budget(steps=10**6))
-        super().__init__(model, None, plan, batch=BATCH, seed=0, lr=spec.lr, optimizer=spec.name, half_life=10_000, augmentations=())
-        self.ready = [Batch(part) for part in x.split(BATCH)]
+    def __init__(self, model: ImageModel, x: Tensor, spec: OptimizerSpec | None, batch: int = BATCH) -> None:
+        plan, lr, name = Plan(10**6).add(Budget(steps=10**6)), spec and spec.lr, spec and spec.name
+        super().__init__(model, None, plan, batch=batch, seed=0, lr=lr, optimizer=name, half_life=10_000, augmentations=())
+        self.ready = [Batch(part) for part in x.split(batch)]
         self.made = self.configure_optimizers()
 
     def batch_of(self, step: int) -> tuple[Batch, Context]:

@@ -1,18 +1,25 @@
-"""What is particular to the GAN: stable losses, players that move alone, and no likelihood at all."""
+"""What is particular to the GAN: players that move alone, nets of four designs, what is forbidden, and no likelihood at all."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
 
-from pofx.errors import CapabilityError
+import pofx
+from pofx.errors import CapabilityError, InputError
 from pofx.model import Context, ExactLikelihood, LowerBound, require
+from pofx.models.adversarial.augment import augment
 from pofx.models.adversarial.gan import GAN
-from pofx.models.adversarial.losses import NonSaturating
+from pofx.models.adversarial.losses import LeastSquares, Loss, Minimax, NonSaturating, Relativistic, Wasserstein, WassersteinGP
+from pofx.models.adversarial.networks import PUBLISHED, Network, Normalisation
 from pofx.noise import Noise
 from pofx.space import ImageSpace
-from pofx.testing import random_batch
-from pofx.views import Top
+from pofx.testing import random_batch, random_images
+from pofx.views import Gray, Half, Label, Top, View
+
+CONTEXT = Context(0, 0.0, Noise(0, torch.arange(8)))
 
 
 def test_asking_for_a_likelihood_says_what_a_gan_can_give() -> None:
@@ -25,15 +32,14 @@ def test_asking_for_a_likelihood_says_what_a_gan_can_give() -> None:
 def test_a_critic_that_is_certain_still_has_a_finite_loss_and_a_gradient() -> None:
     model = GAN(ImageSpace(1, 4, 4), loss=NonSaturating(), latents=4, channels=8, stages=1)
     model.critic.net.out.bias.data.fill_(-500.0)
-    context = Context(0, 0.0, Noise(0, torch.arange(8)))
-    loss, _ = model.objectives()[1].loss(random_batch(model, 8), context)
+    loss, _ = model.objectives()[1].loss(random_batch(model, 8), CONTEXT)
     loss.backward()
     assert torch.isfinite(loss) and any(bool(p.grad.any()) for p in model.generator.parameters() if p.grad is not None)
 
 
 def test_fakes_are_detached_in_the_critic_step() -> None:
     model = GAN.small(ImageSpace(1, 4, 4))
-    loss, _ = model.objectives()[0].loss(random_batch(model, 8), Context(0, 0.0, Noise(0, torch.arange(8))))
+    loss, _ = model.objectives()[0].loss(random_batch(model, 8), CONTEXT)
     loss.backward()
     assert all(p.grad is None for p in model.generator.parameters())
 
@@ -51,3 +57,151 @@ def test_decode_is_what_sample_rounds() -> None:
     z = Noise(4, torch.arange(5)).normal("z", model.latent_dims)
     with torch.no_grad():
         assert torch.equal(model.decode(z).mean.round().to(torch.uint8), model.sample(5, seed=4))
+
+
+# Designs -------------------------------------------------------------------------------------------------------------
+
+
+def make(
+    network: Network, loss: Loss, norm: Normalisation | None = None, view: View | None = None, space: ImageSpace = ImageSpace(3, 9, 11)
+) -> GAN:
+    return GAN(space, view, loss=loss, network=network, normalisation=norm, latents=3, channels=4, stages=2, hidden=8, layers=2).double()
+
+
+@pytest.mark.parametrize("network", PUBLISHED)
+@pytest.mark.parametrize("view", [None, Label(3), Gray(), Half(), Top(2)])
+def test_every_net_learns_in_every_conditional_form(network: Network, view: View | None) -> None:
+    model = make(network, LeastSquares(), view=view)
+    batch = random_batch(model, 8)
+    reached: set[str] = set()
+    for objective in model.objectives():
+        model.zero_grad()
+        loss, _ = objective.loss(batch, CONTEXT)
+        loss.backward()
+        mine = {id(p) for p in objective.parameters.parameters()}
+        reached |= {name for name, p in model.named_parameters() if id(p) in mine and p.grad is not None and bool(p.grad.any())}
+    assert reached == {name for name, _ in model.named_parameters()}
+    assert model.sample(2, batch.given[:2] if batch.given is not None else None).shape == (2, 3, 9, 11)
+
+
+@pytest.mark.parametrize("network", PUBLISHED)
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (5, 5), (32, 32), (40, 24)])
+def test_every_net_takes_every_size(network: Network, size: tuple[int, int]) -> None:
+    space = ImageSpace(1, *size)
+    model = make(network, NonSaturating(), space=space)
+    x = random_images(2, space)
+    assert model.sample(2).shape == x.shape and model.realism(x).shape == (2,)
+
+
+@pytest.mark.parametrize("network", ["dcgan", "residual", "modern"])
+def test_features_that_are_published_with_a_batch_depend_on_no_batch_in_evaluation(network: Network) -> None:
+    space = ImageSpace(1, 8, 8)
+    model = make(network, NonSaturating(), "batch", space=space)
+    x = random_images(4, space)
+    assert torch.equal(model.realism(x)[:1], model.realism(x[:1]))
+
+
+@pytest.mark.parametrize("loss", [WassersteinGP(), Relativistic()])
+@pytest.mark.parametrize(("network", "norm"), [("dcgan", None), ("dcgan", "batch"), ("residual", "batch")])
+def test_what_the_literature_forbids_is_refused_with_the_reason(loss: Loss, network: Network, norm: Normalisation | None) -> None:
+    with pytest.raises(InputError, match=r"forbids batch normalisation.*BatchNorm.*--normalisation layer"):
+        make(network, loss, norm)
+
+
+@pytest.mark.parametrize("norm", ["layer", "spectral", "none"])
+@pytest.mark.parametrize("network", ["dcgan", "residual", "modern"])
+def test_other_normalisations_take_a_penalty(network: Network, norm: Normalisation) -> None:
+    model = make(network, WassersteinGP(), norm)
+    loss, logs = model.objectives()[0].loss(random_batch(model, 8), CONTEXT)
+    loss.backward()
+    assert torch.isfinite(loss) and float(logs["penalty"]) > 0
+    if norm == "spectral":  # after enough power iterations every weight has norm 1
+        for _ in range(60):
+            model.critic.net(torch.randn(2, 3, 9, 11).double(), None)
+        weight = model.critic.net.out.weight
+        assert float(torch.linalg.matrix_norm(weight.detach(), 2)) == pytest.approx(1, abs=0.05)
+
+
+def test_the_published_start() -> None:
+    torch.manual_seed(0)
+    model = GAN(ImageSpace(3, 32, 32), network="dcgan", loss=NonSaturating())
+    weights = torch.cat([p.flatten() for name, p in model.generator.net.named_parameters() if name.startswith("up") and p.ndim == 4])
+    assert float(weights.detach().std()) == pytest.approx(0.02, rel=0.02)
+    adam = model.objectives()[0].optimizer
+    assert (adam.name, adam.lr, adam.betas) == ("Adam", 2e-4, (0.5, 0.999))
+    shapes = [tuple(layer.kernel_size) for layer in model.critic.net.down]
+    assert shapes == [(5, 5)] * 3 and [tuple(layer.stride) for layer in model.critic.net.down] == [(2, 2)] * 3
+
+
+def test_the_loss_brings_its_steps_and_its_optimizer() -> None:
+    space = ImageSpace(1, 8, 8)
+    critic, generator = GAN(space, loss=Wasserstein(), network="modern").objectives()
+    assert critic.optimizer.name == "RMSprop" and critic.optimizer.lr == 5e-5 and (critic.every, generator.every) == (1, 5)
+    assert critic.after is not None
+    _, generator = GAN(space, loss=Wasserstein(), network="modern", critic_steps=2, lr=1e-3).objectives()
+    assert generator.every == 2 and generator.optimizer.lr == 1e-3
+    assert WassersteinGP.optimizer.betas == (0.0, 0.9) and WassersteinGP.optimizer.lr == 1e-4
+
+
+def test_weights_of_a_wasserstein_critic_stay_clipped_in_training(tmp_path: Path) -> None:
+    data = pofx.load_data("digits")
+    model = GAN(data.space, loss=Wasserstein(clip=0.05), channels=4, latents=4)
+    run = pofx.train(model, data, out=tmp_path / "run", steps=3, average=0, quiet=True)
+    assert all(float(p.detach().abs().max()) <= 0.05 + 1e-7 for p in run.model.critic.parameters())
+
+
+# Augmentation --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["geometry", "all"])
+def test_augmentation_is_drawn_per_image_and_passes_gradients(how: str) -> None:
+    x = torch.randn(6, 3, 9, 8).double().requires_grad_(True)
+    noise = Noise(0, torch.arange(6))
+    y = augment(x, how, noise, "a")  # type: ignore[arg-type]
+    alone = augment(x[4:5], how, Noise(0, torch.tensor([4])), "a")  # type: ignore[arg-type]
+    assert y.shape == x.shape and torch.equal(y[4:5], alone) and not torch.equal(y, augment(x, how, noise, "b"))  # type: ignore[arg-type]
+    (g,) = torch.autograd.grad(y.square().sum(), x)
+    assert bool((g.flatten(1) != 0).any(1).all())
+
+
+def test_geometry_moves_pixels_and_changes_none() -> None:
+    x = torch.arange(1.0, 65).reshape(1, 1, 8, 8).repeat(50, 1, 1, 1)
+    y = augment(x, "geometry", Noise(3, torch.arange(50)), "a")
+    assert set(y.unique().tolist()) <= {0.0, *x.unique().tolist()} and 0.3 < float((y > 0).double().mean()) < 0.95
+
+
+# Troubles ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_collapse_and_a_certain_critic_are_said_with_advice() -> None:
+    model = GAN(ImageSpace(1, 4, 4), loss=Minimax(), network="mlp")
+    healthy = {"train_critic_accuracy": 0.7, "train_critic_spread": 0.9}
+    assert model.diagnose({}) == model.diagnose(healthy) == {}
+    assert "collapsed" in model.diagnose(healthy | {"train_critic_spread": 0.01})["collapse"]
+    assert "--loss relativistic" in model.diagnose(healthy | {"train_critic_accuracy": 0.999})["certain critic"]
+    assert not GAN(ImageSpace(1, 4, 4), loss=WassersteinGP(), network="mlp").diagnose({"train_critic_accuracy": 1.0})
+
+
+def test_a_collapse_is_said_once_while_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = pofx.load_data("digits")
+    model = GAN(data.space, network="mlp", loss=Minimax(), latents=2, hidden=8)
+    model.generator.net.out.weight.data.zero_()  # one image, whatever z says
+    pofx.train(model, data, out=tmp_path / "run", steps=120, lr=1e-7)
+    assert capsys.readouterr().err.count("it has collapsed") == 1
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_few_images_and_equal_images_train(n: int, tmp_path: Path) -> None:
+    import numpy as np
+
+    path = tmp_path / "few.npy"
+    np.save(path, np.full((n, 8, 8), 7, dtype=np.uint8))
+    data = pofx.load_data(path)
+    run = pofx.train(GAN(data.space, channels=4, latents=2), data, out=tmp_path / "run", steps=3, quiet=True)
+    assert run.model.sample(2).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("settings", [{"latents": 0}, {"channels": 0}, {"stages": -1}, {"critic_steps": 0}, {"network": "transformer"}])
+def test_settings_out_of_range_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="GAN"):
+        GAN(ImageSpace(1, 8, 8), **settings)  # type: ignore[arg-type]

@@ -229,6 +229,8 @@ class WassersteinGP(_Transport):
         _at_least_zero(self, penalty=self.penalty)
 
     def smoothness(self, critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, u: Tensor) -> Tensor | None:
+        if not self.penalty:
+            return None
         u = u.reshape(-1, *[1] * (real.ndim - 1))
         slope = (squared_slopes(critic, u * real + (1 - u) * fake) + EPSILON).sqrt()
         return self.penalty * (slope - 1).square().mean()

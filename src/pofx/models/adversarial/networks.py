@@ -126,7 +126,7 @@ class DCGANGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.sizes = sizes_of(space, stages)[::-1]
-        widths = widths_of(space, stages, channels)[:0:-1]
+        widths = widths_of(space, stages, channels)[-2::-1]
         self.start = Linear(latents, widths[0] * self.sizes[0][0] * self.sizes[0][1])
         self.norms = nn.ModuleList(_norm(norm, w) for w in widths)
         self.given = nn.ModuleList(context.into(w) for w in widths)

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import ClassVar, Literal, NamedTuple, Self
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -77,8 +76,7 @@ class HorizontalLayer(nn.Module):
         a = ops.keep(site, ops.gate(ops.linked(self.conv, h, link)), dropout)
         if self.out is None:
             return None, a
-        out = ops.conv(self.out, a)
-        return (out if self.first or h is None else h + out), a
+        return (ops.conv(self.out, a) if self.first or h is None else ops.residual(self.out, h, a)), a
 
 
 class GatedPixelCNN(RasterModel, Features):
@@ -201,10 +199,18 @@ class GatedSteps(StepNet):
     def __init__(self, model: GatedPixelCNN, n: int, context: Tensor | None) -> None:
         space = model.space
         self.model, self.context = model, context
-        self.convs = [layer.conv for layer in model.horizontal if isinstance(layer, HorizontalLayer)]
-        biases = {left.link: conv.bias for left, conv in zip(model.vertical, self.convs, strict=True) if isinstance(left, VerticalLayer)}
-        self.ops = StepPass(n, (space.height, space.width), space.channels, model.device, linked=self.convs)
-        self.rows = OneRow(biases)
+        left = [layer for layer in model.vertical if isinstance(layer, VerticalLayer)]
+        right = [layer for layer in model.horizontal if isinstance(layer, HorizontalLayer)]
+        self.convs = [layer.conv for layer in right]
+        residual: list[Tensor | None] = [None, None]  # the first layer sees the image, the second no residual yet
+        for layer in right[1:-1]:
+            assert layer.out is not None
+            residual.append(layer.out.bias if residual[-1] is None else residual[-1] + layer.out.bias)
+        readers = [conv for layer in right for conv in (layer.skip, layer.out) if conv is not None]
+        size = space.height, space.width
+        self.ops = StepPass(n, size, space.channels, model.device, self.convs, residual[: len(right)], readers)
+        biases = {v.link: self.ops.biases[h.conv] for v, h in zip(left, right, strict=True)}
+        self.rows = OneRow(biases, space.channels, [layer.given for layer in right])
         self.image = self.ops.row(self.convs[0])  # the row before the current one, when that begins
         self.begun = 0  # rows
         self.tape: Tape | None = None  # of a row
