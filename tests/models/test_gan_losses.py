@@ -174,6 +174,21 @@ def test_one_turn_is_the_sum_of_its_parts() -> None:
             assert torch.allclose(turn.total, turn.loss + (0 if held is None else held))
 
 
+@pytest.mark.parametrize("make", [WassersteinGP, Relativistic])
+def test_slopes_at_a_share_of_the_images_are_right_on_average(make: type[WassersteinGP] | type[Relativistic]) -> None:
+    real, fake, u = torch.randn(8, 2).double(), torch.randn(8, 2).double(), torch.rand(8).double()
+
+    def critic(x: Tensor) -> Tensor:
+        return (x**2).sum(1)
+
+    whole = make().smoothness(critic, real, fake, u)
+    parts = [make(share=0.25).smoothness(critic, *(t.roll(-2 * k, 0) for t in (real, fake, u))) for k in range(4)]
+    assert whole is not None and all(part is not None for part in parts)
+    assert torch.allclose(torch.stack([part for part in parts if part is not None]).mean(), whole)
+    turn = make(share=0.25).against(critic, real, fake, u)
+    assert turn.penalty is not None and parts[0] is not None and torch.allclose(turn.penalty, parts[0])
+
+
 def test_clipping_bounds_every_weight() -> None:
     net = nn.Linear(4, 4)
     Wasserstein(clip=0.02).after(net)
@@ -187,6 +202,8 @@ def test_clipping_bounds_every_weight() -> None:
     lambda: Relativistic(r1=-1),
     lambda: Relativistic(r2=math.nan),
     lambda: Minimax(smoothing=0.5),
+    lambda: Relativistic(share=0),
+    lambda: WassersteinGP(share=2),
 ])  # fmt: skip
 def test_numbers_out_of_range_are_refused(make: object) -> None:
     with pytest.raises(InputError, match=r"--loss\."):

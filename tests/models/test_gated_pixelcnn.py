@@ -8,8 +8,10 @@ import torch
 from pofx.errors import InputError
 from pofx.model import Autoregressive
 from pofx.models.autoregressive.gated_pixelcnn import GatedPixelCNN
+from pofx.nn.raster import RasterSteps
 from pofx.space import ImageSpace
 from pofx.testing import densify, jacobian, random_images
+from pofx.views import Label, Top, View
 
 
 def past(model: Autoregressive) -> torch.Tensor:
@@ -44,6 +46,50 @@ def test_gate_halves_of_a_colour_lie_together() -> None:
     full = FullPass(channels=3).gate(h)
     for c in range(3):
         assert torch.equal(full[:, 2 * c : 2 * c + 2], gated(h[:, 4 * c : 4 * c + 4]))
+
+
+@pytest.mark.parametrize("space", [ImageSpace(1, 5, 7, levels=2), ImageSpace(1, 1, 9, levels=4), ImageSpace(3, 9, 1, levels=3)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"layers": 1},
+        {"layers": 2},
+        {"layers": 5, "dilations": 3},
+        {"layers": 3, "kernel": 5, "dilations": 2},
+        {"layers": 3, "kernel": 1, "first_kernel": 1},
+    ],
+)
+@pytest.mark.parametrize("view", [None, Label(3), Top(2)])
+def test_steps_of_any_shape_equal_the_full_pass(space: ImageSpace, settings: dict, view: View | None) -> None:
+    """From the first row, and from filled ones; `Top` is a context of its own in each row."""
+    if isinstance(view, Top) and space.height <= 2:
+        pytest.skip("nothing is left below")
+    model = densify(GatedPixelCNN(space, view, channels=2 * space.channels, **settings).double(), 1)
+    assert isinstance(model, GatedPixelCNN)
+    x = random_images(2, space)
+    given = model.batch(x, torch.arange(2)).given
+    pixels = space.height * space.width
+    with torch.inference_mode():
+        expected = model.conditional_log_prob(x, given).flatten(1)
+        for rows in {0, space.height - 1}:
+            steps = model.begin(2, given)
+            steps.fill(x, rows)
+            for group in model.order():
+                values = x.flatten(1)[:, group].long()
+                if int(group[0]) % pixels >= rows * space.width:
+                    read = steps.distribution().gather(2, values[:, :, None])[:, :, 0]
+                    assert torch.allclose(read, expected[:, group], rtol=0, atol=1e-10)
+                steps.fix(values)
+
+
+def test_all_pixels_are_steps_of_one_tape() -> None:
+    model = GatedPixelCNN.small(ImageSpace(1, 4, 5, levels=2))
+    steps = model.begin(2)
+    assert isinstance(steps, RasterSteps)
+    with torch.inference_mode():
+        for _ in model.order():
+            steps.fix(steps.draw(torch.full((2, 1), 0.5, dtype=torch.double)))
+    assert set(steps.tapes) == {(0, "parameters"), (0, "draw"), (0, "write")}
 
 
 @pytest.mark.parametrize("wrong", [{"kernel": 4}, {"layers": 0}, {"likelihood": "logistic"}, {"channels": 7}])

@@ -17,6 +17,7 @@ from pofx.space import ImageSpace
 W = torch.randn(4, 4, dtype=torch.double)
 TWELVE = torch.ones(12, 2, dtype=torch.double)
 BUFFER = torch.zeros(3, 2, 4, dtype=torch.double)
+PARTS = BUFFER.view(2, 3, 4)
 
 
 def into_a_buffer(x: Tensor) -> Tensor:
@@ -49,6 +50,24 @@ def copied_and_changed_elsewhere(x: Tensor) -> Tensor:
     F.elu_(h)
     torch.exp(x, out=g)
     return h + g + BUFFER.sum(1)
+
+
+def into_parts_of_one_buffer(x: Tensor) -> Tensor:
+    """Each part is read when the next is made; the last is read through all of the buffer, too."""
+    h = x
+    for k in range(2):
+        h = h.tanh() + 1
+        PARTS[k] = h
+    return h * 2 + PARTS.sum(0)
+
+
+def into_parts_that_meet(x: Tensor) -> Tensor:
+    """The second part is read through the first before it is written."""
+    h, g = x * 3, x * 4
+    PARTS.view(-1)[2:14].view(3, 4).copy_(h)
+    before = PARTS[1] + 1
+    PARTS[1] = g
+    return before + h + g
 
 
 def read_before(x: Tensor) -> Tensor:
@@ -87,6 +106,8 @@ def a_mixture(x: Tensor) -> Tensor:
     "run",
     [
         into_a_buffer,
+        into_parts_of_one_buffer,
+        into_parts_that_meet,
         copied_and_changed,
         copied_and_changed_elsewhere,
         overwritten,
@@ -126,6 +147,12 @@ def test_copies_are_left_out() -> None:
     assert torch.cat not in [call.function for call in tape.calls]
     tape, _ = Tape.record(lambda: overwritten(x))
     assert torch.Tensor.copy_ in [call.function for call in tape.calls]
+
+
+def test_copies_into_parts_of_one_buffer_are_left_out() -> None:
+    x = torch.randn(3, 4, dtype=torch.double)
+    tape, _ = Tape.record(lambda: into_parts_of_one_buffer(x))
+    assert torch.Tensor.copy_ not in [call.function for call in tape.calls]
 
 
 def test_tapes_of_a_scratch_share_memory() -> None:

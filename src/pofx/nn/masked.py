@@ -128,6 +128,10 @@ class Pass(ABC):
         """Dropout in training; elsewhere `h`."""
 
     @abstractmethod
+    def residual(self, layer: MaskedConv2d, h: Tensor, a: Tensor) -> Tensor:
+        """`h` plus a 1×1 convolution of `a`, for linked layers."""
+
+    @abstractmethod
     def gate(self, h: Tensor) -> Tensor:
         """tanh(a) ⊙ σ(b): each colour's features hold a, then b; half as many come out."""
 
@@ -168,6 +172,9 @@ class FullPass(Pass):
     def keep(self, site: str, h: Tensor, p: float) -> Tensor:
         return h if self.noise is None or p == 0 else h * self.noise.keep(site, h, p)
 
+    def residual(self, layer: MaskedConv2d, h: Tensor, a: Tensor) -> Tensor:
+        return h + self.conv(layer, a)
+
     def gate(self, h: Tensor) -> Tensor:
         if self.channels == 1:
             return gated(h)
@@ -181,20 +188,59 @@ class StepPass(Pass):
 
     Each layer keeps of its input what later pixels read; a step writes the new features and multiplies one window.
     A whole image costs the multiply-adds of one full pass.
+
+    Linked layers are gated: σ(b) = (1 + tanh(b/2)) / 2, so that with half of b from weights that are halved already (which rounds nothing)
+    tanh(a) (1 + tanh(b/2)) takes one tanh of all features; `readers` have the other half in their weights.
+    The biases of residual layers are constants in what linked layers see: they are in `biases`, and never added to the stream.
+
+    Args:
+        linked: all layers that are asked by `linked`, in turn: of one pixel after the other, row by row.
+        residual: for each of them the biases that `residual` leaves out of what it sees, or None.
+        readers: 1×1 layers that are given what `gate` makes.
     """
 
-    def __init__(self, n: int, size: tuple[int, int], channels: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        n: int,
+        size: tuple[int, int],
+        channels: int,
+        device: torch.device,
+        linked: Sequence[MaskedConv2d] = (),
+        residual: Sequence[Tensor | None] = (),
+        readers: Sequence[MaskedConv2d] = (),
+    ) -> None:
         self.n, self.size, self.channels, self.device = n, size, channels, device
+        self.readers = set(readers)
+        self.biases: dict[MaskedConv2d, Tensor] = {}  # what a linked layer adds to its link, before its gate
+        self.before: int | None = None  # the column that is left next
+        without = dict(zip(linked, residual, strict=True))
+        for layer, constant in without.items():
+            seen = 0.0 if constant is None else layer.kernel().sum((2, 3)) @ constant
+            self.biases[layer] = layer.bias + seen
+        shapes = {layer: (*layer.weight.shape, layer.dilation) for layer in linked}
+        self.lines = [
+            _Line({layer: without[layer] for layer in linked if shapes[layer] == shape}, n, size, channels)
+            for shape in dict.fromkeys(shapes.values())
+        ]
+        self.line = {layer: (line, k) for line in self.lines for k, layer in enumerate(line.layers)}
         self.stores: dict[MaskedConv2d, _Store] = {}
         self.sums: dict[MaskedConv2d, list[tuple[Tensor, Tensor]]] = {}
         self.parts: dict[int, list[slice]] = {}
         self.windows: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}  # of this place, by (rows, reach, dilation)
-        self.links: dict[MaskedConv2d, Tensor] = {}
         self.contexts: dict[nn.Module, Tensor | float] = {}
 
     def at(self, place: Place) -> None:
-        self.place, self.colour = place, place.colour
+        """Leave the place before, and stand at this one."""
+        if self.before is not None and place.colour == 0:
+            for line in self.lines:
+                line.leave(self.before)
+        self.place, self.colour, self.before = place, place.colour, place.column
         self.windows.clear()
+
+    def look(self) -> None:
+        """Once the links of the row are told: what all linked layers see to the left, in one product."""
+        for line in self.lines:
+            line.look(self.place.column, self.colour)
 
     def window(self, rows: int, reach: int, dilation: int) -> tuple[Tensor, Tensor]:
         """Flat positions in a padded map: of the place's pixels `(P,)`, and of all that a kernel sees from them `(P · taps,)`."""
@@ -211,13 +257,19 @@ class StepPass(Pass):
     def store(self, layer: MaskedConv2d) -> _Store:
         found = self.stores.get(layer)
         if found is None:
-            make = _Map if layer.rows else _Row
+            make = _Map if layer.rows else _Pixel
             found = self.stores[layer] = make(layer, self.n, self.size, self.channels)
+            if layer in self.readers:
+                found.taps = [(0.5 * weight, bias) for weight, bias in found.taps]
         return found
 
     def write(self, layer: MaskedConv2d, h: Tensor) -> None:
         """Store the input features of the current colour, `(n · P, F)`, at the current pixels."""
-        self.store(layer).write(self, h)
+        if layer in self.line:
+            line, k = self.line[layer]
+            line.now[k][:, line.inputs[self.colour]] = h
+        else:
+            self.store(layer).write(self, h)
 
     def conv(self, layer: MaskedConv2d, h: Tensor | None) -> Tensor:
         store = self.store(layer)
@@ -230,18 +282,22 @@ class StepPass(Pass):
         return store.read(self)
 
     def tell(self, layer: MaskedConv2d, link: Tensor) -> None:
-        """Take a link of the row that begins, `(n, F, 1, W)`, with the layer's bias, to where `linked` reads it."""
-        row = (link[:, :, 0] + layer.bias[:, None]).permute(2, 0, 1)
-        if layer not in self.links:
-            self.links[layer] = torch.empty_like(row, memory_format=torch.contiguous_format)
-        self.links[layer].copy_(row)
+        """Take a link of the row that begins, `(n, W, F)`, with the layer's of `biases`, and b halved, to where `look` reads it."""
+        line, k = self.line[layer]
+        line.links[k].copy_(link)
+
+    def row(self, layer: MaskedConv2d) -> Tensor:
+        """The input of a linked layer in the row that has ended, `(n, W, F)`, to read or to set."""
+        line, _ = self.line[layer]
+        assert len(line.layers) == line.dilation == 1
+        return line.past[0, :, 0, line.reach :]
 
     def linked(self, layer: MaskedConv2d, h: Tensor | None, link: Tensor | None) -> Tensor:
-        store = self.store(layer)
         if h is not None:
-            store.write(self, h)
-        link = self.links[layer][self.place.column]
-        return store.read(self, link[:, self._part(link.shape[1])])
+            self.write(layer, h)
+        line, k = self.line[layer]
+        seen = line.parts[self.colour][k]  # used up: `look` makes it anew
+        return torch.addmm(seen, line.now[k], line.centre[self.colour][k], out=seen)
 
     def sum(self, layers: Sequence[MaskedConv2d], inputs: Sequence[Tensor]) -> Tensor:
         """Colours other than the current one: their part was stored when they were current."""
@@ -249,7 +305,7 @@ class StepPass(Pass):
         if self.channels > 1:
             for store, h in zip(kept, inputs, strict=True):
                 store.write(self, h)
-            inputs = [store.row.flatten(1) for store in kept if isinstance(store, _Row)]
+            inputs = [store.pixel for store in kept if isinstance(store, _Pixel)]
         if layers[0] not in self.sums:
             by_colour = [[store.taps[c] for store in kept] for c in range(self.channels)]
             self.sums[layers[0]] = [(torch.cat([w for w, _ in taps]), torch.stack([b for _, b in taps]).sum(0)) for taps in by_colour]
@@ -287,9 +343,16 @@ class StepPass(Pass):
     def keep(self, site: str, h: Tensor, p: float) -> Tensor:
         return h
 
+    def residual(self, layer: MaskedConv2d, h: Tensor, a: Tensor) -> Tensor:
+        store = self.store(layer)
+        if isinstance(store, _Pixel) and self.channels > 1:
+            store.write(self, a)
+            a = store.pixel
+        return torch.addmm(h, a, store.taps[self.colour][0])
+
     def gate(self, h: Tensor) -> Tensor:
-        h[:, : h.shape[1] // 2].tanh_()
-        return F.glu(h, 1)
+        a, b = h.tanh_().chunk(2, 1)
+        return torch.addcmul(a, a, b)
 
 
 class _Store(ABC):
@@ -308,8 +371,8 @@ class _Store(ABC):
     def write(self, at: StepPass, h: Tensor) -> None: ...
 
     @abstractmethod
-    def read(self, at: StepPass, plus: Tensor | None = None) -> Tensor:
-        """The layer's output of the current colour at the current pixels; `plus` in the place of its bias."""
+    def read(self, at: StepPass) -> Tensor:
+        """The layer's output of the current colour at the current pixels."""
 
 
 class _Map(_Store):
@@ -324,54 +387,95 @@ class _Map(_Store):
         centre, _ = at.window(self.rows, self.reach, self.dilation)
         self.map[:, centre, self.inputs[at.colour]] = h.reshape(self.n, len(centre), -1)
 
-    def read(self, at: StepPass, plus: Tensor | None = None) -> Tensor:
+    def read(self, at: StepPass) -> Tensor:
         centre, seen = at.window(self.rows, self.reach, self.dilation)
         weight, bias = self.taps[at.colour]
-        return torch.addmm(bias if plus is None else plus, self.map.index_select(1, seen).reshape(self.n * len(centre), -1), weight)
+        return torch.addmm(bias, self.map.index_select(1, seen).reshape(self.n * len(centre), -1), weight)
 
     def fill(self, h: Tensor, rows: int) -> None:
         above, left, width = self.rows * self.dilation, self.reach * self.dilation, h.shape[3]
         self.map.unflatten(1, self.padded)[:, above : above + rows, left : left + width] = h[:, :, :rows].permute(0, 2, 3, 1)
 
 
-class _Row(_Store):
-    """Of a layer that sees its own row only: that row, with its margin. Columns that it sees together lie together: with dilation d
-    first those of a residue by d, so that a window is a slice. What a column holds of the row above, and of colours yet to
-    come, meets zero weights."""
+class _Pixel(_Store):
+    """Of a layer that sees single pixels: the colours of the current ones. What it holds of colours yet to come meets zero weights."""
 
     def __init__(self, layer: MaskedConv2d, n: int, size: tuple[int, int], channels: int) -> None:
         super().__init__(layer, n, size, channels)
-        columns = 1 if layer.reach == 0 else -(-size[1] // layer.dilation) + layer.reach
-        self.row = layer.weight.new_zeros(n, layer.dilation, columns, layer.weight.shape[1])
-
-    def _at(self, column: int) -> tuple[int, int]:
-        """Residue, and the first column that is seen."""
-        turn, residue = divmod(column, self.dilation)
-        return residue, turn if self.reach else 0
+        self.pixel = layer.weight.new_zeros(n, layer.weight.shape[1])
 
     def _fit(self, at: StepPass) -> None:
-        """Make room for a place of another size: only a layer that sees single pixels is asked for several."""
+        """Make room for a place of another size."""
         wanted = self.n * len(at.place.pixels)
-        if len(self.row) != wanted:
-            self.row = self.row.new_zeros(wanted, *self.row.shape[1:])
+        if len(self.pixel) != wanted:
+            self.pixel = self.pixel.new_zeros(wanted, self.pixel.shape[1])
 
     def write(self, at: StepPass, h: Tensor) -> None:
         self._fit(at)
-        residue, first = self._at(at.place.column)
-        self.row[:, residue, first + self.reach, self.inputs[at.colour]] = h
+        self.pixel[:, self.inputs[at.colour]] = h
 
-    def read(self, at: StepPass, plus: Tensor | None = None) -> Tensor:
+    def read(self, at: StepPass) -> Tensor:
         self._fit(at)
-        residue, first = self._at(at.place.column)
         weight, bias = self.taps[at.colour]
-        window = self.row[:, residue, first : first + self.reach + 1].flatten(1)
-        return torch.addmm(bias if plus is None else plus, window, weight)
+        return torch.addmm(bias, self.pixel, weight)
+
+
+class _Line:
+    """Linked layers of one shape, L of them, which see the current row only.
+
+    Their input at the current pixel lies in one place for all columns, so that every pixel's step makes the same calls. What they see to
+    the left is known before the step, for all layers: it is multiplied at once. What `now` holds of colours yet to come, and `past` of the
+    row above, meets zero weights or is not read.
+    """
+
+    def __init__(self, without: dict[MaskedConv2d, Tensor | None], n: int, size: tuple[int, int], channels: int) -> None:
+        layers = self.layers = list(without)
+        first = layers[0]
+        outputs, inputs = first.weight.shape[:2]
+        self.reach, self.dilation = first.reach, first.dilation
+        self.inputs, outs = _slices(first.in_colour, channels), _slices(first.out_colour, channels)
+        new = first.weight.new_zeros
+        self.links = new(len(layers), n, size[1], outputs)
+        self.now = new(len(layers), n, inputs)
+        # Columns that are seen together lie together: those of one residue by the dilation, after a margin.
+        self.past = new(len(layers), n, self.dilation, -(-size[1] // self.dilation) + self.reach, inputs)
+        for k, constant in enumerate(without.values()):
+            if constant is not None:
+                self.past[k, :, :, : self.reach] = -constant  # a margin of zeros, when the constant is added
+        kernels = torch.stack([halved(layer.kernel()[:, :, -1], channels) for layer in layers]).permute(0, 3, 2, 1)  # L, columns, in, out
+        self.left = [kernels[:, : self.reach, :, part].flatten(1, 2).contiguous() for part in outs]
+        self.centre = [list(kernels[:, self.reach, :, part].contiguous()) for part in outs]
+        self.seen = [new(len(layers), n, part.stop - part.start) for part in outs]
+        self.parts = [list(seen) for seen in self.seen]
+        self.saves, self.views = [], []
+        for column in range(size[1]):
+            turn, residue = divmod(column, self.dilation)
+            self.saves.append(self.past[:, :, residue, turn + self.reach])
+            window = self.past[:, :, residue, turn : turn + self.reach].flatten(2)
+            self.views.append([(self.links[:, :, column, part], window, self.left[c], self.seen[c]) for c, part in enumerate(outs)])
+
+    def leave(self, column: int) -> None:
+        self.saves[column].copy_(self.now)
+
+    def look(self, column: int, colour: int) -> None:
+        link, window, left, seen = self.views[column][colour]
+        if self.reach:
+            torch.baddbmm(link, window, left, out=seen)
+        else:
+            seen.copy_(link)
 
 
 def _slices(colour: Tensor, channels: int) -> list[slice]:
     """Where each colour's features lie."""
     counts = torch.bincount(colour, minlength=channels).tolist()
     return [slice(sum(counts[:c]), sum(counts[: c + 1])) for c in range(channels)]
+
+
+def halved(weight: Tensor, channels: int) -> Tensor:
+    """Weights `(out, …)` of what is gated, with b of each colour halved."""
+    out = weight.clone()
+    out.view(channels, 2, -1, *weight.shape[1:])[:, 1] *= 0.5
+    return out
 
 
 def gated(h: Tensor) -> Tensor:
@@ -402,11 +506,19 @@ class VerticalConv2d(nn.Module):
 
 
 class Rows(ABC):
-    """How a vertical stack is run: over the whole image, or one row at a time. Tensors are `(n, F, rows, W)`."""
+    """How a vertical stack is run: over the whole image, or one row at a time."""
 
     @abstractmethod
     def conv(self, layer: VerticalConv2d, v: Tensor) -> Tensor:
         """The vertical convolution of `v`."""
+
+    @abstractmethod
+    def link(self, layer: nn.Conv2d, v: Tensor) -> Tensor:
+        """A 1×1 convolution of `v`, which nothing in the stack reads."""
+
+    @abstractmethod
+    def gate(self, v: Tensor) -> Tensor:
+        """tanh of the first half of the features ⊙ σ of the second."""
 
     @abstractmethod
     def context(self, c: Tensor | float) -> Tensor | float:
@@ -423,7 +535,8 @@ class Rows(ABC):
 
 
 class AllRows(Rows):
-    """
+    """Tensors are `(n, F, H, W)`.
+
     Args:
         into: takes what it needs to go on with the row after these.
     """
@@ -437,34 +550,84 @@ class AllRows(Rows):
         if r + s:
             v = F.pad(v[:, :, : v.shape[2] - s], (0, 0, r + s, 0))
         if self.into is not None:
-            self.into.kept[layer] = v[:, :, v.shape[2] - r :]
+            self.into.fill(layer, v)
         return F.conv2d(v, layer.weight, layer.bias, padding=(0, r), dilation=d)
+
+    def link(self, layer: nn.Conv2d, v: Tensor) -> Tensor:
+        return layer(v)
+
+    def gate(self, v: Tensor) -> Tensor:
+        return gated(v)
 
     def context(self, c: Tensor | float) -> Tensor | float:
         return c
 
 
 class OneRow(Rows):
-    """Row after row; each layer keeps the last few rows of its input. A strict layer is given the row before the current one."""
+    """Row after row: tensors are `(n, W, F)`. A strict layer is given the row before the current one.
 
-    def __init__(self) -> None:
+    Each layer keeps the last few rows of its input where they are, so that every row makes the same calls; a convolution is one product
+    with the windows of the row.
+
+    Args:
+        biases: added to those of links.
+        channels: links, and what `halved` layers add to them, have b halved, as `StepPass` wants it.
+        halved: layers of contexts that are added to links.
+    """
+
+    def __init__(self, biases: dict[nn.Conv2d, Tensor], channels: int, halved: Sequence[nn.Module]) -> None:
         self.row = 0
-        self.kept: dict[VerticalConv2d, Tensor] = {}  # the rows of each layer's input that the next row reads
+        self.biases, self.channels, self.halved = biases, channels, set(halved)
+        self.kept: dict[VerticalConv2d, Tensor] = {}  # rows of each layer's input, the current one last: (n, rows, margin + W + margin, F)
+        self.taps: dict[nn.Module, tuple[Tensor, Tensor]] = {}  # weight (taps · in, out), and bias
         self.contexts: dict[nn.Module, Tensor | float] = {}
 
+    def _kept(self, layer: VerticalConv2d, n: int, width: int) -> Tensor:
+        if layer not in self.kept:
+            r = layer.reach * layer.dilation
+            self.kept[layer] = layer.weight.new_zeros(n, r + 1, width + 2 * r, layer.weight.shape[1])
+            self.taps[layer] = layer.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous(), layer.bias
+        return self.kept[layer]
+
+    def fill(self, layer: VerticalConv2d, v: Tensor) -> None:
+        """Stand as if the rows `(n, F, rows, W)` had been given; at least as many as the layer sees."""
+        kept, r = self._kept(layer, v.shape[0], v.shape[3]), layer.reach * layer.dilation
+        kept[:, :, r : r + v.shape[3]] = v[:, :, v.shape[2] - r - 1 :].permute(0, 2, 3, 1)
+
     def conv(self, layer: VerticalConv2d, v: Tensor) -> Tensor:
-        r = layer.reach * layer.dilation
-        before = self.kept.get(layer)
-        if before is None:
-            before = v.new_zeros(v.shape[0], v.shape[1], r, v.shape[3])
-        window = torch.cat([before, v], 2)
-        self.kept[layer] = window[:, :, 1:]
-        return F.conv2d(window, layer.weight, layer.bias, padding=(0, r), dilation=layer.dilation)
+        n, width, inputs = v.shape
+        kept, d = self._kept(layer, n, width), layer.dilation
+        r = layer.reach * d
+        for k in range(r):
+            kept[:, k] = kept[:, k + 1]
+        kept[:, r, r : r + width] = v
+        weight, bias = self.taps[layer]
+        at, above, left, _ = kept.stride()
+        shape = n, width, layer.reach + 1, 2 * layer.reach + 1, inputs
+        windows = kept.as_strided(shape, (at, left, d * above, d * left, 1))
+        return torch.addmm(bias, windows.reshape(n * width, -1), weight).view(n, width, -1)
+
+    def link(self, layer: nn.Conv2d, v: Tensor) -> Tensor:
+        if layer not in self.taps:
+            bias = layer.bias if layer.bias is not None else 0
+            weight = halved(layer.weight[:, :, 0, 0], self.channels)
+            self.taps[layer] = weight.t().contiguous(), halved(bias + self.biases[layer], self.channels)
+        weight, bias = self.taps[layer]
+        return torch.addmm(bias, v.flatten(0, 1), weight).view(*v.shape[:2], -1)
+
+    def gate(self, v: Tensor) -> Tensor:
+        v[..., : v.shape[2] // 2].tanh_()
+        return F.glu(v, 2)
 
     def projected(self, layer: nn.Module, context: Tensor | None) -> Tensor | float:
         if layer not in self.contexts:
-            self.contexts[layer] = super().projected(layer, context)
+            part = super().projected(layer, context)
+            if layer in self.halved and isinstance(part, Tensor):
+                part = halved(part.transpose(0, 1), self.channels).transpose(0, 1)
+            self.contexts[layer] = part
         return self.contexts[layer]
 
     def context(self, c: Tensor | float) -> Tensor | float:
-        return c if not isinstance(c, Tensor) or c.shape[2] == 1 else c[:, :, self.row : self.row + 1]
+        if not isinstance(c, Tensor):
+            return c
+        return c[:, :, 0 if c.shape[2] == 1 else self.row].transpose(1, 2)

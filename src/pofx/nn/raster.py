@@ -69,7 +69,8 @@ def places(space: ImageSpace, reach: int | None = None) -> list[Place]:
 def groups(space: ImageSpace, where: Sequence[Place]) -> list[Tensor]:
     """Places as `Autoregressive.order` gives them: flat indices into (C, H, W)."""
     _, height, width = space.shape
-    return [torch.tensor([(p.colour * height + i) * width + j for i, j in p.pixels]) for p in where]
+    flat = torch.tensor([(p.colour * height + i) * width + j for p in where for i, j in p.pixels])
+    return list(flat.split([len(p.pixels) for p in where]))
 
 
 def raster(space: ImageSpace) -> list[Tensor]:
@@ -85,6 +86,8 @@ def by_row(context: Tensor | None) -> bool:
 class StepNet(ABC):
     """A causal network run at one place at a time, for n images. Tensors of a place are `(n · P, …)`, image by image."""
 
+    write_alike: ClassVar[bool] = False  # whether `write` makes the same calls, too, at places of one key
+
     @abstractmethod
     def enter(self, place: Place) -> None:
         """Stand at a place: told once, before `parameters`. What is made once a row is made here."""
@@ -94,8 +97,8 @@ class StepNet(ABC):
         """The head's parameters there: of the place's colour, `(n · P, size of one colour)`, or of a whole pixel (mixtures; colour is 0)."""
 
     def key(self, place: Place) -> Hashable:
-        """Places of one key make the same calls in `parameters`, on tensors that stay where they are from the second row on, so that
-        a `Tape` may play them; None for a place that is like no other, or of several pixels. A hook."""
+        """Places of one key make the same calls in `parameters`, on tensors that stay where they are once one of them, or the first
+        row, was made, so that a `Tape` may play them; None for a place that is like no other, or of several pixels. A hook."""
         return None
 
     @abstractmethod
@@ -120,15 +123,18 @@ class RasterSteps(Steps):
         self.space = head.space
         self.head = head if whole else Likelihood(head.name, ImageSpace(1, 1, 1, head.space.levels), components=head.components)
         self.position, self.filled = 0, 0
+        self.key: Hashable = None  # of the current place
         self.read: Tensor | None = None  # parameters of the current place, or pixel
         self.earlier = torch.zeros(
             n, 0 if not whole else head.space.channels, dtype=torch.long, device=like.device
         )  # of the current pixels
         self.tapes: dict[Hashable, tuple[Tape, Tensor]] = {}
         self.scratch = Scratch()
-        self.first_row: int | None = None  # stepped plainly: it makes what later rows write into
+        self.first_row: int | None = None
+        self.seen: set[Hashable] = set()  # keys of the first row: first places are stepped plainly, and make what later ones write into
         self.kept: dict[tuple[int, ...], Tensor] = {}  # where tapes leave parameters, by shape
         self.u = torch.zeros(n, dtype=torch.double, device=like.device)
+        self.values = torch.zeros(n, 1, dtype=torch.long, device=like.device)
 
     def _place(self) -> Place:
         """The current place without what is filled already."""
@@ -141,7 +147,7 @@ class RasterSteps(Steps):
         if self.read is None:
             with torch.no_grad():
                 self.net.enter(place)
-                key = self._key(place)
+                key = self.key = self._key(place)
                 if key is None:
                     self.read = self.net.parameters(place)
                     if tuple(self.read.shape) not in self.kept:
@@ -152,7 +158,11 @@ class RasterSteps(Steps):
 
     def _key(self, place: Place) -> Hashable:
         self.first_row = place.row if self.first_row is None else self.first_row
-        return None if place.row == self.first_row else self.net.key(place)
+        key = self.net.key(place)
+        if place.row > self.first_row or key in self.seen:
+            return key
+        self.seen.add(key)
+        return None
 
     def _played(self, key: Hashable, run: Callable[[], Tensor]) -> Tensor:
         """What `run` gives, from the tape of this key where there is one; it stays until the next call."""
@@ -193,7 +203,7 @@ class RasterSteps(Steps):
         asked, place = self.where[self.position], self._place()
         part = len(place.pixels) != len(asked.pixels)
         self._parameters(place)
-        if self._key(place) is not None:
+        if self.key is not None:
             self.u.copy_(u[:, 0])
             return self._played((place.colour if self.whole else 0, "draw"), lambda: self._quantile(place)).clone()[:, None]
         distribution, channel, earlier = self._head(place)
@@ -216,15 +226,24 @@ class RasterSteps(Steps):
             if len(place.pixels) != len(asked.pixels):
                 values = values[:, self._open()]
             self._parameters(place)  # also of a known sub-pixel: later ones read the features at its place
-            flat = values.reshape(-1)
-            self.net.write(place, normalised(flat[:, None], self.space.levels, self.like.dtype))
+            if self.key is not None and self.net.write_alike:
+                self.values.copy_(values)
+                self._played((self.key, "write"), lambda: self._write(place, self.values))
+            else:
+                self._write(place, values.reshape(-1, 1))
             if self.whole:
+                flat = values.reshape(-1)
                 if len(flat) != len(self.earlier):
                     self.earlier = self.earlier.new_zeros(len(flat), self.space.channels)
                 self.earlier[:, place.colour] = flat
             if not self.whole or place.colour == self.space.channels - 1:
                 self.read = None
         self.position += 1
+
+    def _write(self, place: Place, values: Tensor) -> Tensor:
+        seen = normalised(values, self.space.levels, self.like.dtype)
+        self.net.write(place, seen)
+        return seen
 
     def fill(self, x: Tensor, rows: int) -> None:
         if rows == 0:

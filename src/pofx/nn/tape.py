@@ -37,9 +37,11 @@ class Call:
         for value in (*self.args, *self.kwargs.values()):
             yield from (t for t in (value if isinstance(value, list | tuple) else (value,)) if isinstance(t, Tensor))
 
-    def writes(self, storage: int) -> bool:
-        """Whether it writes there."""
-        return any(_storage(t) == storage for t in (*self.targets, *(() if self.out is None else (self.out,))))
+    def written(self) -> Iterator[Tensor]:
+        """All that it writes."""
+        yield from self.targets
+        if self.out is not None:
+            yield self.out
 
     def read(self, new: Tensor, old: Tensor) -> None:
         """Read `new` where it read `old`."""
@@ -116,6 +118,11 @@ class Tape(TorchDispatchMode):
         return False
 
 
+def _copied(source: Tensor, *, out: Tensor, **kwargs: Any) -> None:
+    """A copy of another kind, without one in between."""
+    out.copy_(source)
+
+
 def _into(func: Callable[..., Tensor], *args: Any, out: Tensor, **kwargs: Any) -> None:
     """A function that has no out=, with one."""
     out.copy_(func(*args, **kwargs))
@@ -134,9 +141,10 @@ class _How(NamedTuple):
 # What is quicker to call than PyTorch's overloads, and the same.
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     name: getattr(torch, name)
-    for name in ("add", "addcmul", "addmm", "baddbmm", "bmm", "cat", "index_select", "mm", "mul", "sigmoid", "sub", "tanh")
+    for name in ("add", "addcmul", "addmm", "baddbmm", "bmm", "cat", "gt", "index_select", "mm", "mul", "neg", "sigmoid", "sub", "tanh")
 }
 _NN = getattr(torch._C, "_nn")  # noqa: B009 (pyright does not know it)
+_FUNCTIONS["relu"] = partial(torch.clamp_min, min=0)
 _FUNCTIONS |= {"glu": _NN.glu, "log_sigmoid_forward": _NN.log_sigmoid}  # the second gives another tensor for gradients: not needed
 
 
@@ -156,6 +164,8 @@ def _how(func: Any) -> _How | None:
         return _How(func, views=True)
     if func._overloadname in ("default", "Tensor") and name in _FUNCTIONS:
         return _How(_FUNCTIONS[name], to_out=True)
+    if name == "_to_copy":
+        return _How(_copied, to_out=True)
     assert len(schema.returns) == 1, f"a tape cannot make {func} again: it returns several tensors"
     names = [a.name for a in schema.arguments]
     for overload in ("out", f"{func._overloadname}_out"):
@@ -181,10 +191,14 @@ def _without_copies(calls: list[Call], result: Tensor) -> list[Call]:
             return False
         for k in used[_storage(old)]:
             known = all(t is old for t in calls[k].tensors() if _storage(t) == _storage(old))
-            if k != maker and not (known and (k == at or not calls[k].writes(_storage(old)))):
+            writes = any(_storage(t) == _storage(old) for t in calls[k].written())
+            if k != maker and not (known and (k == at or not writes)):
                 return False
-        others = [k for k in used.get(_storage(to), ()) if k >= maker and k != at]
-        return all(k > at and not calls[k].writes(_storage(to)) for k in others)
+        others = [calls[k] for k in used.get(_storage(to), ()) if maker <= k < at]
+        later = [calls[k] for k in used.get(_storage(to), ()) if k > at]
+        return not any(_overlap(t, to) for call in others for t in (*call.tensors(), *call.written())) and not any(
+            _overlap(t, to) for call in later for t in call.written()
+        )
 
     dropped = set()
     for at, call in enumerate(calls):
@@ -212,6 +226,7 @@ class Scratch:
 
     def __init__(self) -> None:
         self.slots: list[torch.UntypedStorage] = []
+        self.sizes: list[int] = []  # of each slot, in bytes
 
     def place(self, calls: list[Call], fresh: set[int], result: Tensor) -> None:
         """Move what lies in the storages `fresh`, made by these calls, into slots: the same one again after its last use."""
@@ -232,10 +247,11 @@ class Scratch:
             if old is None or old.data_ptr() not in tensors:
                 continue
             size = old.nbytes()
-            free = (s for s, slot in enumerate(self.slots) if slot.nbytes() == size and taken.get(s, -1) < k and slot.device == old.device)
+            free = (s for s, slot in enumerate(self.slots) if self.sizes[s] == size and taken.get(s, -1) < k and slot.device == old.device)
             slot = next(free, len(self.slots))
             if slot == len(self.slots):
                 self.slots.append(torch.UntypedStorage(size, device=old.device))
+                self.sizes.append(size)
             taken[slot] = ends[old.data_ptr()]
             for t in {id(t): t for t in tensors.pop(old.data_ptr())}.values():
                 t.set_(self.slots[slot], t.storage_offset(), t.shape, t.stride())
@@ -252,3 +268,17 @@ _MAKERS = {
 
 def _storage(t: Tensor) -> int:
     return t.untyped_storage().data_ptr()
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether the stretches of memory between their first and last elements meet."""
+    if _storage(a) != _storage(b) or not a.numel() or not b.numel():
+        return False
+    (a0, a1), (b0, b1) = (
+        (
+            t.data_ptr(),
+            t.data_ptr() + t.element_size() * (1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))),
+        )
+        for t in (a, b)
+    )
+    return a0 < b1 and b0 < a1

@@ -58,8 +58,7 @@ class GAN(Sampler, Decoder, Critic, Features):
         given: a view for x ~ p(x | given): labels by projection, planes added at every size of both nets.
         loss: the game, e.g. `WassersteinGP(penalty=10)`; it brings the critic's steps and the optimizer.
         network: "mlp" (points, tiny images), "dcgan" as published, "residual" (as for WGAN-GP) or "modern" (without normalisation).
-        normalisation: of the critic: "batch", "layer", "spectral" or "none" (then dcgan's generator has none either); by default what the
-            network was published with.
+        normalisation: of the critic: "batch", "layer", "spectral" or "none"; by default what the network was published with.
         latents: dimensions of z.
         channels: width of convolutions at full size; doubled at each halving.
         stages: halvings of the image; they drop out below size 4.
@@ -128,7 +127,7 @@ class GAN(Sampler, Decoder, Critic, Features):
         width = hidden if network == "mlp" else channels
         size = {"latents": latents, "channels": channels, "stages": stages, "hidden": hidden, "layers": layers}
         contexts = [conditioning.Context(self, width) for _ in range(2)]
-        self.generator = Player(networks.generator(network, space, contexts[0], norm, **size), contexts[0])
+        self.generator = Player(networks.generator(network, space, contexts[0], **size), contexts[0])
         self.critic = Player(networks.critic(network, space, contexts[1], norm, bias=not loss.only_differences, **size), contexts[1])
         self._apart = norm == "batch"
 
@@ -168,10 +167,10 @@ class GAN(Sampler, Decoder, Critic, Features):
         return self._scale((batch.x.to(self.dtype) + u).clamp(0, self.space.levels - 1))
 
     def _judge(self, x: Tensor, given: Tensor | None, noise: Noise, site: str) -> Tensor:
-        """The critic's outputs, of augmented images; twice as many as `given` are reals and generated ones."""
-        many = len(x) // len(noise)
-        x = torch.cat([augment(part, self.augment, noise, f"{site}/{k}") for k, part in enumerate(x.chunk(many))])
-        return self.critic(x, None if given is None else torch.cat([given] * many))
+        """The critic's outputs, of augmented images: the batch's first ones, or reals and generated ones of the whole batch."""
+        parts = x.split(len(noise))
+        x = torch.cat([augment(part, self.augment, Noise(noise.seed, noise.images[: len(part)]), f"{site}/{k}") for k, part in enumerate(parts)])
+        return self.critic(x, None if given is None else torch.cat([given[: len(part)] for part in parts]))
 
     def _critic_loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         noise = context.noise
@@ -227,6 +226,14 @@ class GAN(Sampler, Decoder, Critic, Features):
 
     def decode(self, z: Tensor, given: Any = None) -> Generated:
         return Generated(self._generate(z.to(self.device, self.dtype), self.check_given(given, len(z))))
+
+    def first_layer(self, z: Tensor) -> Tensor:
+        return self.generator.net.first(z.to(self.device, self.dtype))
+
+    def activations(self, z: Tensor, given: Any = None) -> Tensor:
+        context = self.generator.context(self.check_given(given, len(z)))
+        with evaluating(self.generator):
+            return self.generator.net.early(z.to(self.device, self.dtype), context).flatten(1)
 
     def realism(self, x: Tensor, given: Any = None) -> Tensor:
         x = self.space.check(x).to(self.device)

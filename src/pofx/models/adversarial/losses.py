@@ -209,6 +209,16 @@ class Wasserstein(_Transport):
             p.clamp_(-self.clip, self.clip)
 
 
+def _some(share: float, *images: Tensor) -> list[Tensor]:
+    """The first `share` of each, one image at least."""
+    return [x[: max(1, round(share * len(x)))] for x in images]
+
+
+def _check_share(loss: Loss, share: float) -> None:
+    if not 0 < share <= 1:
+        raise InputError(f"{type(loss).__name__}(share={share}): it must be in (0, 1], e.g. --loss.share 0.25")
+
+
 _MIXES = "its penalty is on the slope at each image, and {} makes an image's output depend on the others of its batch"
 
 
@@ -218,19 +228,23 @@ class WassersteinGP(_Transport):
 
     Args:
         penalty: λ.
+        share: of a batch's images, at which slopes are taken: fewer are cheaper, and as right on average.
     """
 
     optimizer: ClassVar = OptimizerSpec("Adam", lr=1e-4, betas=(0.0, 0.9), schedule="constant", warmup=0.0)
     refuses: ClassVar = {"batch": _MIXES.format("BatchNorm") + " (Gulrajani et al. 2017, §4)"}
 
     penalty: float = 10.0
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         _at_least_zero(self, penalty=self.penalty)
+        _check_share(self, self.share)
 
     def smoothness(self, critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, u: Tensor) -> Tensor | None:
         if not self.penalty:
             return None
+        real, fake, u = _some(self.share, real, fake, u)
         u = u.reshape(-1, *[1] * (real.ndim - 1))
         slope = (squared_slopes(critic, u * real + (1 - u) * fake) + EPSILON).sqrt()
         return self.penalty * (slope - 1).square().mean()
@@ -243,18 +257,21 @@ class Relativistic(Loss):
     Args:
         r1: γ of R1, on the slope at real images, whose pixels are on [−1, 1].
         r2: γ of R2, at generated ones.
+        share: of a batch's images, at which slopes are taken: fewer are cheaper, and as right on average.
     """
 
-    optimizer: ClassVar = OptimizerSpec("Adam", lr=2e-4, betas=(0.0, 0.99), schedule="constant", warmup=0.0)
+    optimizer: ClassVar = OptimizerSpec("Adam", lr=2e-4, betas=(0.0, 0.99), schedule="cosine", warmup=0.0)
     refuses: ClassVar = {"batch": _MIXES.format("BatchNorm") + " (Huang et al. 2024, §3)"}
     needs_real: ClassVar = True
     only_differences: ClassVar = True
 
     r1: float = 1.0
     r2: float = 1.0
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         _at_least_zero(self, r1=self.r1, r2=self.r2)
+        _check_share(self, self.share)
 
     def critic(self, real: Tensor, fake: Tensor) -> Tensor:
         return F.softplus(fake - real).mean()
@@ -263,15 +280,20 @@ class Relativistic(Loss):
         return F.softplus(real - fake).mean()
 
     def smoothness(self, critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, u: Tensor) -> Tensor | None:
-        return self.against(critic, real, fake, u).penalty
+        held = [
+            gamma / 2 * squared_slopes(critic, x).mean()
+            for gamma, x in zip((self.r1, self.r2), _some(self.share, real, fake), strict=True)
+            if gamma
+        ]
+        return torch.stack(held).sum() if held else None
 
     def against(self, critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, u: Tensor, *, apart: bool = False) -> Turn:
-        x = torch.cat([real, fake]).detach().requires_grad_(self.r1 > 0 or self.r2 > 0)
-        out = critic(x)  # the slopes come from the pass that the loss needs anyway
+        if self.share < 1 or not (self.r1 and self.r2):
+            return super().against(critic, real, fake, u, apart=apart)
+        # The slopes come from the pass that the loss needs anyway
+        x = torch.cat([real, fake]).detach().requires_grad_(True)
+        out = critic(x)
         r, f = out.chunk(2)
-        penalty = None
-        if x.requires_grad:
-            (slope,) = torch.autograd.grad(out.sum(), x, create_graph=True)
-            at_real, at_fake = slope.square().flatten(1).sum(1).chunk(2)
-            penalty = 0.5 * (self.r1 * at_real.mean() + self.r2 * at_fake.mean())
-        return Turn(self.critic(r, f), penalty, r, f)
+        (slope,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+        at_real, at_fake = slope.square().flatten(1).sum(1).chunk(2)
+        return Turn(self.critic(r, f), 0.5 * (self.r1 * at_real.mean() + self.r2 * at_fake.mean()), r, f)

@@ -94,8 +94,11 @@ class MLPGenerator(nn.Module):
     def first(self, z: Tensor) -> Tensor:
         return self.start(z)
 
+    def early(self, z: Tensor, context: Tensor | None) -> Tensor:
+        return F.leaky_relu(self.first(z) + self.given[0](context), SLOPE)
+
     def forward(self, z: Tensor, context: Tensor | None) -> Tensor:
-        h = F.leaky_relu(self.start(z) + self.given[0](context), SLOPE)
+        h = self.early(z, context)
         for layer, given in zip(self.layers, list(self.given)[1:], strict=True):
             h = F.leaky_relu(layer(h) + given(context), SLOPE)
         return self.out(h).reshape(-1, *self.space.shape)
@@ -138,11 +141,17 @@ class DCGANGenerator(nn.Module):
     def first(self, z: Tensor) -> Tensor:
         return self.start(z)
 
+    def early(self, z: Tensor, context: Tensor | None) -> Tensor:
+        return self._layer(0, self.first(z).reshape(len(z), -1, *self.sizes[0]), context)
+
+    def _layer(self, i: int, h: Tensor, context: Tensor | None) -> Tensor:
+        h = F.relu(self.norms[i](h) + conditioning.project(self.given[i], context, self.sizes[i]))
+        return self.up[i](h)[:, :, : self.sizes[i + 1][0], : self.sizes[i + 1][1]]
+
     def forward(self, z: Tensor, context: Tensor | None) -> Tensor:
-        h = self.start(z).reshape(len(z), -1, *self.sizes[0])
-        for norm, given, up, before, after in zip(self.norms, self.given, self.up, self.sizes, self.sizes[1:], strict=False):
-            h = F.relu(norm(h) + conditioning.project(given, context, before))
-            h = up(h)[:, :, : after[0], : after[1]]
+        h = self.early(z, context)
+        for i in range(1, len(self.up)):
+            h = self._layer(i, h, context)
         return torch.tanh(h)
 
 
@@ -232,11 +241,18 @@ class ResidualGenerator(nn.Module):
     def first(self, z: Tensor) -> Tensor:
         return self.start(z)
 
+    def early(self, z: Tensor, context: Tensor | None) -> Tensor:
+        h = self.first(z)
+        return self._layer(0, h[:, :, None, None] * self.basis if self.basis is not None else h.reshape(len(z), -1, *self.sizes[0]), context)
+
+    def _layer(self, i: int, h: Tensor, context: Tensor | None) -> Tensor:
+        block, size = self.blocks[i], self.sizes[i]
+        return block(resized(h, size, "bilinear"), context) if self.modern else block(h, context, up=size)
+
     def forward(self, z: Tensor, context: Tensor | None) -> Tensor:
-        h = self.start(z)
-        h = h[:, :, None, None] * self.basis if self.basis is not None else h.reshape(len(z), -1, *self.sizes[0])
-        for block, size in zip(self.blocks, self.sizes, strict=True):
-            h = block(resized(h, size, "bilinear"), context) if self.modern else block(h, context, up=size)
+        h = self.early(z, context)
+        for i in range(1, len(self.blocks)):
+            h = self._layer(i, h, context)
         h = self.out(F.leaky_relu(self.norm(h), self.slope))
         return h[:, :, : self.full[0], : self.full[1]] if self.modern else torch.tanh(h)
 
@@ -291,15 +307,14 @@ def published_start(module: nn.Module) -> None:
 # The designs ---------------------------------------------------------------------------------------------------------
 
 
-def generator(network: Network, space: ImageSpace, context: conditioning.Context, norm: Normalisation, **size: Any) -> nn.Module:
-    """A generator of a design; `norm` is what the critic has: "none" leaves it out here too."""
+def generator(network: Network, space: ImageSpace, context: conditioning.Context, **size: Any) -> nn.Module:
+    """A generator of a design, with BatchNorm where it was published with it."""
     if network == "mlp":
         return MLPGenerator(space, context, latents=size["latents"], hidden=size["hidden"], layers=size["layers"])
     common = {name: size[name] for name in ("latents", "channels", "stages")}
-    own: Normalisation = "none" if network == "modern" or (norm == "none" and network == "dcgan") else "batch"
     if network == "dcgan":
-        return DCGANGenerator(space, context, norm=own, **common).apply(published_start)
-    return ResidualGenerator(space, context, norm=own, modern=network == "modern", **common)
+        return DCGANGenerator(space, context, norm="batch", **common).apply(published_start)
+    return ResidualGenerator(space, context, norm="none" if network == "modern" else "batch", modern=network == "modern", **common)
 
 
 def critic(network: Network, space: ImageSpace, context: conditioning.Context, norm: Normalisation, **size: Any) -> Critic:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import ClassVar, Literal, NamedTuple, Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -196,6 +197,9 @@ class GatedPixelCNN(RasterModel, Features):
 class GatedSteps(StepNet):
     """Once a row the vertical stack, once a sub-pixel the horizontal one."""
 
+    write_alike: ClassVar = True
+
+    @torch.no_grad()
     def __init__(self, model: GatedPixelCNN, n: int, context: Tensor | None) -> None:
         space = model.space
         self.model, self.context = model, context
