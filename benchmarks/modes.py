@@ -47,7 +47,15 @@ def play(name: str, loss: Loss, steps: int, seed: int, threads: int) -> dict[str
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         run = pofx.train(
-            model, data, out=Path(folder) / "run", steps=steps * loss.steps, batch_size=BATCH, seed=seed, threads=threads, precision="32", quiet=True
+            model,
+            data,
+            out=Path(folder) / "run",
+            steps=steps * loss.steps,
+            batch_size=BATCH,
+            seed=seed,
+            threads=threads,
+            precision="32",
+            quiet=True,
         )
     found = coverage(name, run.model.sample(SAMPLES))  # type: ignore[attr-defined]
     return found | {"seed": seed, "minutes": round((time.perf_counter() - begun) / 60, 2)}

@@ -1,4 +1,4 @@
-"""The tables of docs/autoregressive.md and docs/variational.md, made of what was measured: results/*.json, between <!-- NAME --> and
+"""The tables of docs/autoregressive.md, docs/variational.md and docs/adversarial.md, made of what was measured: results/*.json, between <!-- NAME --> and
 <!-- /NAME -->.
 
     python docs/tables.py        (`make readme`; tests/test_docs.py holds the pages to it)
@@ -144,6 +144,109 @@ def throughput(results: Path) -> str:
     return markdown(head, rows, words=2) + f"\n{found.get('versions', '')}; {measured(found)}.\n"
 
 
+def throughput_gan(results: Path) -> str:
+    """A training step of the GAN against a plain script's, of `benchmarks/throughput_gan.py`."""
+    found = read(results / "throughput-gan.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/throughput_gan.py --out results/throughput-gan.json")
+    steps = [row for row in found["rows"] if "penalty" not in row["what"]]
+    costs = [row for row in found["rows"] if "penalty" in row["what"]]
+    table = markdown(
+        ["a training step", "images/s", "÷ plain"],
+        [[row["what"], number(row.get("images_per_second"), ",.0f"), number(row.get("ratio"), ".2f")] for row in steps],
+    )
+    table += "\n" + markdown(
+        ["a critic step", "with the penalty ÷ without, time"], [[row["what"], f"{1 / row['ratio']:.2f}"] for row in costs]
+    )
+    return f"{table}\n{found.get('nets', '')}; {found.get('versions', '')}; {measured(found)}.\n"
+
+
+def modes(results: Path) -> str:
+    """Which games find every mode, of `benchmarks/modes.py`: the worst and the best of the seeds."""
+    found = read(results / "modes.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/modes.py --out results/modes.json")
+    rows, seen = [], dict.fromkeys((row["data"], row["loss"]) for row in found["rows"])
+    for data, loss in seen:
+        own = [row for row in found["rows"] if (row["data"], row["loss"]) == (data, loss)]
+        near, modes = sorted(row["near"] for row in own), sorted(row["found"] for row in own)
+        spread = f"{near[0]:.1%}" if len(own) == 1 else f"{near[0]:.1%} … {near[-1]:.1%}"
+        hit = f"{modes[0]}" if modes[0] == modes[-1] else f"{modes[0]} … {modes[-1]}"
+        rows.append([f"`{data}`", loss, "–" if loss == "real" else f"{len(own)}", spread, f"{hit} of {own[0]['modes']}"])
+    note = f"{found['steps_of_the_generator']:,} steps of the generator, batches of {found['batch']}; {measured(found)}."
+    return markdown(["data", "loss", "seeds", "samples within 3σ of a mode", "modes found"], rows, words=2) + f"\n{note}\n"
+
+
+def survival(results: Path) -> str:
+    """Which game is stable, of `benchmarks/survival.py`."""
+    found = read(results / "survival.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/survival.py --out results/survival.json")
+    norms, rows = list(dict.fromkeys(row["normalisation"] for row in found["rows"])), []
+    for loss, lr in dict.fromkeys((row["loss"], row["lr"]) for row in found["rows"]):
+        cells = []
+        for norm in norms:
+            own = [row for row in found["rows"] if (row["loss"], row["lr"], row["normalisation"]) == (loss, lr, norm)]
+            distances = sorted(row["frechet_over_real"] for row in own if "frechet_over_real" in row)
+            lived = sum(row["outcome"] == "survived" for row in own)
+            refused = own[0]["outcome"] == "refused"
+            cells.append("refused" if refused else f"{lived} of {len(own)}" + (f" ({distances[-1]:.0f}×)" if distances else ""))
+        rows.append([loss, f"{lr:g}", *cells])
+    note = (
+        f"Seeds that survive, and the worst Fréchet distance over that of real images. A run survives when {found['survives']}. "
+        f"{found['data']}, {found['steps_of_the_generator']:,} steps of the generator, small nets of DCGAN; {measured(found)}."
+    )
+    table = markdown(["loss", "learning rate", *(f"{norm} normalisation" for norm in norms)], rows, words=2)
+    return table + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
+
+
+def samplers(results: Path, folder: Path = RECIPES) -> str:
+    """What `pofx reproduce` measured of samplers without a likelihood, seed by seed."""
+    found = [row for path in sorted(results.glob("*.json")) if (row := read(path)).get("expected", {}).get("metric") == "shares"]
+    head = [
+        "recipe",
+        "minutes",
+        "images seen",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "rarest class",
+        "Fréchet distance (real)",
+        "",
+        "",
+    ]
+    rows = []
+    for row in sorted(found, key=lambda row: row["recipe"]):
+        s, expected = row[row["expected"]["split"]]["samples"], row["expected"]
+        asked = row["budget"]["asked"].get("minutes")
+        short = f"; {row['minutes']:.0f} of {asked:g} minutes" if row["budget"]["shorter"] and asked else ""
+        rows.append(
+            [
+                f"`{row['recipe']}`",
+                number(row.get("minutes"), ".1f"),
+                number(row.get("images"), ",d"),
+                *(number(s["shares"][name], ".2f") for name in ("precision", "recall", "density", "coverage")),
+                number(s.get("least_class_share"), ".1%"),
+                f"{s['frechet']:.1f} ({s['frechet_of_real_images']:.1f})",
+                f"≥ {expected['at_least']:g}",
+                ("met" if row["met"] else "missed") + short,
+            ]
+        )
+    names = [path.stem for path in sorted(folder.glob("*.toml")) if 'metric = "shares"' in path.read_text(encoding="utf-8")]
+    left = [f"`{name}`" for name in names if name not in {row["recipe"] for row in found}]
+    note = f"Not run, or not recorded: {', '.join(left)}.\n" if left else ""
+    if not rows:
+        return missing(f"pofx reproduce {names[0]}") + f"\n{note}"
+    first = found[0][found[0]["expected"]["split"]]["samples"]
+    note = (
+        f"Precision, recall, density and coverage are shares of what training images get; {first['n']:,} samples against {first['n_reference']:,} "
+        f"images of the test part, in {first['feature_dims']} features of a small classifier of the set's own labels (the JSON names it and its "
+        f"hash); uint8, not resized. {note}"
+    )
+    return markdown(head, rows) + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
+
+
 def ablation(results: Path) -> str:
     """What each improvement buys at equal minutes, of `benchmarks/ablation.py`."""
     found = read(results / "ablation-pixelcnn.json")
@@ -225,6 +328,12 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "scan": scan,
         "ablation": ablation,
         "recipes": partial(recipes, family="autoregressive"),
+    },
+    "adversarial": {
+        "recipes": samplers,
+        "modes": modes,
+        "survival": survival,
+        "throughput": throughput_gan,
     },
     "variational": {
         "throughput": throughput,

@@ -479,6 +479,14 @@ class Decoder(ImageModel):
     def decode(self, z: Tensor, given: Any = None) -> Any:
         """p(x | z) for `z` `(n, latent_dims)`: a distribution with `.mean` `(n, C, H, W)` in 0 … levels−1, differentiable in z."""
 
+    def first_layer(self, z: Tensor) -> Tensor | None:
+        """What the first layer makes of codes before any nonlinearity: `(n, h)`, affine in z. A hook: None where there is no such layer."""
+        return None
+
+    def activations(self, z: Tensor, given: Any = None) -> Tensor:
+        """Early activations at codes, `(n, h)`: where directions are looked for. A hook: by default E[x | z] itself."""
+        return self.decode(z, given).mean.flatten(1)
+
 
 LOG_2PI = math.log(2 * math.pi)
 

@@ -289,7 +289,7 @@ def test_outliers(runs: Path, ask: Ask, tmp_path: Path) -> None:
 
 
 def test_compare(runs: Path, tmp_path: Path, ask: Ask, refuse: Refuse, capsys: pytest.CaptureFixture[str]) -> None:
-    facts = ask("compare", runs / "pixelcnn", runs / "vae")
+    facts = ask("compare", runs / "pixelcnn", runs / "vae", "--draw", 0)
     assert facts["rows"][0]["name"] == facts["best"]
     assert facts["rows"][0]["difference"]["mean"] == 0
     assert "conditional" in refuse("compare", runs / "pixelcnn", runs / "label")
@@ -298,9 +298,55 @@ def test_compare(runs: Path, tmp_path: Path, ask: Ask, refuse: Refuse, capsys: p
     stored = json.loads((tmp_path / "other" / "model.json").read_text())
     stored["data"]["fingerprint"] = "0" * 32
     (tmp_path / "other" / "model.json").write_text(json.dumps(stored))
-    assert any("different sets" in note for note in ask("compare", runs / "pixelcnn", tmp_path / "other")["notes"])
-    assert main(["compare", str(runs / "pixelcnn"), str(runs / "vae"), "--data", "digits:valid", "--quiet"]) == 0
-    assert "best" in capsys.readouterr().out
+    assert any("different sets" in note for note in ask("compare", runs / "pixelcnn", tmp_path / "other", "--draw", 0)["notes"])
+    words = ["compare", str(runs / "pixelcnn"), str(runs / "vae"), "--data", "digits:valid", "--quiet", "--features", "none", "--draw", "4"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "best" in out and "samples/s" in out and "Fréchet" not in out
+
+
+def test_compare_puts_all_families_in_one_table(runs: Path, ask: Ask, refuse: Refuse, capsys: pytest.CaptureFixture[str]) -> None:
+    three = [runs / name for name in ("pixelcnn", "vae", "gan")]
+    few = ["--draw", 30, "--limit", 60, "--features", runs / "pixelcnn"]
+    facts = ask("compare", *three, *few)
+    assert [m["kind"] for m in facts["models"]] == ["exact", "lower bound", "none"]
+    assert [m["posterior"] for m in facts["models"]] == [False, True, False]
+    assert [Path(row["name"]).name for row in facts["rows"]] == sorted(("pixelcnn", "vae"), key=lambda n: n != Path(facts["best"]).name)
+    for m in facts["models"]:
+        assert m["samples"]["n"] == 30 and m["samples"]["n_reference"] == 60
+        assert m["samples"]["features"].startswith("pixelcnn ")
+        assert m["speed"]["samples_per_second"] > 0
+    assert main(["compare", *map(str, three), *map(str, few), "--quiet"]) == 0
+    out = capsys.readouterr().out
+    for text in (
+        "samples/s",
+        "Fréchet",
+        "KID",
+        "density",
+        "sharpness ÷ real",
+        "q(z|x)",
+        "none",
+        "real images",
+        "resizing: none",
+        "to the best",
+    ):
+        assert text in out, text
+    assert "holds" in out or "not told apart" in out
+    gans = ask("compare", runs / "gan", runs / "vae", "--draw", 10, "--features", "none", "--limit", 20)
+    assert gans["best"] == str(runs / "vae")
+    assert "Features 'dinov2'" in refuse("compare", *three, "--features", "dinov2") or "curl" in refuse(
+        "compare", *three, "--features", "dinov2"
+    )
+
+
+def test_evaluate_prints_the_protocol(runs: Path, ask: Ask, refuse: Refuse, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", runs / "gan", "--features", runs / "pixelcnn", "--draw", 30, "--limit", 50]
+    facts = ask(*words)["samples"]
+    assert {"kid", "kid_se", "shares", "of_real_images", "sharpness", "split", "resizing", "quantisation", "data", "size"} <= set(facts)
+    assert main([*map(str, words), "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "training images" in out and "resizing: none (8×8); uint8, 17 levels" in out
+    assert "auto, inception, dinov2" in refuse("evaluate", runs / "gan", "--features", "inceptoin")
 
 
 def test_info(runs: Path, ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:

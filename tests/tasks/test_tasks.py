@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from pofx.data import Data, Split
 from pofx.errors import CapabilityError, InputError, RunError
+from pofx.metrics.sharpness import Sharpness
 from pofx.model import (
     Autoregressive,
     Critic,
@@ -42,9 +43,11 @@ from pofx.model import (
 )
 from pofx.noise import Noise
 from pofx.space import ImageSpace
+from pofx.tasks._samples import viewed
+from pofx.tasks._side_by_side import Entry, Speed, claims
 from pofx.tasks.bulk import as_images, batch_size, per_image, subset
 from pofx.tasks.compare import compare
-from pofx.tasks.evaluate import COPY_DRAWS, Mean, evaluate, memorization, viewed
+from pofx.tasks.evaluate import COPY_DRAWS, Mean, evaluate, memorization
 from pofx.tasks.info import info
 from pofx.tasks.outliers import check_alpha, conformal_p_values, judge, outliers, rate95
 from pofx.tasks.sample import adjustment, sample
@@ -689,9 +692,91 @@ def test_only_like_is_compared_with_like():
         compare({"a": Coins(), "b": Coins()}, x, transforms={"a": (), "b": ("threshold",)})
     with pytest.raises(InputError, match="different images"):
         compare({"a": Coins(), "b": Coins(ImageSpace(1, 3, 3, levels=2))}, x)
-    with pytest.raises(CapabilityError):
-        compare({"a": Coins(), "b": Noisy()}, x)
     assert compare({"a": Coins(), "b": Bound()}, x).notes
+
+
+def test_all_families_get_a_row_with_what_they_can_tell():
+    space = ImageSpace(1, 4, 4, levels=2)
+    toy = data(space=space)
+    models = {"coins": Coins(space), "bound": Bound(space), "noisy": Noisy(space, p=0.9), "sums": Sums(space)}
+    found = compare(models, toy.test, data=toy, heading="toy", split="test", features=Sums(space), features_name="sums (abc)", draw=150)
+    assert [row.name for row in found.entries] == list(models)
+    coins_, bound, noisy, sums = found.entries
+    assert [row.sign for row in found.entries] == ["=", "≤", "", ""]
+    assert [row.name for row in found.rows] == ["coins", "bound"]
+    assert found.best is not None and found.best.name == "coins"
+    assert coins_.nats == Mean.of(costs(Coins(space), toy.test).nats)
+    assert noisy.nats is None and noisy.bits_per_dim is None and not noisy.posterior
+    assert bound.speed is None and bound.quality is None and bound.sharpness is None
+    assert sums.speed is None and sums.kind == "none"
+    assert coins_.quality is not None and noisy.quality is not None and noisy.speed is not None
+    assert noisy.quality.frechet.distance > 10 * coins_.quality.frechet.distance
+    assert noisy.quality.kid.distance > 10 * noisy.quality.kid.se
+    assert coins_.quality.real is noisy.quality.real
+    assert coins_.sharpness is coins_.quality.sharpness
+    assert noisy.speed.n == 150 and noisy.speed.per_second > 0 and noisy.speed.batch == 150
+    facts = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert [m["kind"] for m in facts["models"]] == ["exact", "lower bound", "none", "none"]
+    assert facts["models"][2]["samples"]["features"] == "sums (abc)"
+    assert facts["models"][2]["speed"].keys() >= {"samples_per_second", "batch", "threads", "device", "n"}
+    assert facts["models"][1]["samples"] is None
+
+    none = compare({"a": Noisy(space), "b": Noisy(space, p=0.3)}, toy.test, limit=50)
+    assert none.rows == () and none.best is None and none.to_json()["best"] is None
+    assert none.n == 50 and none.entries[0].speed is not None and none.entries[0].speed.n == COPY_DRAWS
+    assert none.entries[0].sharpness is not None and none.entries[0].quality is None
+    assert compare({"a": Noisy(space), "b": Coins(space)}, toy.test, draw=0).entries[0].speed is None
+
+
+def a_row(name: str, *, can: tuple[str, ...], share: float = 1.0, per_second: float = 1.0) -> Entry:
+    sharp = Sharpness(share, 0.01, 1.0, 0.01, 100, 100)
+    return Entry(name, name, (), can, "none", None, None, False, Speed(100, 100 / per_second, 64, 1, "cpu"), sharp, None)
+
+
+def test_usual_claims_are_held_against_the_rows():
+    vae, gan = a_row("vae", can=("LatentVariable",), share=0.6), a_row("gan", can=("Critic",), share=0.9, per_second=500)
+    pixels = a_row("pixels", can=("Autoregressive",), per_second=5)
+    found = {claim.text: claim.holds for claim in claims([vae, gan])}
+    assert found == {"samples of a VAE are blurrier than real images": True, "samples of a GAN are sharper than those of a VAE": True}
+    slower = [claim for claim in claims([pixels, gan, vae]) if "slower" in claim.text]
+    assert [claim.holds for claim in slower] == [True, False]
+    assert "pixels 5, gan 500" in slower[0].found
+    close = replace(vae, sharpness=Sharpness(0.99, 0.01, 1.0, 0.01, 100, 100))
+    assert [claim.holds for claim in claims([close])] == [None]
+    unknown = replace(vae, sharpness=Sharpness(1.0, 0.01, 0.0, 0.0, 100, 100))
+    assert [claim.holds for claim in claims([unknown])] == [None]
+
+
+def test_numbers_of_samples_carry_their_protocol_and_what_real_images_get():
+    space = ImageSpace(1, 4, 4, levels=2)
+    result = evaluate(Noisy(space), data(space=space), features=Sums(space), features_name="sums (abc)", resizing="to 9×9", draw=150)
+    quality = result.to_json()["samples"]
+    assert (quality["split"], quality["data"], quality["size"], quality["resizing"]) == ("test", "toy [threshold]", [4, 4], "to 9×9")
+    assert quality["quantisation"] == "uint8, 2 levels"
+    real = quality["of_real_images"]
+    assert real["n"] == 150 and real["frechet"] == quality["frechet_of_real_images"]
+    for name in ("precision", "recall", "density", "coverage"):
+        assert quality["shares"][name] == pytest.approx(quality[name] / real[name])
+    assert quality["kid_se"] > 0 and real["kid_se"] > 0
+    assert quality["sharpness"]["share"] == pytest.approx(1, abs=4 * quality["sharpness"]["share_se"])
+    assert quality["least_class_share"] == min(quality["classes"]) / 150
+    assert result.quality is not None
+    line = result.quality.protocol
+    for text in (
+        "150 samples",
+        "120 test images of toy [threshold]",
+        "16 features of sums (abc)",
+        "to 9×9 (4×4)",
+        "uint8, 2 levels",
+        "k = 3",
+    ):
+        assert text in line
+    # One set alone has no training images to compare with
+    alone = evaluate(Noisy(space), data(space=space).test, features=Sums(space), draw=150).to_json()["samples"]
+    assert alone["of_real_images"] is None and alone["shares"] is None and alone["frechet_of_real_images"] is None
+    # Images below 3×3 have no sharpness
+    tiny = evaluate(Noisy(), data(), features=Sums(), draw=50).to_json()["samples"]
+    assert tiny["sharpness"] is None
 
 
 def test_runs_of_other_data_are_named_in_a_note():

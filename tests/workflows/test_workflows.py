@@ -23,6 +23,7 @@ from pofx.training import train
 from pofx.workflows import _page as html
 from pofx.workflows import demo as demo_module
 from pofx.workflows import features as features_module
+from pofx.workflows import held_out_critic as critic_module
 from pofx.workflows._history import history
 from pofx.workflows._page import number
 from pofx.workflows.features import Turned, features_run, turned
@@ -74,6 +75,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Short trainings, and a cache of its own."""
     monkeypatch.setenv("POFX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(features_module, "STEPS", 20)
+    monkeypatch.setattr(critic_module, "STEPS", 20)
     jobs = (
         demo_module.Job("pixelcnn", 6, arguments={"layers": 1, "channels": 8}),
         demo_module.Job("vae", 6, arguments={"channels": 8}),
@@ -191,7 +193,7 @@ def test_a_report_is_one_file_that_says_what_the_model_can(name: str, digits: Da
     asked = {
         "pixelcnn": ["= ", "Cheapest", "Are they copies?", "The odd ones", "p ="],
         "vae": ["≤ ", "≈ ", "Reconstructions", "importance-weighted"],
-        "gan": ["Fréchet distance", "recall", "has no likelihood", "Classes of"],
+        "gan": ["Fréchet distance", "KID", "recall", "real images", "has no likelihood", "Classes of", "The game", "Held-out critic"],
         "classifier": ["accuracy"],
     }[name]
     for text in [*asked, "Training", "pofx train " + name, "digits", "How to make this again"]:

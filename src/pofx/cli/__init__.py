@@ -46,6 +46,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "models": ("What each model can tell and accepts.", "pofx models --tree"),
     "data": ("Look at images before learning from them.", "pofx data digits -o contact.png"),
     "bound": ("What a variational bound loses on one image, exactly.", "pofx bound digits:test#3 -o bound.html"),
+    "equilibrium": (
+        "The game of a GAN on densities that are known: V against V*, D against D*.",
+        'pofx equilibrium --p "normal(0,1)" --q "normal(3,1)" -o equilibrium.html',
+    ),
     "push": ("Share a run: to a folder or the Hugging Face Hub.", "pofx push runs/digits hf:you/digits-pixelcnn"),
     "pull": ("Fetch a shared run.", "pofx pull hf:you/digits-pixelcnn -o runs/theirs"),
 }

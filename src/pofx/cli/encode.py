@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from pofx.cli.common import Answer, Common, DataFlags, Flag, load_images, load_model, run_info
+
+if TYPE_CHECKING:
+    from pofx.tasks.invert import Inversion
 
 
 def encode(
@@ -18,25 +21,37 @@ def encode(
     out: Annotated[Path | None, Parameter(name=["-o", "--out"])] = None,
     sample: Flag = False,
     seed: int = 0,
+    steps: int = 200,
+    restarts: int = 4,
     data_flags: DataFlags = DataFlags(),
     common: Common = Common(),
 ) -> Answer:
     """The latent code of each image.
+
+    A run that only decodes (a GAN) has no encoder: its codes are looked for by inversion, going downhill from several starts. They are
+    approximate: their error and their length are printed, and written beside them.
 
     Args:
         run: a run folder or a Hub id.
         data: name[:part][:transform], a folder, .npz, .npy, IDX or Parquet.
         out: .parquet, .csv or .jsonl with columns id, z0, z1, …; .npz (z, id, y) or .npy (z).
         sample: a draw from q(z|x) in place of its mean.
-        seed: of that draw.
+        seed: of that draw, or of the starts of an inversion.
+        steps: of an inversion, from each start.
+        restarts: starts of an inversion for each image; the best is kept.
     """
     from pofx.tasks.encode import encode as task
 
     model = load_model(run, common)
     images = load_images(data, model.space, data_flags, common, run_info(run))
     with common.progress("encoding") as progress:
-        result = task(model, images.split, out=out, sample=sample, seed=seed, progress=progress)
+        result = task(model, images.split, out=out, sample=sample, seed=seed, steps=steps, restarts=restarts, progress=progress)
     facts = result.to_json()
     text = f"{images.heading}: {facts['n']} images, {facts['latent_dims']} latent dimensions, z = {result.kind}"
     tail = f"{result.path}" if result.path else "Add -o FILE.parquet for one row per image."
-    return Answer({"run": run, "data": images.heading} | facts, [text, tail])
+    return Answer({"run": run, "data": images.heading} | facts, [text, *inverted(result.inversion), tail])
+
+
+def inverted(found: Inversion | None) -> list[str]:
+    """What is said of codes that were found by inversion: a line, or none where they were not."""
+    return [] if found is None else [str(found)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pofx.cli._quality import quality_table
 from pofx.cli.common import Answer, Common, DataFlags, RunData, load_images, load_model, run_info, table
 
 
@@ -30,15 +31,15 @@ def evaluate(
     Args:
         run: a run folder or a Hub id.
         data: name[:part][:transform], a folder, .npz, .npy, IDX or Parquet.
-        features: run whose features samples are judged in; "auto": a small model of the run's data, trained once and kept (what a model
-            without likelihood gets by default); "none".
+        features: what samples are judged in: a RUN; "auto": a small model of the run's data, trained once and kept (what a model
+            without likelihood gets by default); "inception" or "dinov2", where their weights are; "none".
         samples: draws per image, for a model that gives a bound.
         estimate: draws of the importance-weighted estimate beside a bound; 0 for none.
         draw: samples to draw; by default 200, and 1000 to 2000 where they are judged in features; 0 for none.
         limit: images of each part that are measured; by default all of valid and test.
         seed: of draws and choices.
     """
-    from pofx.model import ExactLikelihood, Features, LowerBound, Sampler, require
+    from pofx.model import ExactLikelihood, LowerBound, Sampler
     from pofx.tasks.evaluate import evaluate as task
 
     model = load_model(run, common)
@@ -52,13 +53,11 @@ def evaluate(
     # A sampler without a likelihood has nothing else to be measured by.
     if features is None and isinstance(model, Sampler) and not isinstance(model, ExactLikelihood | LowerBound) and draw != 0:
         features = "auto"
-    if features == "auto":
-        from pofx.workflows.features import features_run
+    if features not in (None, "none"):
+        from pofx.workflows.features import named_features
 
-        judge = features_run(own.load_data(common), say=common.note)
-        more |= {"features": judge.model, "features_name": judge.name}
-    elif features not in (None, "none"):
-        more |= {"features": require(load_model(features, common), Features, to="give features"), "features_name": features}
+        judge = named_features(features, lambda: own.load_data(common), model.space, device=common.device, say=common.note)
+        more |= judge.arguments
     with common.progress("evaluating") as progress:
         result = task(model, measured, samples=samples, estimate=estimate, draw=draw, limit=limit, seed=seed, progress=progress, **more)
     return Answer({"run": run} | result.to_json(), _text(result))
@@ -118,13 +117,11 @@ def _text(result: Any) -> list[Any]:
         nats, bits = result.gap
         parts.append(f"gap {result.split} − train: {bits.mean:+.4f} ± {bits.se:.4f} bits/dim, {nats.mean:+.3f} ± {nats.se:.3f} nats")
     if result.quality is not None:
-        q = result.quality
-        real = "" if q.real is None else f" (real images get {q.real.distance:.4g})"
-        parts.append(f"samples, in the features of {q.features}: Fréchet distance {q.frechet.distance:.4g}{real}")
-        pr = q.precision_recall
-        parts.append(f"precision {pr.precision:.3f}, recall {pr.recall:.3f}, density {pr.density:.3f}, coverage {pr.coverage:.3f}")
-        if q.coverage is not None:
-            parts.append(f"classes of the samples: {' '.join(map(str, q.coverage.counts))}")
+        parts += [quality_table(result.model, result.quality), result.quality.protocol]
+        if result.quality.coverage is not None:
+            seen = result.quality.coverage
+            parts.append(f"classes of the samples: {' '.join(map(str, seen.counts))} (the rarest has {100 * seen.least:.1f} %)")
+        parts.append("")
     if result.memorization is not None:
         drawn = "" if result.drawn is None or result.memorization.samples is None else f" ({len(result.drawn):,} samples were drawn)"
         parts.append(result.memorization.text + drawn)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from pofx.cli.common import Answer, Common, DataFlags, load_model, run_info
+from pofx.cli.encode import inverted
 from pofx.cli.interpolate import ends_given
 
 
@@ -29,14 +30,15 @@ def latents(
 
     Args:
         run: a run folder or a Hub id.
-        data: name[:part][:transform], a folder, .npz, .npy, IDX or Parquet; by default the run's own test part.
+        data: name[:part][:transform], a folder, .npz, .npy, IDX or Parquet; by default the run's own test part. A run that only decodes (a GAN)
+            needs none; where they are named, their codes are found by inversion, which takes its time (--limit 200).
         out: .png.
         method: auto shows 2 latent dimensions as they are, with what is decoded there, and more by their principal components (pca); tsne keeps
             neighbours together.
         limit: so many of the images, chosen at random but always the same.
         grid: images along each side of what is decoded.
         label: of a run with --given label: the class to decode with; by default that of the first image.
-        seed: of tsne.
+        seed: of tsne, and of the starts of an inversion.
     """
     from pofx.model import Encoder
     from pofx.tasks.latent_map import latent_map
@@ -44,7 +46,7 @@ def latents(
     model = load_model(run, common)
     info = run_info(run)
     split = None
-    if isinstance(model, Encoder):
+    if isinstance(model, Encoder) or data is not None:
         split = info.load_split(data, model.space, data_flags, common)
     given = ends_given(model, run, 1, label, common, needed=split is None)
     names = info.class_names
@@ -63,7 +65,7 @@ def latents(
         )
     heading = None if split is None else split.heading
     head = f"{heading}: {result.caption}" if heading else result.caption
-    lines = [head]
+    lines = [head, *inverted(result.inversion)]
     if result.explained is not None:
         lines.append(f"The two components hold {sum(result.explained):.0%} of the variance of the codes.")
     lines.append(f"{result.path}" if result.path else "Add -o map.png to see it.")

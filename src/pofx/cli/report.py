@@ -34,7 +34,7 @@ def report(
         limit: images measured per part.
         draw: samples drawn for distances.
         alpha: share of normal images that may be flagged as odd.
-        no_features: do not measure samples in the features of a small model (trained on first use).
+        no_features: do not measure samples in the features of a small model (trained on first use), nor by a held-out critic.
     """
     from pofx.workflows.report import report as workflow
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,7 @@ def reproduce(
     *,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     minutes: float | None = None,
+    seed: int | None = None,
     results: Path = Path("results"),
     dry_run: Flag = False,
     common: Common = Common(),
@@ -33,6 +35,7 @@ def reproduce(
         recipe: a name in recipes/, or the path of a .toml file.
         out: the run folder; by default runs/NAME.
         minutes: another budget than the recipe's; the result says so.
+        seed: another than the recipe's; the result is NAME-seed1.json.
         results: folder for NAME.json.
         dry_run: show the recipe and the plan, and stop.
     """
@@ -40,6 +43,7 @@ def reproduce(
     from pofx.workflows.reproduce import reproduce as workflow
 
     found = load_recipe(recipe)
+    found = found if seed is None else found.seeded(seed)
     if dry_run:
         planned = plan(found, out=out, minutes=minutes, device=common.device)
         facts = {"recipe": found.name, "title": found.title, "expected": dict(found.expected), "source": found.source, "plan": planned}
@@ -57,6 +61,7 @@ def reproduce(
             found,
             out=out,
             minutes=minutes,
+            seed=seed,
             results=results,
             device=common.device,
             quiet=common.quiet,
@@ -71,23 +76,36 @@ def _head(recipe: Recipe) -> str:
     stretch = f" (stretch {expected['stretch']:g})" if "stretch" in expected else ""
     rows = {
         "recipe": f"{recipe.name}: {recipe.title}",
-        "expected": f"{expected['metric']} of {expected['split']} ≤ {expected['at_most']:g}{stretch}",
+        "expected": f"{expected['metric']} of {expected['split']} {_limit(expected)}{stretch}",
         "source": recipe.source,
         "planned": f"{recipe.minutes:g} minutes on {recipe.hardware}",
     }
     return "\n".join(f"{name:<10} {text}" for name, text in rows.items())
 
 
+def _limit(expected: Mapping[str, Any]) -> str:
+    return f"≥ {expected['at_least']:g}" if "at_least" in expected else f"≤ {expected['at_most']:g}"
+
+
 def _text(result: Reproduction) -> list[Any]:
     found, expected = result.found, result.recipe.expected
     part = found[expected["split"]]
+    verdict = "met" if found["met"] else "missed"
+    shorter = ", a shorter budget than the recipe's" if found["budget"]["shorter"] else ""
+    spent = f"{found['steps']:,} steps in {found['minutes']:.1f} minutes{shorter}"
+    end = f"{result.path}  (run: {result.run})"
+    if "samples" in part:
+        s = part["samples"]
+        shares = ", ".join(f"{name} {value:.2f}" for name, value in s["shares"].items())
+        said = f"{shares} of what real images get; least {found['found']:.2f}, expected {_limit(expected)}: {verdict}"
+        distance = (
+            f"Fréchet distance {s['frechet']:.4g} (real images: {s['frechet_of_real_images']:.4g}), {s['n']:,} samples, {s['features']}"
+        )
+        return [f"{result.recipe.title}: {spent}", "", said, distance, f"classes of the samples: {s['classes']}", "", end]
     shown = table("part", "images", "nats", "± se", "bits/dim", "expected", "", right=("images", "nats", "bits/dim"))
     sign = {"exact": "=", "lower bound": "≤"}.get(part["kind"], "≈")
     nats, bits = part["nats"], part["bits_per_dim"]
-    asked = f"{expected['metric']} ≤ {expected['at_most']:g}"
-    verdict = "met" if found["met"] else "missed"
+    asked = f"{expected['metric']} {_limit(expected)}"
     error = "" if nats["se"] is None else f"{nats['se']:.3f}"
     shown.add_row(expected["split"], str(part["n"]), f"{sign} {nats['mean']:.3f}", error, f"{sign} {bits:.4f}", asked, verdict)
-    shorter = ", a shorter budget than the recipe's" if found["budget"]["shorter"] else ""
-    spent = f"{found['steps']:,} steps in {found['minutes']:.1f} minutes{shorter}"
-    return [f"{result.recipe.title}: {spent}", "", shown, "", f"{result.path}  (run: {result.run})"]
+    return [f"{result.recipe.title}: {spent}", "", shown, "", end]

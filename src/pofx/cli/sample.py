@@ -23,6 +23,7 @@ def sample(
     like: str | None = None,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    truncation: float = 1.0,
     trace: Flag = False,
     show: Literal["sample", "mean", "sd"] = "sample",
     common: Common = Common(),
@@ -43,6 +44,8 @@ def sample(
         like: DATA whose images give what the run conditions on (their label, small version, top rows …).
         temperature: below 1 sharpens; what comes out is then not samples of p.
         top_p: draw from the likeliest values holding this share; what comes out is then not samples of p.
+        truncation: of a run with latents (GAN, VAE): decode this times z, 1 … 0; the same images, likelier and less varied; what comes out is then
+            not samples of p.
         trace: show the images being drawn, pixel by pixel, beside the entropy of each: an animated .gif or .png; by default trace.gif.
         show: of a latent-variable model: sample draws x from p(x|z), mean and sd show what p(x|z) is; what comes out is then not samples of p.
     """
@@ -63,6 +66,7 @@ def sample(
             first=first,
             temperature=temperature,
             top_p=top_p,
+            truncation=truncation,
             out=target,
             trace=trace,
             show=show,
@@ -72,7 +76,8 @@ def sample(
     if show != "sample":
         common.note(f"With --show {show} these images are {result.kind}.")
     elif result.kind.startswith("not"):
-        common.note(f"With --temperature or --top-p these images are {result.kind}.")
+        cause = "--truncation" if truncation != 1 else "--temperature or --top-p"
+        common.note(f"With {cause} these images are {result.kind}.")
     return Answer(
         {"run": run, "label": label, "like": like, "trace": trace} | result.to_json(),
         f"{result.path}  ({result.n} images, seed {seed}: {result.kind})",

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pofx.cli.common import Answer, Common, DataFlags, load_model, run_info, table
+from pofx.cli.encode import inverted
 from pofx.cli.interpolate import ends_given, one_image
 
 
@@ -31,7 +32,7 @@ def traverse(
 
     Args:
         run: a run folder or a Hub id.
-        image: whose code is moved: an image file, or DATA#index, e.g. digits:test#3; by default the mean of the prior.
+        image: whose code is moved: an image file, or DATA#index, e.g. digits:test#3; by default the mean of the prior, or of a run that only decodes a draw.
         out: .png: a row for each dimension, its values from left to right.
         data: images over which use is measured; by default the run's own test part.
         rows: dimensions to show.
@@ -39,7 +40,7 @@ def traverse(
         reach: the largest value, in standard deviations.
         label: of a run with --given label: the class to decode with; by default that of IMAGE.
         limit: measure use over so many of the images.
-        seed: of the codes around which a model that only decodes is moved.
+        seed: of the codes around which a model that only decodes is moved, and of the starts of an inversion.
     """
     from pofx.model import Encoder
     from pofx.tasks.bulk import subset
@@ -72,4 +73,6 @@ def traverse(
     used = f", over {len(images)} images of {heading}" if images is not None else ""
     head = f"The {len(result.dims)} most used of {facts['latent_dims']} latent dimensions{used}"
     tail = f"{result.path}" if result.path else "Add -o FILE.png for a picture."
-    return Answer({"run": run, "image": image, "data": heading, "label": label} | facts, [head, "", shown, "", tail])
+    return Answer(
+        {"run": run, "image": image, "data": heading, "label": label} | facts, [head, *inverted(result.inversion), "", shown, "", tail]
+    )

@@ -3,8 +3,8 @@
     load_data("mnist:threshold") → Data(.space, .train, .valid, .calib, .test, .heading, .fingerprint)
     load_images("scans/")        → what there is to score, in order
 
-Read in this order: `sources` (the grammar and the named sets), `files` and `arrays` (readers), `text`, `shapes`, `points`, `decode` (one image file), `transforms`,
-`split`, `pixels` (memory or disk), `part` (`Split`), `convert`, `load` (puts them together), `summary`.
+Read in this order: `sources` (the grammar and the named sets), `files` and `arrays` (readers), `text`, `shapes`, `points`, `decode` (one image file),
+`transforms`, `split`, `pixels` (memory or disk), `part` (`Split`), `convert`, `load` (puts them together), `summary`.
 """
 
 from pofx.data.load import Data, load_data, load_images, order

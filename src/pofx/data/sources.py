@@ -7,8 +7,8 @@
     part                train, valid, calib or test
     transform           threshold (two levels, at the middle), dynamic (two levels, drawn)
 
-`digits` is inside scikit-learn, `shapes` and points are drawn (`pofx.data.shapes`, `pofx.data.points`). The other names are looked up in the folder $POFX_DATA, then on the
-Hub where it has them.
+`digits` is inside scikit-learn, `shapes` and points are drawn (`pofx.data.shapes`, `pofx.data.points`). The other names are looked up in
+the folder $POFX_DATA, then on the Hub where it has them.
 """
 
 from __future__ import annotations

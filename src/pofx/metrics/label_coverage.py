@@ -27,6 +27,15 @@ class LabelCoverage:
     def complete(self) -> bool:
         return self.covered == len(self.counts)
 
+    @property
+    def least(self) -> float:
+        """The share of the samples that fall into the rarest class, in [0, 1/classes].
+
+        >>> LabelCoverage((1, 3), 2, 1, 0.0).least
+        0.25
+        """
+        return min(self.counts) / max(1, sum(self.counts))
+
 
 def label_coverage(log_prob: Tensor, *, share: float = 0.01) -> LabelCoverage:
     """Coverage from log p(y | x), `(n, classes)` nats; a class counts as covered with `share` of the n samples, and at least one.

@@ -43,7 +43,9 @@ def mode_coverage(points: Tensor, centres: Tensor, sd: float) -> ModeCoverage:
     ModeCoverage(near=1.0, found=1, modes=2, counts=(4, 0), kl=0.693...)
     """
     if points.ndim != 2 or not len(points) or points.shape[1:] != centres.shape[1:]:
-        raise InputError(f"mode_coverage takes points (n, 2) and centres (modes, 2), found {tuple(points.shape)} and {tuple(centres.shape)}.")
+        raise InputError(
+            f"mode_coverage takes points (n, 2) and centres (modes, 2), found {tuple(points.shape)} and {tuple(centres.shape)}."
+        )
     distance, nearest = torch.cdist(points.double(), centres.double()).min(1)
     near = distance <= 3 * sd
     modes = len(centres)

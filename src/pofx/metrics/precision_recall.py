@@ -8,16 +8,22 @@ The manifold of a set Φ is the union of balls around its points, each with the 
 
 Density and coverage (Naeem et al. 2020) from the same balls: density counts the balls a sample lies in, over k; coverage is the
 share of real images whose ball holds a sample. Both are less moved by one far outlier with a huge ball.
+
+None of the four is 1 for perfect samples: other real images do not fill the balls of the reference either. So each is best read as a share
+of what training images get, as many, against the same reference.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pofx.errors import InputError
+
+MEASURES = ("precision", "recall", "density", "coverage")
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,16 @@ class PrecisionRecall:
     k: int
     n: int
     n_reference: int
+
+    def shares(self, real: PrecisionRecall) -> dict[str, float]:
+        """Each measure over what real images get; NaN where they get 0.
+
+        >>> half, whole = PrecisionRecall(0.4, 0.3, 0.5, 0.2, 3, 9, 9), PrecisionRecall(0.8, 0.6, 1.0, 0.4, 3, 9, 9)
+        >>> half.shares(whole)
+        {'precision': 0.5, 'recall': 0.5, 'density': 0.5, 'coverage': 0.5}
+        """
+        pairs = {name: (getattr(self, name), getattr(real, name)) for name in MEASURES}
+        return {name: own / of if of > 0 else math.nan for name, (own, of) in pairs.items()}
 
 
 def radii(points: Tensor, k: int) -> Tensor:

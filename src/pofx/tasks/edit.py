@@ -8,6 +8,10 @@
 Directions are scaled so that strength 1 takes the mean of the images without the attribute to the height of those with it, along v. What a
 direction means is measured, not believed: each half of the images is judged by a direction learned on the other (the same pixels never
 in both), by which side of the middle they fall on. 50 % is chance.
+
+What is changed are images, or a model's own samples, whose codes are known. Of images, a model that only decodes (a GAN) has codes by inversion
+(`tasks/invert.py`), approximate: what is edited is then what was found, not the image. Directions also come from sums of groups of samples
+(`tasks/arithmetic.py`) and, without any labels, from the model itself (`tasks/discover.py`).
 """
 
 from __future__ import annotations
@@ -28,16 +32,18 @@ from torch import Tensor
 
 from pofx import pictures
 from pofx.errors import InputError, nearest
-from pofx.model import Decoder, Encoder, ImageModel, LatentVariable, Progress, require
+from pofx.model import Decoder, ImageModel, LatentVariable, Progress, require
 from pofx.noise import hash_images
+from pofx.tasks._decoding import decodes_to, draws, means, repeated
 from pofx.tasks._files import check_out, write_text, writing
-from pofx.tasks.bulk import Images, Subset, TensorImages, as_images, everything, per_image
-from pofx.tasks.encode import codes
-from pofx.tasks.reconstruct import decodes_to, means
+from pofx.tasks.bulk import Images, Subset, TensorImages, as_images, everything, per_image, subset
+from pofx.tasks.encode import codes, encode, inverts
+from pofx.tasks.invert import Inversion
 
 Method = Literal["mean", "svm"]
 SUFFIXES = (".png", ".npz")
 PICTURE = 16  # images in a picture
+INVERTED = 100  # images of each group, where codes are found by inversion
 FOLDER = "directions"
 FORMAT = 1
 _NAME = re.compile(r"\w[\w.-]{0,63}")
@@ -51,13 +57,14 @@ class Direction:
     Attributes:
         name: as it is added.
         vector: `(latent_dims,)` numbers; strength 1 adds it once.
-        method: "mean" or "svm".
+        method: "mean" or "svm" of images; "groups" of samples; "sefa" or "pca", which were discovered.
         held: names of the directions that it is orthogonal to.
-        n: images with and without the attribute.
-        accuracy: share on the right side of the middle, held out, mean of both groups; 0.5 is chance.
-        accuracy_se: its standard error.
+        n: images with and without the attribute; 0 of one that was discovered.
+        accuracy: share on the right side of the middle, held out, mean of both groups; 0.5 is chance. None where there is nothing to judge by.
+        accuracy_se: its standard error, or None.
         model: fingerprint of the weights whose codes these are.
         source: what the groups were, in words.
+        explained: of a direction that was discovered, its share of what its method looks at; else None.
     """
 
     name: str
@@ -65,10 +72,11 @@ class Direction:
     method: str
     held: tuple[str, ...]
     n: tuple[int, int]
-    accuracy: float
-    accuracy_se: float
+    accuracy: float | None
+    accuracy_se: float | None
     model: str
     source: str = ""
+    explained: float | None = None
 
     @property
     def tensor(self) -> Tensor:
@@ -88,6 +96,7 @@ class Edited:
         z: `(n, latent_dims)`, the changed codes.
         amounts: what was added.
         shows: what `x` and `reconstruction` are, in words.
+        inversion: of images of a model that only decodes, how good their codes are; else None.
         change_levels: mean |E[x|z′] − E[x|z]| over images and sub-pixels, in levels.
     """
 
@@ -97,6 +106,7 @@ class Edited:
     amounts: dict[str, float]
     shows: str
     path: Path | None = None
+    inversion: Inversion | None = None
 
     @property
     def change_levels(self) -> float:
@@ -108,6 +118,7 @@ class Edited:
             "add": dict(self.amounts),
             "mean_change_levels": self.change_levels,
             "shows": self.shows,
+            "inversion": None if self.inversion is None else self.inversion.to_json(),
             "out": None if self.path is None else str(self.path),
         }
 
@@ -225,6 +236,8 @@ def learn(
 ) -> Direction:
     """Learn a direction from images that have an attribute and images that do not, with held-out evidence.
 
+    Where codes are found by inversion, it is learned from at most 100 of each, chosen at random but always the same.
+
     Args:
         name: letters, digits, - . _, at most 64.
         present, absent: a `Split`, or uint8 `(n, C, H, W)`; at least two different images each.
@@ -245,24 +258,27 @@ def learn(
     >>> found.n, len(found.vector)
     ((20, 20), 2)
     """
-    encoder = require(model, Encoder, to="learn a direction")
     require(model, Decoder, to="edit images")
     check_name(name)
     if method not in ("mean", "svm"):
         raise InputError(f"--method {method}: it can be mean, svm.")
     if name in [d.name for d in hold]:
         raise InputError(f"{name!r} cannot be held fixed while it is learned; leave it out of --hold.")
-    check_directions(encoder, hold)
+    check_directions(model, hold)
     groups = [as_images(present), as_images(absent)]
     for words, images in zip(("with", "without"), groups, strict=True):
         if not len(images):
             raise InputError(f"No images {words} {name!r} were found. Name some with --{words}, or labels that there are.")
-    keys = [per_image(encoder, lambda x, y: hash_images(encoder.space.check(x)), images) for images in groups]
+    keys = [_keys(model, images) for images in groups]
     shared = int(torch.isin(keys[0], keys[1]).sum())
     if shared:
         raise InputError(
             f"{shared} image{'s are' if shared > 1 else ' is'} in both groups, with and without {name!r}. Each belongs to one."
         )
+    if inverts(model):
+        groups = [subset(images, INVERTED) for images in groups]
+        keys = [_keys(model, images) for images in groups]
+        source += f"{'; ' * bool(source)}codes by inversion (approximate)"
     halves = [_halves(k) for k in keys]
     for words, half in zip(("with", "without"), halves, strict=True):
         if half.all() or not half.any():
@@ -273,14 +289,19 @@ def learn(
     done = _joined(progress, total, total + len(groups[1]))
     # A boundary between means would lean on dimensions that hardly vary and that the decoder ignores; in draws they are all noise
     drawn = method == "svm" and isinstance(model, LatentVariable)
-    z = [codes(encoder, images, progress=p) for images, p in zip(groups, done, strict=True)]
+    z = [codes(model, images, progress=p) for images, p in zip(groups, done, strict=True)]
     seen = (z[0], z[1])
-    z = [codes(encoder, images, sample=True) for images in groups] if drawn else z
+    z = [codes(model, images, sample=True) for images in groups] if drawn else z
     vectors = [d.tensor for d in hold]
     accuracy, se = held_out_accuracy(z[0], z[1], (halves[0], halves[1]), judged=seen, method=method, hold=vectors)
     v = direction(z[0], z[1], method=method, hold=vectors)
     names = tuple(d.name for d in hold)
     return Direction(name, tuple(v.tolist()), method, names, (len(z[0]), len(z[1])), accuracy, se, fingerprint(model), source)
+
+
+def _keys(model: ImageModel, images: Images) -> Tensor:
+    """A key of each image by its pixels, int64 `(n,)`."""
+    return per_image(model, lambda x, y: hash_images(model.space.check(x)), images)
 
 
 def _halves(keys: Tensor) -> Tensor:
@@ -389,29 +410,38 @@ def check_directions(model: ImageModel, found: Sequence[Direction]) -> None:
 
 def edit(
     model: ImageModel,
-    images: Images | Tensor,
+    images: Images | Tensor | None,
     add: Mapping[str, float],
     known: Mapping[str, Direction],
     *,
+    samples: Sequence[int] | None = None,
+    given: Any = None,
     n: int = PICTURE,
+    seed: int = 0,
     out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Edited:
-    """Add attributes to images: z′ = z + Σ s·v, decoded.
+    """Add attributes to images, or to samples of the model: z′ = z + Σ s·v, decoded.
 
     Args:
-        images: a `Split`, or uint8 `(n, C, H, W)`.
+        images: a `Split`, or uint8 `(n, C, H, W)`; None for samples.
         add: strength by name; 1 is the distance between images without and with the attribute, negative takes it away; several add up.
         known: the directions there are, `directions(run)`.
+        samples: numbers of samples of `seed`, in the place of images: their codes are known exactly.
+        given: of a conditional model, the view's value that samples are decoded with: one, or one for each.
+        seed: of the samples, or of the starts of an inversion.
         n: how many of the first images a `.png` shows.
-        out: `.png` original, reconstruction and edit side by side; `.npz` uint8 `x`, float32 `edited`, `z`; a folder: the edited images
-            alone, one PNG each.
+        out: `.png` original, reconstruction and edit side by side (of samples, what they decode to and the edit); `.npz` uint8 `x`, float32
+            `edited`, `z`; a folder: the edited images alone, one PNG each.
 
     Raises:
-        CapabilityError: the model does not encode, or not decode.
-        InputError: an unknown name, nothing to add, a strength that is not finite or above 100, images of another space, another ending.
+        CapabilityError: the model has no codes, or does not decode; samples of a model without prior.
+        InputError: not either images or samples, an unknown name, nothing to add, a strength that is not finite or above 100, images of
+            another space, another ending.
     """
-    encoder, decoder = require(model, Encoder, to="edit images"), require(model, Decoder, to="edit images")
+    decoder = require(model, Decoder, to="edit images")
+    if (images is None) == (samples is None):
+        raise InputError("Either images are edited or samples of the model: name images, e.g. digits:test, or numbers, e.g. --samples 0-7")
     if not add:
         raise InputError(f"Say what to add, e.g. --add {next(iter(known), 'thick')}=1.5")
     chosen = [pick(known, name) for name in add]
@@ -422,19 +452,29 @@ def edit(
     path = None if out is None else check_out(out, SUFFIXES, folder=True)
     if n < 1:
         raise InputError(f"n={n}: show at least one image, e.g. -n 16.")
-    images = as_images(images)
-    if path is not None and path.suffix.lower() == ".png" and len(images) > n:
-        images = Subset(images, torch.arange(n))
     if path is not None and path.suffix == "":
         _check_folder(path, model.space.channels)
-    z = codes(encoder, images, progress=progress)
+    picture, found = path is not None and path.suffix.lower() == ".png", None
+    if images is None:
+        assert samples is not None
+        numbers = list(samples)
+        values = repeated(model.check_given(given, len(numbers)), len(numbers))
+        if picture and len(numbers) > n:
+            numbers, values = numbers[:n], None if values is None else values[:n]
+        z = draws(decoder, numbers, seed)
+        shown, ids = None, [f"sample {number} of seed {seed}" for number in numbers]
+    else:
+        images = as_images(images)
+        images = Subset(images, torch.arange(n)) if picture and len(images) > n else images
+        found = encode(model, images, seed=seed, progress=progress)
+        z, (x, y) = found.z, everything(images)
+        values, shown, ids = model.batch(x, y).given, TensorImages(x, y), list(images.ids)
     step = sum((strength * d.tensor for d, strength in zip(chosen, add.values(), strict=True)), torch.zeros(z.shape[1], dtype=torch.double))
     moved = (z.double() + step).to(z.dtype)
-    x, y = everything(images)
-    given = model.batch(x, y).given
-    result = Edited(means(decoder, moved, given), means(decoder, z, given), moved, dict(add), decodes_to(model), path)
+    after, before = means(decoder, moved, values), means(decoder, z, values)
+    result = Edited(after, before, moved, dict(add), decodes_to(model), path, None if found is None else found.inversion)
     if path is not None:
-        _write(path, result, TensorImages(x, y), list(images.ids), model.space.levels)
+        _write(path, result, None if shown is None else shown.x, ids, model.space.levels)
     return result
 
 
@@ -446,7 +486,8 @@ def _check_folder(folder: Path, channels: int) -> None:
         raise InputError(f"{folder} holds images already ({old[0]}). Give another folder, e.g. -o {folder}-2")
 
 
-def _write(path: Path, found: Edited, images: TensorImages, ids: Sequence[str], levels: int) -> None:
+def _write(path: Path, found: Edited, x: Tensor | None, ids: Sequence[str], levels: int) -> None:
+    """`x` are the images as they were, uint8, or None of samples."""
     if path.suffix == "":
         from PIL import Image
 
@@ -458,14 +499,20 @@ def _write(path: Path, found: Edited, images: TensorImages, ids: Sequence[str], 
     with writing(path) as temporary:
         if path.suffix.lower() == ".npz":
             with temporary.open("wb") as file:
-                arrays = {"x": images.x.numpy(), "edited": found.x.float().numpy(), "z": found.z.numpy(), "id": np.array(ids)}
+                before = found.reconstruction.round().to(torch.uint8) if x is None else x
+                arrays = {"x": before.numpy(), "edited": found.x.float().numpy(), "z": found.z.numpy(), "id": np.array(ids)}
                 np.savez_compressed(file, allow_pickle=False, **arrays)
             return
         parts = [pictures.rgb(pictures.shades(part, levels - 1), 256) for part in (found.reconstruction, found.x)]
-        sheets = np.stack([pictures.rgb(images.x, levels), *parts], 1).reshape(-1, *parts[0].shape[1:])
-        series = images.x.shape[2] == 1
-        triples = 1 if series else max(1, min(len(images.x), round(math.sqrt(len(images.x) / 3)), 1024 // (3 * max(64, images.x.shape[3]))))
+        parts, heads = (
+            (parts, ("sample", "edited")) if x is None else ([pictures.rgb(x, levels), *parts], ("original", "decoded", "edited"))
+        )
+        sheets, k = np.stack(parts, 1).reshape(-1, *parts[0].shape[1:]), len(parts)
+        series = found.x.shape[2] == 1
+        across = 1 if series else max(1, min(len(found.x), round(math.sqrt(len(found.x) / k)), 1024 // (k * max(64, found.x.shape[3]))))
         amounts = ", ".join(f"{name} {strength:+g}" for name, strength in found.amounts.items())
         captions = [f"edited: {amounts}", f"decoded and edited: {found.shows}"]
-        picture = pictures.sheet(sheets, 3 * triples, heads=("original", "decoded", "edited"), captions=captions, group=3)
+        if found.inversion is not None:
+            captions.append("codes by inversion (approximate)")
+        picture = pictures.sheet(sheets, k * across, heads=heads, captions=captions, group=k)
         picture.save(temporary, format="PNG")

@@ -1,6 +1,7 @@
-"""The codes of images: z = E q(z|x), a draw from q(z|x), or f(x) of an autoencoder.
+"""The codes of images: z = E q(z|x), a draw from q(z|x), f(x) of an autoencoder, or what inversion finds where a model only decodes.
 
-A draw's noise is keyed by the image itself, so that neither order nor batch matters.
+A draw's noise is keyed by the image itself, so that neither order nor batch matters. This is the one place where codes of images come
+from: who wants them asks `encode`, and whether they are approximate stands in its result.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pofx.errors import RunError
 from pofx.model import Encoder, ImageModel, LatentVariable, Progress, require
+from pofx.tasks._decoding import has_prior
 from pofx.tasks._files import TABLES, check_out, write_table, writing
-from pofx.tasks.bulk import Images, as_images, everything, per_image
+from pofx.tasks.bulk import Images, TensorImages, as_images, everything, per_image
+from pofx.tasks.invert import RESTARTS, STEPS, Inversion, invert
 
 SUFFIXES = (*TABLES, ".npz", ".npy")
 
@@ -28,36 +32,54 @@ class Codes:
     Attributes:
         ids: stable names, in order.
         z: `(n, latent_dims)`, in the model's precision.
-        kind: "mean of q(z|x)", "draw from q(z|x)", or "code".
+        kind: "mean of q(z|x)", "draw from q(z|x)", "code", or "code by inversion (approximate)".
         path: the file that was written, or None.
+        inversion: of a model that only decodes, how good the codes are; else None.
     """
 
     ids: Sequence[str]
     z: Tensor
     kind: str
     path: Path | None = None
+    inversion: Inversion | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
             "n": len(self.ids),
             "latent_dims": self.z.shape[1],
             "kind": self.kind,
+            "inversion": None if self.inversion is None else self.inversion.to_json(),
             "out": None if self.path is None else str(self.path),
         }
 
 
+def inverts(model: ImageModel) -> bool:
+    """Whether codes of images are found by inversion: the model decodes, and does not encode."""
+    return not isinstance(model, Encoder) and has_prior(model)
+
+
 def codes(model: ImageModel, images: Images | Tensor, *, sample: bool = False, seed: int = 0, progress: Progress | None = None) -> Tensor:
-    """z of every image, `(n, latent_dims)`, in fixed batches (`tasks/bulk.py`); arguments and errors are those of `encode`."""
+    """z of every image, `(n, latent_dims)`; arguments and errors are those of `encode`, and so is what they are."""
+    return encode(model, images, sample=sample, seed=seed, progress=progress).z
+
+
+def _encoded(model: ImageModel, images: Images, given: Any, sample: bool, seed: int, progress: Progress | None) -> Tensor:
+    """By an encoder, in fixed batches (`tasks/bulk.py`)."""
     encoder = require(model, Encoder, to="encode images")
-    if sample:
-        require(model, LatentVariable, to="draw codes (its code of an image is a point; leave out --sample)")
-    images = as_images(images)
+    values = None if given is None else encoder.check_given(given, len(images))
 
     def code(x: Tensor, y: Tensor | None) -> Tensor:
         batch = encoder.batch(x, y)
         return encoder.encode(batch.x, batch.given, sample=sample, seed=seed)
 
-    z = per_image(encoder, code, images, progress=progress)
+    def code_given(x: Tensor, row: Tensor | None) -> Tensor:
+        assert values is not None and row is not None
+        return encoder.encode(encoder.space.check(x).to(encoder.device), values[row.to(values.device)], sample=sample, seed=seed)
+
+    if values is None:
+        z = per_image(encoder, code, images, progress=progress)
+    else:  # rows in the place of labels: each image has its own value
+        z = per_image(encoder, code_given, TensorImages(everything(images)[0], torch.arange(len(images))), progress=progress)
     bad = (~z.isfinite().all(1)).nonzero().flatten()
     if len(bad):
         raise RunError(
@@ -71,23 +93,28 @@ def encode(
     model: ImageModel,
     images: Images | Tensor,
     *,
+    given: Any = None,
     out: str | Path | None = None,
     sample: bool = False,
     seed: int = 0,
+    steps: int = STEPS,
+    restarts: int = RESTARTS,
     progress: Progress | None = None,
 ) -> Codes:
-    """The code of each image; with `out`, a table or arrays.
+    """The code of each image; with `out`, a table or arrays. Of a model that only decodes (a GAN) it is looked for: `tasks/invert.py`.
 
     Args:
         images: a `Split`, or uint8 `(n, C, H, W)`; with labels where the model conditions on them.
+        given: of a conditional model, the view's value for each image, or one for all; by default that of the images.
         out: `.parquet`, `.csv` or `.jsonl` with columns id, z0, z1, …; `.npy` the codes; `.npz` the codes as `z` with `id`, `kind`, and
-            labels as `y` where there are any.
+            labels as `y` where there are any. By inversion, also `squared_error` and `norm`.
         sample: a draw from q(z|x) and not its mean.
-        seed: of that draw.
+        seed: of that draw, or of the starts of an inversion.
+        steps, restarts: of an inversion, as of `invert`.
 
     Raises:
         CapabilityError: the model has no codes; a sample of a model whose code is a point.
-        InputError: images of another space, no images, another ending.
+        InputError: images of another space, no images, another ending; steps or restarts below 1.
         RunError: a code that is not finite; the message names the image.
 
     >>> import torch
@@ -99,19 +126,27 @@ def encode(
     (torch.Size([3, 2]), 'mean of q(z|x)')
     """
     path = None if out is None else check_out(out, SUFFIXES)
-    images = as_images(images)
-    z = codes(model, images, sample=sample, seed=seed, progress=progress)
-    kind = "code" if not isinstance(model, LatentVariable) else "draw from q(z|x)" if sample else "mean of q(z|x)"
-    result = Codes(list(images.ids), z, kind, path)
+    images, found = as_images(images), None
+    if sample:
+        require(model, LatentVariable, to="draw codes (its code of an image is a point; leave out --sample)")
+    if inverts(model):
+        found = invert(model, images, given, steps=steps, restarts=restarts, seed=seed, progress=progress)
+        z, kind = found.z, "code by inversion (approximate)"
+    else:
+        z = _encoded(model, images, given, sample, seed, progress)
+        kind = "code" if not isinstance(model, LatentVariable) else "draw from q(z|x)" if sample else "mean of q(z|x)"
+    result = Codes(list(images.ids), z, kind, path, found)
     if path is not None:
         _write(path, result, images, seed, type(model).__name__)
     return result
 
 
 def _write(path: Path, found: Codes, images: Images, seed: int, model: str) -> None:
+    worth = {} if found.inversion is None else {"squared_error": found.inversion.squared_error, "norm": found.inversion.norm}
     if path.suffix.lower() in TABLES:
         columns: dict[str, Sequence[Any]] = {"id": found.ids}
         columns |= {f"z{j}": found.z[:, j].tolist() for j in range(found.z.shape[1])}
+        columns |= {name: values.tolist() for name, values in worth.items()}
         write_table(path, columns, {"model": model, "kind": found.kind, "seed": str(seed)})
         return
     z = found.z.numpy()
@@ -120,5 +155,6 @@ def _write(path: Path, found: Codes, images: Images, seed: int, model: str) -> N
             np.save(file, z, allow_pickle=False)
             return
         arrays: dict[str, Any] = {"z": z, "id": np.array(found.ids), "kind": np.array(found.kind), "seed": np.array(seed)}
+        arrays |= {name: values.numpy() for name, values in worth.items()}
         y = everything(images)[1]
         np.savez_compressed(file, allow_pickle=False, **arrays, **({} if y is None else {"y": y.numpy()}))

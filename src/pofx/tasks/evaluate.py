@@ -2,14 +2,13 @@
 
     mean = Σ cost / n,   se = sd / √n (n−1 in sd),   gap = mean(test) − mean(train),   se(gap)² = se(test)² + se(train)²
 
-Every number carries its kind. Samplers are compared with real images in the features of another run (Fréchet distance, precision and
-recall), and checked for copies of the training images. A sampler without a likelihood gets no nats: `kind` is then "none".
+Every number carries its kind. Samplers are compared with real images in the features of another model (`tasks/_samples.py`), and checked for
+copies of the training images. A sampler without a likelihood gets no nats: `kind` is then "none".
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,7 @@ from torch import Tensor
 from pofx.catalog import name_of
 from pofx.errors import InputError
 from pofx.metrics.active_units import active_units
-from pofx.metrics.frechet import Frechet, frechet
-from pofx.metrics.label_coverage import LabelCoverage, label_coverage
 from pofx.metrics.memorization import Evidence, Memorization, copies, membership
-from pofx.metrics.precision_recall import PrecisionRecall, precision_recall
 from pofx.model import (
     Decoder,
     Encoder,
@@ -36,10 +32,10 @@ from pofx.model import (
     Sampler,
     Score,
 )
-from pofx.tasks.bulk import Images, Subset, as_images, everything, per_image, subset
+from pofx.tasks._samples import SampleQuality, draws, viewed, yardstick
+from pofx.tasks.bulk import Images, as_images, everything, per_image, subset
 from pofx.tasks.reconstruct import squared_errors
 from pofx.tasks.score import costs
-from pofx.views import Label
 
 if TYPE_CHECKING:
     from pofx.data import Data
@@ -164,44 +160,6 @@ class SplitResult:
 
 
 @dataclass(frozen=True)
-class SampleQuality:
-    """Samples against real images, in the features of one model.
-
-    Attributes:
-        features: name of the run the features come from.
-        frechet: samples against the reference split.
-        real: training images (as many) against the reference split: what perfect samples would get.
-        precision_recall: of samples against the reference split.
-        coverage: classes of the samples, where the features model labels.
-    """
-
-    features: str
-    frechet: Frechet
-    real: Frechet | None
-    precision_recall: PrecisionRecall
-    coverage: LabelCoverage | None
-
-    def to_json(self) -> dict[str, Any]:
-        f, pr = self.frechet, self.precision_recall
-        return {
-            "features": self.features,
-            "frechet": f.distance,
-            "frechet_of_real_images": None if self.real is None else self.real.distance,
-            "n": f.n,
-            "n_reference": f.n_reference,
-            "feature_dims": f.dims,
-            "reliable": f.reliable,
-            "precision": pr.precision,
-            "recall": pr.recall,
-            "density": pr.density,
-            "coverage": pr.coverage,
-            "k": pr.k,
-            "classes": None if self.coverage is None else list(self.coverage.counts),
-            "classes_covered": None if self.coverage is None else self.coverage.covered,
-        }
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """Numbers of a model on data; the top level describes `split` (test).
 
@@ -286,76 +244,9 @@ def _latents(model: LatentVariable, images: Images, *, samples: int, seed: int, 
     return Latents(Mean.of(reconstruction[:, 0]), Mean.of(kl.sum(1)), tuple(kl.mean(0).tolist()), active_units(means))
 
 
-def draws(model: Sampler, n: int, like: Images, *, seed: int = 0, progress: Progress | None = None) -> Tensor:
-    """n samples, uint8 `(n, C, H, W)`; a conditional model is given the views of `like`'s images in turn (see `viewed`)."""
-    given = None
-    if model.given is not None:
-        x, y = like.take(torch.arange(n) % len(like))
-        given = model.given.value(x, y)
-    return model.sample(n, given, seed=seed, progress=progress).cpu().clone()
-
-
-def viewed(model: ImageModel, reference: Images, data: Data | None = None, *, seed: int = 0) -> tuple[Images, Images, str]:
-    """Whose views the samples of a conditional model get: never those of the images that they are measured against.
-
-    A view holds pixels, or almost: samples given the reference's own would be near it whatever the model learned. Labels hold none.
-
-    Returns:
-        the images whose views are given: the reference for labels, else `data.valid` (never calib), else half of the reference;
-        the images to measure against, the other half in the last case;
-        what a reader must know, "" for p(x).
-
-    Raises:
-        InputError: one image alone cannot be halved.
-    """
-    if model.given is None:
-        return reference, reference, ""
-    like, where = reference, f"the labels of the {len(reference):,} images that they are measured against"
-    if not isinstance(model.given, Label):
-        if data is not None and len(data.valid):
-            like, where = data.valid, f"the views of the {len(data.valid):,} valid images"
-        else:
-            order = torch.randperm(len(reference), generator=torch.Generator().manual_seed(seed))
-            half = len(order) // 2
-            if not half:
-                raise InputError(
-                    f"Samples given {model.given!r} need the views of other images than they are measured against: give two or more."
-                )
-            like, reference = Subset(reference, order[:half].sort().values), Subset(reference, order[half:].sort().values)
-            where = f"the views of {half:,} images, a random half; the other half is what they are measured against"
-    note = (
-        f"Samples of p(x | {model.given!r}) got {where}, in turn. "
-        "Numbers of conditional samples do not compare with those of unconditional samples or of another view."
-    )
-    return like, reference, note
-
-
 def train_images(data: Data, *, seed: int = 0) -> Tensor:
     """Training images to search for copies in: all, or a fixed random choice that fits into NEIGHBOUR_BYTES."""
     return everything(subset(data.train, max(1000, NEIGHBOUR_BYTES // data.space.dims), seed=seed))[0]
-
-
-def feature_vectors(model: Features, images: Images | Tensor, *, layer: str | None = None, progress: Progress | None = None) -> Tensor:
-    """`(n, d)` float64 features, in fixed batches."""
-    return per_image(model, lambda x, _: model.features(x, layer).double(), images, progress=progress)
-
-
-def sample_quality(
-    samples: Tensor, reference: Images, train: Images | None, features: Features, *, name: str = "", layer: str | None = None
-) -> SampleQuality:
-    """Fréchet distance and precision/recall of samples against real images; `train` gives the number real images get."""
-    fake, real = feature_vectors(features, samples, layer=layer), feature_vectors(features, reference, layer=layer)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # said in the result
-        floor = None
-        if train is not None and len(train) > 1:
-            floor = frechet(feature_vectors(features, subset(train, len(samples), seed=1), layer=layer), real)
-        distance = frechet(fake, real)
-    coverage = None
-    if isinstance(features, Labeler):
-        labeler = features
-        coverage = label_coverage(per_image(labeler, lambda x, _: labeler.label(x).log_prob, samples))
-    return SampleQuality(name or name_of(features), distance, floor, precision_recall(fake, real), coverage)
 
 
 def memorization(
@@ -388,6 +279,8 @@ def evaluate(
     split: str = "test",
     features: Features | None = None,
     features_name: str = "",
+    resizing: str = "none",
+    published: bool = False,
     samples: int = 1,
     estimate: int = 64,
     draw: int | None = None,
@@ -401,7 +294,8 @@ def evaluate(
     Args:
         data: `Data`; or a `Split` or uint8 `(n, C, H, W)`, then only that is measured, under the name `split`.
         heading: data's name and transforms where `data` is not `Data`.
-        features: a model whose features Fréchet distance and precision/recall are computed in.
+        features: a model in whose features samples are judged; its name, how it resizes images, and whether it is a published network
+            (see `yardstick`), are kept with the numbers.
         samples: draws per image for a bound.
         estimate: k of the importance-weighted estimate beside a bound; 0 for none.
         draw: samples drawn for a Sampler; by default as many as there are test images, 1,000 … 2,000; COPY_DRAWS without `features`. 0 for none.
@@ -462,7 +356,18 @@ def evaluate(
             drawn = draws(model, draw, like, seed=seed, progress=progress)
             notes += [note] if note else []
             if features is not None:
-                quality = sample_quality(drawn, reference, parts.get("train"), features, name=features_name)
+                judge = yardstick(
+                    features,
+                    reference,
+                    parts.get("train"),
+                    len(drawn),
+                    name=features_name,
+                    data=heading,
+                    split=split,
+                    resizing=resizing,
+                    published=published,
+                )
+                quality = judge.measure(drawn)
                 if not quality.frechet.reliable:
                     f = quality.frechet
                     notes.append(

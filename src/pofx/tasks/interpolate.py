@@ -5,6 +5,8 @@
 
 In many dimensions N(0, I) has its mass near a sphere. A straight line cuts through the inside, where the decoder never was; slerp between ends of
 one norm keeps that norm. Where there is no prior there is no sphere, and the path is straight.
+
+The ends are the codes of two images (of a GAN by inversion, approximate), or, exactly, those of two of the model's own samples.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from torch import Tensor
 
 from pofx import pictures
 from pofx.errors import CapabilityError, InputError
-from pofx.model import Decoder, Encoder, ImageModel, LatentVariable, Progress, Sampler, evaluating, require
-from pofx.noise import Noise
+from pofx.model import Decoder, ImageModel, Progress, require
+from pofx.tasks._decoding import decodes_to, draws, has_prior, means
 from pofx.tasks._files import check_out, writing
 from pofx.tasks.bulk import Images, as_images, everything
-from pofx.tasks.encode import codes
-from pofx.tasks.reconstruct import decodes_to, means
+from pofx.tasks.encode import Codes, encode
+from pofx.tasks.invert import Inversion
 
 SUFFIXES = (".png", ".gif")
 STEPS = {".png": 9, ".gif": 31}
@@ -64,11 +66,6 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     return torch.where(t == 0, a, torch.where(t == 1, b, along.to(a)))
 
 
-def has_prior(model: ImageModel) -> bool:
-    """Whether z ~ N(0, I) is part of the model: of one with a posterior, or one that samples by decoding."""
-    return isinstance(model, LatentVariable) or (isinstance(model, Decoder) and isinstance(model, Sampler))
-
-
 @dataclass(frozen=True)
 class Interpolation:
     """Images along a path.
@@ -80,6 +77,7 @@ class Interpolation:
         way: "slerp" or "lerp".
         shows: what `x` is, in words.
         given: the view's value of each step or None: that of the nearer end.
+        inversion: of images of a model that only decodes, how good the codes at the ends are; else None.
     """
 
     x: Tensor
@@ -89,6 +87,7 @@ class Interpolation:
     shows: str
     given: Tensor | None = None
     path: Path | None = None
+    inversion: Inversion | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -96,6 +95,7 @@ class Interpolation:
             "path": self.way,
             "norms": [float(self.z[0].norm()), float(self.z[-1].norm())],
             "shows": self.shows,
+            "inversion": None if self.inversion is None else self.inversion.to_json(),
             "out": None if self.path is None else str(self.path),
         }
 
@@ -105,17 +105,21 @@ def interpolate(
     ends: Images | Tensor | None = None,
     *,
     seeds: tuple[int, int] | None = None,
+    samples: tuple[int, int] | None = None,
+    seed: int = 0,
     given: Any = None,
     steps: int | None = None,
     path: PathName = "auto",
     out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Interpolation:
-    """Decode the path between the codes of two images, or between two draws of z.
+    """Decode the path between the codes of two images, or between two samples of the model.
 
     Args:
         ends: two images, a `Split` or uint8 `(2, C, H, W)`; the ends of the path are their codes.
-        seeds: or two seeds, for z ~ N(0, I): for models that only decode (a GAN).
+        seeds: or two seeds: the first sample of each.
+        samples: or the numbers of two samples of `seed`, from 0, as `sample` draws them.
+        seed: of those samples, or of the starts of an inversion.
         given: of a conditional model, the view's value for both ends (one, or two); by default that of the images. Each step takes the value of the
             nearer end.
         steps: with both ends; by default 9 in a picture and 31 in an animation.
@@ -123,7 +127,7 @@ def interpolate(
         out: `.png` a strip with the two images at its ends, `.gif` an animation that goes there and back.
 
     Raises:
-        CapabilityError: the model does not decode, or not encode images; seeds or slerp where there is no prior.
+        CapabilityError: the model does not decode, or has no codes of images; samples or slerp where there is no prior.
         InputError: not two ends, another space, fewer than two steps, another ending.
 
     >>> from pofx.models.variational.vae import VAE
@@ -133,23 +137,27 @@ def interpolate(
     (torch.Size([5, 1, 4, 4]), 'slerp')
     """
     decoder = require(model, Decoder, to="interpolate")
-    if (ends is None) == (seeds is None):
-        raise InputError("Interpolation goes between two images or between two seeds: give either, e.g. digits:test#3 digits:test#8")
+    if sum(way is not None for way in (ends, seeds, samples)) != 1:
+        raise InputError(
+            "Interpolation goes between two images, two samples or two seeds: give one of them, e.g. digits:test#3 digits:test#8, or --samples 3,8"
+        )
     file = None if out is None else check_out(out, SUFFIXES)
     steps = STEPS.get(".png" if file is None else file.suffix.lower(), 9) if steps is None else steps
     if not 2 <= steps <= MOST:
         raise InputError(f"steps={steps}: an interpolation has 2 … {MOST} steps, both ends among them, e.g. --steps 9.")
-    if seeds is not None:
-        z, originals, values = _draws(decoder, seeds), None, model.check_given(given, 2)
+    originals, found = None, None
+    if ends is not None:
+        found, originals, values = _images(model, as_images(ends), given, seed, progress)
+        z = found.z
     else:
-        assert ends is not None
-        z, originals, values = _images(model, as_images(ends), given)
+        pairs = [(s, 0) for s in seeds or ()] + [(seed, number) for number in samples or ()]
+        z, values = _draws(decoder, pairs), model.check_given(given, 2)
     t = torch.linspace(0, 1, steps, dtype=torch.double)
     way = _way(model, path, z)
     along = (slerp if way == "slerp" else lerp)(z[0], z[1], t)
     each = None if values is None else values[(t >= 0.5).long().to(values.device)]
     x = means(decoder, along, each, progress=progress)
-    result = Interpolation(x, along, t, way, decodes_to(model), each, file)
+    result = Interpolation(x, along, t, way, decodes_to(model), each, file, None if found is None else found.inversion)
     if file is not None:
         _write(file, result, originals, model.space.levels)
     return result
@@ -164,35 +172,28 @@ def _way(model: ImageModel, path: str, z: Tensor) -> str:
     return ("slerp" if has_prior(model) and z.shape[1] > 1 else "lerp") if path == "auto" else path
 
 
-def _draws(model: Decoder, seeds: Sequence[int]) -> Tensor:
-    if not has_prior(model):
-        raise CapabilityError(f"{type(model).__name__} has no prior to draw codes from: give two images, and not --seeds.")
-    if len(seeds) != 2:
-        raise InputError(f"{len(seeds)} seeds were given; an interpolation has two ends, e.g. --seeds 3,7")
-    return torch.cat([Noise(seed, torch.zeros(1, dtype=torch.long)).normal("z", model.latent_dims) for seed in seeds]).to(model.dtype)
+def _draws(model: Decoder, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """z of two samples, each a (seed, number)."""
+    if len(pairs) != 2:
+        raise InputError(f"{len(pairs)} ends were given; an interpolation has two, e.g. --samples 3,7 or --seeds 3,7")
+    return torch.cat([draws(model, [number], seed) for seed, number in pairs])
 
 
-def _images(model: ImageModel, ends: Images, given: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    if not isinstance(model, Encoder) and has_prior(model):
-        raise CapabilityError(f"{type(model).__name__} decodes but does not encode: interpolate between two draws of z with --seeds 3,7")
-    encoder = require(model, Encoder, to="interpolate between images")
+def _images(model: ImageModel, ends: Images, given: Any, seed: int, progress: Progress | None) -> tuple[Codes, Tensor, Tensor | None]:
     if len(ends) != 2:
         raise InputError(
             f"{len(ends)} images were given; an interpolation has two ends. Name one image each, e.g. digits:test#3 digits:test#8"
         )
     x, y = everything(ends)
-    if given is None:
-        return codes(encoder, ends), x, model.batch(x, y).given
-    value = model.check_given(given, 2)
-    with torch.inference_mode(), evaluating(encoder):
-        z = encoder.encode(x.to(model.device), value)
-    return z.cpu().clone(), x, value
+    value = model.batch(x, y).given if given is None else model.check_given(given, 2)
+    return encode(model, ends, given=value, seed=seed, progress=progress), x, value
 
 
 def _write(path: Path, found: Interpolation, originals: Tensor | None, levels: int) -> None:
     frames = pictures.rgb(pictures.shades(found.x, levels - 1), 256)
     ends = None if originals is None else pictures.rgb(originals, levels)
     caption = f"{found.shows} along a {'great circle' if found.way == 'slerp' else 'straight line'} ({found.way})"
+    caption += "" if found.inversion is None else "; codes of the ends by inversion (approximate)"
     heads = [f"{float(t):.2f}" for t in found.t]
     if path.suffix.lower() == ".gif":
         shown = [

@@ -3,6 +3,8 @@
 Of two latent dimensions the map is the space itself, beside its manifold (Kingma and Welling 2014, fig. 4): E[x|z] on a grid of z whose
 axes are the quantiles of N(0, 1), or, where there is no prior, those of the codes. More dimensions are projected: principal components, which keep
 distances as well as a plane can, or t-SNE, which keeps neighbours and neither distances nor sizes. One dimension is spread over the labels.
+
+Codes of a model that only decodes (a GAN) are found by inversion, which takes its time and is approximate; without images it shows its manifold.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ from torch import Tensor
 from pofx import pictures
 from pofx.errors import CapabilityError, InputError
 from pofx.model import Decoder, Encoder, ImageModel, Progress, require
+from pofx.tasks._decoding import decodes_to, has_prior, means, repeated
 from pofx.tasks._files import check_out, writing
 from pofx.tasks.bulk import Images, as_images, everything, subset
-from pofx.tasks.encode import codes
-from pofx.tasks.interpolate import has_prior
-from pofx.tasks.reconstruct import decodes_to, means
+from pofx.tasks.encode import encode
+from pofx.tasks.invert import Inversion
 
 Projection = Literal["auto", "z", "pca", "tsne"]
 SUFFIXES = (".png",)
@@ -48,6 +50,7 @@ class LatentMap:
         latent_dims, levels: of the model.
         shows: what the manifold is, in words.
         class_names: of labels 0, 1, …, or None.
+        inversion: of a model that only decodes, how good the codes are; else None.
     """
 
     points: Tensor | None
@@ -61,6 +64,7 @@ class LatentMap:
     shows: str
     class_names: tuple[str, ...] | None = None
     path: Path | None = None
+    inversion: Inversion | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -68,6 +72,7 @@ class LatentMap:
             "latent_dims": self.latent_dims,
             "method": self.method,
             "explained_variance": None if self.explained is None else list(self.explained),
+            "inversion": None if self.inversion is None else self.inversion.to_json(),
             "manifold": None if self.manifold is None else list(self.manifold.shape[:2]),
             "out": None if self.path is None else str(self.path),
         }
@@ -82,7 +87,8 @@ class LatentMap:
             "tsne": f"by t-SNE of their codes ({self.latent_dims} dimensions): neighbours mean something, distances and sizes do not",
         }[self.method]
         grid = f"{self.shows} on a grid of z" if self.manifold is not None else ""
-        return "; ".join(part for part in (f"{points} {how}" if points else "", grid) if part)
+        found = " by inversion (approximate)" if self.inversion is not None else ""
+        return "; ".join(part for part in (f"{points} {how}{found}" if points else "", grid) if part)
 
     def picture(self, dpi: int = 110) -> Image.Image:
         """The map, drawn: the points, and beside them the manifold where there is one."""
@@ -164,17 +170,18 @@ def latent_map(
     """Place images in the plane by their codes, and decode the plane where it is the latent space.
 
     Args:
-        images: a `Split`, or uint8 `(n, C, H, W)`; a model that only decodes (a GAN) needs none.
+        images: a `Split`, or uint8 `(n, C, H, W)`; a model that only decodes (a GAN) needs none,
+            and finds their codes by inversion where they are given.
         method: "auto" is the latent space itself for 1 or 2 dimensions, else principal components.
         limit: so many of the images, chosen at random but always the same; None for all.
         grid: images along each side of the manifold.
         given: of a conditional model, the view's value that the manifold is decoded with; by default that of the first image.
-        seed: of t-SNE.
+        seed: of t-SNE, and of the starts of an inversion.
         class_names: of labels 0, 1, …, for the legend.
         out: `.png`.
 
     Raises:
-        CapabilityError: the model neither encodes nor decodes; it only decodes and has not 2 latent dimensions.
+        CapabilityError: the model neither encodes nor decodes; it only decodes, has not 2 latent dimensions, and there are no images.
         InputError: too few images, codes that are all the same, a method that does not fit, another ending.
 
     >>> from pofx.models.variational.vae import VAE
@@ -192,17 +199,19 @@ def latent_map(
         raise InputError(f"--method {method} does not fit {dims} latent dimension{'s' * (dims > 1)}. Leave it out.")
     if not 2 <= grid <= 100:
         raise InputError(f"grid={grid}: the manifold has 2 … 100 images along each side, e.g. --grid 20.")
-    z = y = explained = points = value = None
-    if isinstance(model, Encoder):
+    z = y = explained = points = value = inversion = None
+    if isinstance(model, Encoder) or images is not None:
         if images is None or (count := len(as_images(images))) < FEWEST or (limit is not None and limit < FEWEST):
             raise InputError(f"A map shows at least {FEWEST} images, found {0 if images is None else min(count, limit or count)}.")
         chosen = subset(as_images(images), limit)
-        z, y = codes(model, chosen, progress=progress), everything(chosen)[1]
+        found = encode(model, chosen, seed=seed, progress=progress)
+        z, inversion, y = found.z, found.inversion, everything(chosen)[1]
         points, explained = _project(z.double(), y, how, seed)
         value = model.batch(*as_images(images).take(torch.zeros(1, dtype=torch.long))).given
     elif dims != 2:
         raise CapabilityError(
-            f"{type(model).__name__} only decodes; of its {dims} latent dimensions there is a picture with 2: --latents 2"
+            f"{type(model).__name__} only decodes, and of its {dims} latent dimensions there is no grid (of 2 there is: --latents 2). Name images; "
+            "their codes are then found by inversion: pofx latents RUN digits:test --limit 200"
         )
     if given is not None or (value is None and model.given is not None):
         value = model.check_given(given, 1)
@@ -215,10 +224,9 @@ def latent_map(
             assert z is not None
             axes = torch.quantile(z.double(), levels, 0).T
         flat = torch.stack([axes[0].repeat(grid), axes[1].flip(0).repeat_interleave(grid)], 1)
-        each = None if value is None else value.expand(len(flat), *value.shape[1:])
-        manifold = means(model, flat.to(model.dtype), each).reshape(grid, grid, *model.space.shape)
+        manifold = means(model, flat.to(model.dtype), repeated(value, len(flat))).reshape(grid, grid, *model.space.shape)
     names = None if class_names is None else tuple(class_names)
-    result = LatentMap(points, y, how, explained, manifold, axes, dims, model.space.levels, decodes_to(model), names, path)
+    result = LatentMap(points, y, how, explained, manifold, axes, dims, model.space.levels, decodes_to(model), names, path, inversion)
     if path is not None:
         with writing(path) as temporary:
             result.picture().save(temporary, format="PNG")

@@ -1,5 +1,7 @@
 """What is left of an image that went through its code? x beside p(x|z), z = E q(z|x): a draw, the mean, or the standard deviation.
 
+A model that only decodes (a GAN) has codes of images by inversion, which are approximate: what is left is then at most what inversion found.
+
     ‖x − E[x|z]‖²      the squared error, pixels on [0, 1], summed over the sub-pixels of an image, mean over images
     RMSE               √ of its mean over images and sub-pixels, in levels
 
@@ -21,22 +23,21 @@ from torch import Tensor
 from pofx import pictures
 from pofx.errors import InputError
 from pofx.likelihoods import PixelDistribution
-from pofx.model import Decoder, Encoder, ImageModel, LatentVariable, Progress, evaluating, require
+from pofx.model import Decoder, Encoder, ImageModel, LatentVariable, Progress, require
 from pofx.noise import Noise, hash_images
+from pofx.tasks._decoding import known_again, means
 from pofx.tasks._files import check_out, writing
-from pofx.tasks.bulk import Images, TensorImages, as_images, batch_size, per_image
+from pofx.tasks.bulk import Images, TensorImages, as_images, per_image, subset
+from pofx.tasks.encode import encode, inverts
+from pofx.tasks.invert import Inversion
 
 Show = Literal["sample", "mean", "sd"]
 
 SUFFIXES = (".png", ".npz")
 PICTURE = 32  # images in a picture
+INVERTED = 100  # images whose codes are found by inversion, unless more are asked for
 WHAT = {"sample": "a draw from p(x|z)", "mean": "the mean of p(x|z)", "sd": "the standard deviation of p(x|z)"}
 SHOWS = tuple(WHAT)
-
-
-def decodes_to(model: ImageModel) -> str:
-    """What E[x|z] is called: only a latent-variable model has a p(x|z)."""
-    return "means of p(x|z)" if isinstance(model, LatentVariable) else "decoded codes"
 
 
 def check_show(show: str) -> None:
@@ -60,32 +61,6 @@ def pixels(decoded: Any, show: str, noise: Noise) -> Tensor:
     return decoded.sample(noise.uniform("x", *decoded.space.shape).to(mean.device)).to(mean.dtype)
 
 
-def known_again(model: ImageModel, shown: Tensor, given: Tensor | None, show: str) -> Tensor:
-    """Known sub-pixels in their places; their standard deviation is 0."""
-    known = model.known()
-    if show == "sd" and known is not None:
-        return shown.masked_fill(known, 0)
-    return model.copy_known(shown, given)
-
-
-def means(model: Decoder, z: Tensor, given: Tensor | None = None, *, progress: Progress | None = None) -> Tensor:
-    """E[x | z] of codes `(m, latent_dims)` in fixed batches, `(m, C, H, W)` floats in 0 … levels−1 on the CPU.
-
-    Args:
-        given: the view's value for each, or None.
-    """
-    size, parts = batch_size(model.space), []
-    with torch.inference_mode(), evaluating(model):
-        for start in range(0, len(z), size):
-            index = torch.arange(start, start + size).clamp_(max=len(z) - 1)
-            value = None if given is None else given[index.to(given.device)]
-            mean = model.decode(z[index.to(z.device)], value).mean
-            parts.append(known_again(model, mean, value, "mean")[: len(z) - start].cpu())
-            if progress is not None:
-                progress(min(start + size, len(z)), len(z))
-    return torch.cat(parts).clone()
-
-
 def gray(x: Tensor) -> Tensor:
     """A quantity of colour images, as one grey plane: its root mean square over the channels."""
     return x if x.shape[1] in (1, *range(5, 99)) else x.square().mean(1, keepdim=True).sqrt()
@@ -95,7 +70,7 @@ def squared_errors(model: ImageModel, images: Images | Tensor, *, progress: Prog
     """‖x − E[x|z]‖² at z = E q(z|x), pixels on [0, 1], over sub-pixels of each image that are not known: `(n,)` float64.
 
     Raises:
-        CapabilityError: the model does not encode, or not decode.
+        CapabilityError: the model does not encode, or not decode. Errors of codes by inversion are those of `invert`.
     """
     encoder, decoder = require(model, Encoder, to="reconstruct images"), require(model, Decoder, to="reconstruct images")
 
@@ -117,6 +92,7 @@ class Reconstructions:
         squared_error: `(n,)` of each image, ‖x − E[x|z]‖² on [0, 1], over sub-pixels that were not known.
         rmse_levels: √ of the mean squared error of a sub-pixel, in levels.
         dims: sub-pixels that count.
+        inversion: of a model that only decodes, how good the codes are; else None.
     """
 
     show: Show
@@ -126,6 +102,7 @@ class Reconstructions:
     rmse_levels: float
     dims: int
     path: Path | None = None
+    inversion: Inversion | None = None
 
     def to_json(self) -> dict[str, Any]:
         error = self.squared_error
@@ -136,6 +113,7 @@ class Reconstructions:
             "squared_error_of_mean": {"mean": float(error.mean()), "se": se},
             "rmse_of_mean_levels": self.rmse_levels,
             "dims": self.dims,
+            "inversion": None if self.inversion is None else self.inversion.to_json(),
             "out": None if self.path is None else str(self.path),
         }
 
@@ -146,6 +124,7 @@ def reconstruct(
     *,
     show: Show | None = None,
     n: int = PICTURE,
+    limit: int | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     progress: Progress | None = None,
@@ -153,15 +132,16 @@ def reconstruct(
     """Encode images and decode them again.
 
     Args:
-        images: a `Split`, or uint8 `(n, C, H, W)`; errors are means over all of them.
+        images: a `Split`, or uint8 `(n, C, H, W)`; errors are means over all of them, or over `limit`.
+        limit: so many of the images, chosen at random but always the same; by default all, or 100 where codes are found by inversion.
         show: a draw from p(x|z), its mean or its standard deviation; by default a draw, and the mean where a model decodes to a point.
         n: how many of the first images a picture shows.
-        seed: of the draws, which are keyed by the image.
+        seed: of the draws, which are keyed by the image, or of the starts of an inversion.
         out: `.png` each original beside what `show` says; `.npz` uint8 `x` and float32 `reconstruction`, all images.
 
     Raises:
-        CapabilityError: the model does not encode, or not decode; a draw or a standard deviation of a model that decodes to a point.
-        InputError: images of another space, no images, another ending.
+        CapabilityError: the model has no codes of images, or does not decode; a draw or a standard deviation of a model that decodes to a point.
+        InputError: images of another space, no images, a limit below 1, another ending.
 
     >>> from pofx.models.variational.vae import VAE
     >>> from pofx.space import ImageSpace
@@ -169,28 +149,37 @@ def reconstruct(
     >>> found.shown.shape, found.squared_error.shape
     (torch.Size([3, 1, 4, 4]), torch.Size([3]))
     """
-    encoder, decoder = require(model, Encoder, to="reconstruct images"), require(model, Decoder, to="reconstruct images")
+    decoder = require(model, Decoder, to="reconstruct images")
     wanted: Show = show or ("sample" if isinstance(model, LatentVariable) else "mean")
     check_show(wanted)
     if wanted != "mean":
         require(model, LatentVariable, to=f"show {WHAT[wanted]} (it decodes to a point; use --show mean)")
     if n < 1:
         raise InputError(f"n={n}: show at least one image, e.g. -n 16.")
+    if limit is not None and limit < 1:
+        raise InputError(f"limit={limit}: measure over at least one image, e.g. --limit 100.")
     path = None if out is None else check_out(out, SUFFIXES)
-    images, space = as_images(images), model.space
+    space, inverted = model.space, inverts(model)
+    images = subset(as_images(images), INVERTED if inverted and limit is None else limit)
 
     def decoded(x: Tensor, y: Tensor | None, what: str) -> Tensor:
         batch = model.batch(x, y)
+        encoder = require(model, Encoder, to="reconstruct images")
         p = decoder.decode(encoder.encode(batch.x, batch.given), batch.given)
         return known_again(model, pixels(p, what, Noise(seed, hash_images(batch.x))), batch.given, what)
 
-    errors = squared_errors(model, images, progress=progress)
+    found = encode(model, images, seed=seed, progress=progress).inversion if inverted else None
+    errors = squared_errors(model, images, progress=progress) if found is None else found.squared_error
     count = len(images) if path is not None and path.suffix.lower() == ".npz" else min(n, len(images))
     x, y = images.take(torch.arange(count))
-    shown = per_image(model, lambda x, y: decoded(x, y, wanted), TensorImages(x, y))
+    if found is None:
+        shown = per_image(model, lambda x, y: decoded(x, y, wanted), TensorImages(x, y))
+    else:
+        shown = means(decoder, found.z[:count], model.batch(x, y).given)
     rmse = (space.levels - 1) * math.sqrt(float(errors.mean()) / model.dims)
     what = WHAT[wanted] if isinstance(model, LatentVariable) else "what the code z decodes to"
-    result = Reconstructions(wanted, what, shown, errors, rmse, model.dims, path)
+    what += "" if found is None else ", by inversion (approximate)"
+    result = Reconstructions(wanted, what, shown, errors, rmse, model.dims, path, found)
     if path is not None and path.suffix.lower() == ".npz":
         with writing(path) as temporary, temporary.open("wb") as file:
             arrays = {"x": x.numpy(), "reconstruction": shown.float().numpy(), "show": np.array(wanted)}

@@ -4,6 +4,11 @@ Temperature T and top-p change an autoregressive model's steps, log p(x_i | x_<i
 top_p of the probability. Both look nicer and are **not samples of p**: the result says so. Nor are the mean and the standard deviation of
 p(x|z) at z ~ N(0, I), which a latent-variable model can show instead of the draw.
 
+Truncation ψ decodes ψ·z in the place of z ~ N(0, I), i.e. z ~ N(0, ψ²I): the same images as with ψ = 1, drawn towards that of z = 0; better looking
+and less varied, and so not samples of p either. This is the trick of Karras et al. 2019 (arXiv:1812.04948, §B: w′ = w̄ + ψ(w − w̄)) with z in the
+place of w, whose mean is 0; Kingma and Dhariwal 2018 (arXiv:1807.03039, §6) call ψ a temperature. Brock et al. 2019 draw |z_i| > τ again, which gives
+other images for each τ.
+
 A model of a text (`text:FILE`) also writes its samples as text. An autoregressive one shows itself at work with `trace`.
 """
 
@@ -21,12 +26,14 @@ import torch
 from torch import Tensor
 
 from pofx.data.text import decode, lines
-from pofx.errors import InputError
-from pofx.model import SAMPLE_CHUNK, Autoregressive, ImageModel, LatentVariable, Progress, Sampler, evaluating, require
+from pofx.errors import CapabilityError, InputError
+from pofx.likelihoods import PixelDistribution
+from pofx.model import SAMPLE_CHUNK, Autoregressive, Decoder, ImageModel, LatentVariable, Progress, Sampler, evaluating, require
 from pofx.noise import Noise
 from pofx.space import ImageSpace
+from pofx.tasks._decoding import has_prior, known_again
 from pofx.tasks._files import check_out, writing
-from pofx.tasks.reconstruct import WHAT, Show, check_show, gray, known_again, pixels
+from pofx.tasks.reconstruct import WHAT, Show, check_show, gray, pixels
 from pofx.views import Label, View
 
 SUFFIXES = (".png", ".npz", ".npy")
@@ -41,7 +48,7 @@ class Samples:
 
     Attributes:
         x: uint8 `(n, C, H, W)`, or None where they went to a file as they came; means and standard deviations are floats, in levels.
-        kind: "samples of p", or "not samples of p" (temperature, top-p), "not samples of p: the mean of p(x|z)"; with a view "… of p(x | label)".
+        kind: "samples of p", or "not samples of p" (temperature, top-p, truncation), "not samples of p: the mean of p(x|z)"; with a view "… of p(x | label)".
         n, seed, first: they are images first … first+n−1 of `seed`.
         path: where they were written, or None.
         given: the view whose values they were drawn for, or None.
@@ -57,6 +64,7 @@ class Samples:
     top_p: float = 1.0
     given: View | None = None
     show: Show = "sample"
+    truncation: float = 1.0
 
     def to_json(self) -> dict:
         out = None if self.path is None else str(self.path)
@@ -69,6 +77,7 @@ class Samples:
             "first": self.first,
             "temperature": self.temperature,
             "top_p": self.top_p,
+            "truncation": self.truncation,
             "out": out,
         }
 
@@ -112,6 +121,39 @@ def _altered(
             progress(stop, n)
 
 
+def _truncated(
+    model: ImageModel, n: int, given: Any, seed: int, first: int, truncation: float, progress: Progress | None
+) -> Iterator[Tensor]:
+    """Images decoded at ψz, in the batches of `Sampler.samples`, so that at 1 they are those."""
+    decoder, sampler = _truncatable(model), require(model, Sampler, to="sample")
+    if n < 1:
+        raise InputError(f"n={n}: ask for at least one sample, e.g. n=16.")
+    value, fixed = model.check_given(given, n), sampler.draw_batch
+    size = fixed or SAMPLE_CHUNK
+    for start in range(0, n, size):
+        stop = min(start + size, n)
+        numbers = torch.arange(start, stop if fixed is None else start + size)
+        noise = Noise(seed, first + numbers)
+        with torch.inference_mode(), evaluating(model):
+            part = None if value is None else value[numbers.clamp(max=n - 1).to(value.device)]
+            z = (truncation * noise.normal("z", decoder.latent_dims)).to(model.device, model.dtype)
+            decoded = decoder.decode(z, part)
+            shown = pixels(decoded, "sample", noise) if isinstance(decoded, PixelDistribution) else decoded.mean.round()
+            x = model.copy_known(shown.to(torch.uint8), part)
+        yield x[: stop - start]
+        if progress is not None:
+            progress(stop, n)
+
+
+def _truncatable(model: ImageModel) -> Decoder:
+    if isinstance(model, Decoder) and has_prior(model):
+        return model
+    fix = "; a temperature changes it likewise: --temperature 0.7" if isinstance(model, Autoregressive) else ""
+    raise CapabilityError(
+        f"{type(model).__name__} has no latents z ~ N(0, I) to truncate, as a GAN or a VAE has. Leave out --truncation{fix}"
+    )
+
+
 def sample(
     model: ImageModel,
     n: int = 16,
@@ -121,6 +163,7 @@ def sample(
     first: int = 0,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    truncation: float = 1.0,
     out: str | Path | None = None,
     trace: bool = False,
     show: Show = "sample",
@@ -132,6 +175,7 @@ def sample(
     Args:
         given: the view's value for each image, or one for all, where the model is conditional.
         temperature, top_p: autoregressive models only; anything but 1 gives "not samples of p".
+        truncation: models with latents only: decode ψz, z ~ N(0, I); below 1 gives "not samples of p", and 0 the image of z = 0.
         out: `.png` one contact sheet; `.npy` uint8 `(n, C, H, W)`; `.npz` the same as `x` with `seed`, `first`, `levels`, `kind`,
             and labels as `y` where they were given; a folder without PNG files: one per image, named by its number. All but `.png`
             are written as the images come, in bounded memory. With an alphabet also `.txt`, a line per text.
@@ -142,8 +186,9 @@ def sample(
         progress: called with (done, total).
 
     Raises:
-        CapabilityError: the model cannot sample, or has no steps to change, or no p(x|z) to show.
-        InputError: n < 1, wrong `first` or `given`, another ending, more images than a picture holds, a folder with other images.
+        CapabilityError: the model cannot sample, or has no steps to change, or no p(x|z) to show, or no z to truncate.
+        InputError: n < 1, a truncation outside of [0, 1], wrong `first` or `given`, another ending, more images than a picture holds, a folder
+            with other images.
 
     >>> from pofx.models.autoregressive.pixelcnn import PixelCNN
     >>> from pofx.space import ImageSpace
@@ -156,10 +201,16 @@ def sample(
     if not 0 <= first < first + max(n, 1) < 2**63:
         raise InputError(f"--first {first} with -n {n}: images are numbered 0 … 2⁶³ − 1, e.g. --first 0.")
     check_show(show)
+    if not 0 <= truncation <= 1:
+        raise InputError(f"--truncation {truncation} must be in [0, 1]: 1 gives samples of p, 0 the image of z = 0, e.g. --truncation 0.7")
+    if truncation != 1:
+        _truncatable(model)
+        if trace or adjust is not None:
+            raise InputError("--truncation is of latents, and --trace, --temperature and --top-p are of steps: give one of them.")
     if show != "sample":
         if trace or adjust is not None:
             raise InputError(f"--show {show} is of p(x|z) as it is: leave out --trace, --temperature and --top-p.")
-        return _shown(model, n, given, seed, first, show, out, progress)
+        return _shown(model, n, given, seed, first, show, truncation, out, progress)
     if trace:
         return _traced(model, n, given, seed, first, temperature, top_p, out, progress)
     if out is not None and Path(out).suffix.lower() == ".txt" and alphabet is None:
@@ -174,13 +225,15 @@ def sample(
         _check_picture(path, n, space)
     if path is not None and path.suffix == "":
         _check_folder(path, space)
-    if adjust is None:
+    if truncation != 1:
+        chunks = _truncated(model, n, given, seed, first, truncation, progress)
+    elif adjust is None:
         chunks = sampler.samples(n, given, seed=seed, first=first, progress=progress)
     else:
         steps = require(model, Autoregressive, to="sample with a temperature or top-p")
         chunks = _altered(steps, n, given, seed, first, adjust, progress)
     view = sampler.given
-    kind = _kind(adjust is not None, view)
+    kind = _kind(adjust is not None or truncation != 1, view)
     x: Tensor | None = None
     if path is None or path.suffix.lower() == ".png":
         x = torch.cat(list(chunks)).cpu().clone()
@@ -197,7 +250,7 @@ def sample(
         if labels is not None:
             facts["y"] = labels.cpu().numpy()
         _write_arrays(path, chunks, (n, *space.shape), facts)
-    return Samples(x, kind, n, seed, first, path, temperature, top_p, view)
+    return Samples(x, kind, n, seed, first, path, temperature, top_p, view, truncation=truncation)
 
 
 def _check_picture(path: Path, n: int, space: ImageSpace) -> None:
@@ -240,9 +293,17 @@ def _traced(
 
 
 def _shown(
-    model: ImageModel, n: int, given: Any, seed: int, first: int, show: Show, out: str | Path | None, progress: Progress | None
+    model: ImageModel,
+    n: int,
+    given: Any,
+    seed: int,
+    first: int,
+    show: Show,
+    truncation: float,
+    out: str | Path | None,
+    progress: Progress | None,
 ) -> Samples:
-    """The mean or the standard deviation of p(x|z), z ~ N(0, I)."""
+    """The mean or the standard deviation of p(x|z), z ~ N(0, ψ²I)."""
     latent, sampler = require(model, LatentVariable, to=f"show {WHAT[show]}"), require(model, Sampler, to="sample")
     if n < 1:
         raise InputError(f"n={n}: ask for at least one, e.g. n=16.")
@@ -258,7 +319,7 @@ def _shown(
         noise = Noise(seed, torch.arange(first + start, first + start + size))
         with torch.inference_mode(), evaluating(latent):
             part = None if value is None else value[torch.arange(start, start + size).clamp(max=n - 1).to(value.device)]
-            z = noise.normal("z", latent.latent_dims).to(latent.device, latent.dtype)
+            z = (truncation * noise.normal("z", latent.latent_dims)).to(latent.device, latent.dtype)
             x = known_again(latent, pixels(latent.decode(z, part), show, noise), part, show)
             chunks.append(x[: end - start].float().cpu())
         if progress is not None:
@@ -277,10 +338,11 @@ def _shown(
             _write_folder(path, iter([torch.from_numpy(shades)]), first, 256)
         else:
             columns = 1 if x.shape[2] == 1 else min(n, math.ceil(math.sqrt(n * x.shape[2] / x.shape[3])))
-            caption = f"{WHAT[show]}, z ~ N(0, I): not samples" + (f"; white = {top:.3g} levels" if show == "sd" else "")
+            prior = "N(0, I)" if truncation == 1 else f"N(0, {truncation:g}^2 I)"
+            caption = f"{WHAT[show]}, z ~ {prior}: not samples" + (f"; white = {top:.3g} levels" if show == "sd" else "")
             with writing(path) as temporary:
                 pictures.sheet(pictures.rgb(shades, 256), columns, captions=[caption]).save(temporary, format="PNG")
-    return Samples(x, kind, n, seed, first, path, given=latent.given, show=show)
+    return Samples(x, kind, n, seed, first, path, given=latent.given, show=show, truncation=truncation)
 
 
 def _check_text(alphabet: str | None, space: ImageSpace) -> None:

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from pofx import pictures
 from pofx.errors import InputError
-from pofx.model import Decoder, Encoder, ImageModel, LatentVariable, Progress, evaluating, require
+from pofx.model import Decoder, Encoder, ImageModel, LatentVariable, Progress, require
 from pofx.noise import Noise
+from pofx.tasks._decoding import decodes_to, draws, has_prior, means, repeated
 from pofx.tasks._files import check_out, writing
 from pofx.tasks.bulk import Images, as_images, everything, per_image
-from pofx.tasks.encode import codes
-from pofx.tasks.interpolate import has_prior
-from pofx.tasks.reconstruct import decodes_to, means
+from pofx.tasks.encode import Codes, codes, encode
+from pofx.tasks.invert import Inversion
 
 SUFFIXES = (".png",)
 BASES = 8  # codes around which a model without posterior is moved
@@ -45,6 +45,7 @@ class Traversal:
         activity: `(latent_dims,)` how much each dimension is used, in `unit`.
         unit: "nats (mean KL)" or "levels² (variance of the mean)".
         shows, around: what `x` is, and the code that is moved, in words.
+        inversion: of a base image of a model that only decodes, how good its code is; else None.
     """
 
     x: Tensor
@@ -55,6 +56,7 @@ class Traversal:
     shows: str
     around: str
     path: Path | None = None
+    inversion: Inversion | None = None
 
     def to_json(self) -> dict[str, Any]:
         order = self.activity.argsort(descending=True, stable=True).tolist()
@@ -66,6 +68,7 @@ class Traversal:
             "values": self.values.tolist(),
             "shows": self.shows,
             "around": self.around,
+            "inversion": None if self.inversion is None else self.inversion.to_json(),
             "out": None if self.path is None else str(self.path),
         }
 
@@ -102,16 +105,16 @@ def traverse(
 
     Args:
         images: over which use is measured: a `Split`, or uint8 `(n, C, H, W)`; a model that only decodes needs none.
-        base: one image, whose code is moved; by default the mean of the prior, or of the codes where there is no prior; of a model that only decodes
-            a draw from the prior, since its mean is far from all that such a model was trained on.
+        base: one image, whose code (of a GAN by inversion) is moved; by default the mean of the prior, or of the codes where there is no prior; of a
+            model that only decodes a draw from the prior, since its mean is far from all that such a model was trained on.
         given: of a conditional model, the view's value to decode with; by default that of `base`.
         rows, columns: dimensions, and values of each.
         reach: the values go from −reach to reach standard deviations.
-        seed: of the draws of a model that only decodes.
+        seed: of the draws of a model that only decodes, and of the starts of an inversion.
         out: `.png`.
 
     Raises:
-        CapabilityError: the model does not decode; a base image where it does not encode.
+        CapabilityError: the model does not decode.
         InputError: no images where they are needed, no value of the view, more than one base, sizes below 1, another ending.
 
     >>> from pofx.models.variational.vae import VAE
@@ -129,7 +132,8 @@ def traverse(
     encodes = isinstance(model, Encoder)
     if encodes and images is None:
         raise InputError("Which dimensions are used is measured over images: give some, e.g. digits:test")
-    start, value = _base(model, None if base is None else as_images(base), given)
+    found, value = _base(model, None if base is None else as_images(base), given, seed)
+    start, inversion = (None, None) if found is None else (found.z, found.inversion)
     center, scale = torch.zeros(decoder.latent_dims), torch.ones(decoder.latent_dims)
     if encodes and not has_prior(model):
         assert images is not None
@@ -141,37 +145,32 @@ def traverse(
     else:
         bases = Noise(seed, torch.arange(BASES)).normal("z", decoder.latent_dims) * scale + center
         activity, unit = _variance(decoder, bases, center, scale, value, reach, progress), "levels² (variance of the mean)"
-    around = "an image's code" if start is not None else "the mean of the prior" if has_prior(model) else "the mean code"
+    exact = "an image's code" + (" by inversion (approximate)" if inversion is not None else "")
+    around = exact if start is not None else "the mean of the prior" if has_prior(model) else "the mean code"
     if start is None and has_prior(model) and not encodes:
-        start, around = (
-            Noise(seed, torch.zeros(1, dtype=torch.long)).normal("z", decoder.latent_dims),
-            f"a draw from the prior (seed {seed})",
-        )
+        start, around = draws(decoder, [0], seed), f"a draw from the prior (seed {seed})"
     dims = activity.argsort(descending=True, stable=True)[:rows].tolist()
     values = torch.linspace(-reach, reach, columns, dtype=torch.double)
     z = (center if start is None else start[0]).double().expand(len(dims), columns, -1).clone()
     for row, j in enumerate(dims):
         z[row, :, j] = center[j] + scale[j] * values
     flat = z.flatten(0, 1).to(model.dtype)
-    x = means(decoder, flat, None if value is None else value.expand(len(flat), *value.shape[1:])).reshape(*z.shape[:2], *model.space.shape)
-    result = Traversal(x, tuple(dims), values, activity, unit, decodes_to(model), around, path)
+    x = means(decoder, flat, repeated(value, len(flat))).reshape(*z.shape[:2], *model.space.shape)
+    result = Traversal(x, tuple(dims), values, activity, unit, decodes_to(model), around, path, inversion)
     if path is not None:
         _write(path, result, model.space.levels, has_prior(model))
     return result
 
 
-def _base(model: ImageModel, base: Images | None, given: Any) -> tuple[Tensor | None, Tensor | None]:
-    """The code that is moved `(1, d)` or None, and the view's value of one image or None."""
+def _base(model: ImageModel, base: Images | None, given: Any, seed: int) -> tuple[Codes | None, Tensor | None]:
+    """The code that is moved, or None, and the view's value of one image or None."""
     if base is None:
         return None, model.check_given(given, 1)
-    encoder = require(model, Encoder, to="encode the image (leave it out)")
     if len(base) != 1:
         raise InputError(f"{len(base)} images were given as the base of a traversal; name one, e.g. digits:test#3")
     x, y = everything(base)
     value = model.batch(x, y).given if given is None else model.check_given(given, 1)
-    with torch.inference_mode(), evaluating(model):
-        z = encoder.encode(x.to(model.device), value)
-    return z.cpu().clone(), value
+    return encode(model, base, given=value, seed=seed), value
 
 
 def _variance(
@@ -184,7 +183,7 @@ def _variance(
         z = bases.double()[:, None].repeat(1, POINTS, 1)
         z[:, :, j] = center[j] + scale[j] * values
         flat = z.flatten(0, 1).to(model.dtype)
-        x = means(model, flat, None if given is None else given.expand(len(flat), *given.shape[1:])).double()
+        x = means(model, flat, repeated(given, len(flat))).double()
         found.append(x.reshape(*z.shape[:2], -1).var(1, correction=0).mean())
         if progress is not None:
             progress(j + 1, bases.shape[1])

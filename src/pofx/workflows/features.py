@@ -1,10 +1,14 @@
-"""Features to measure samples in: one small run per data fingerprint, trained once and cached.
+"""Features to measure samples in, by name: those of a run, of a published network, or of one small run per data fingerprint, trained once and cached.
 
-Where the data has labels, a small classifier learns p(y | x). Where it has none, the same network learns how an image was turned
+    auto                 the small run (`features_run`)
+    RUN                  a run folder or a Hub id whose model has features
+    inception, dinov2    published networks, where their weights are (`workflows/_pretrained.py`)
+
+Of the small run: where the data has labels, a small classifier learns p(y | x). Where it has none, the same network learns how an image was turned
 (Gidaris et al. 2018, "Unsupervised Representation Learning by Predicting Image Rotations"): by 0°, 90°, 180° or 270°; images that are
 not square are left, mirrored, put upside down, or turned by 180°.
 
-A Fréchet distance only compares with another in the *same* features, so the run's name and hash belong to every number.
+A Fréchet distance only compares with another in the *same* features, so the name and the hash of the weights belong to every number.
 """
 
 from __future__ import annotations
@@ -22,12 +26,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pofx.catalog import name_of
 from pofx.errors import InputError
 from pofx.model import Features, require
 
 if TYPE_CHECKING:
     from pofx.data import Data
+    from pofx.space import ImageSpace
 
+PRETRAINED = {"inception": "Inception v3 of the usual FID", "dinov2": "DINOv2"}
 STEPS = 600
 BATCH_SIZE = 128
 ARGUMENTS: dict[str, Any] = {"channels": 16, "stages": 2}
@@ -35,11 +42,13 @@ ARGUMENTS: dict[str, Any] = {"channels": 16, "stages": 2}
 
 @dataclass(frozen=True)
 class FeaturesRun:
-    """A run whose features samples are measured in.
+    """A run, or a published network, whose features samples are measured in.
 
     Attributes:
+        path: the run's folder, or the network's file.
         name: for people, "classifier of digits (1a2b3c4d5e6f)"; hash: of its weights.
         fresh: it was trained just now.
+        resizing: how it resizes images; "none" for a run, which takes images of its own space.
     """
 
     path: Path
@@ -47,6 +56,50 @@ class FeaturesRun:
     hash: str
     model: Features
     fresh: bool
+    resizing: str = "none"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `evaluate` and `compare` take of it."""
+        published = self.resizing != "none"
+        return {"features": self.model, "features_name": self.name, "resizing": self.resizing, "published": published}
+
+
+def named_features(
+    name: str, data: Callable[[], Data], space: ImageSpace, *, device: str = "cpu", say: Callable[[str], None] | None = None
+) -> FeaturesRun:
+    """Features by name: "auto", "inception", "dinov2", a run folder or a Hub id.
+
+    Args:
+        data: called for "auto": the data that a small run is trained on.
+        space: of the images that will be measured.
+        say: called with a line about what is learned or fetched, and with the name and hash.
+
+    Raises:
+        InputError: no such run; weights that are not there; a run of another space.
+        CapabilityError: the run's model has no features.
+    """
+    from pofx.training import load_model, read_run
+    from pofx.training.runs import resolve_device
+    from pofx.workflows import _pretrained
+
+    if name == "auto":
+        return features_run(data(), say=say)
+    if name in PRETRAINED:
+        net, path = _pretrained.inception(space) if name == "inception" else _pretrained.dinov2(space, say)
+        digest = file_hash(path)
+        return FeaturesRun(path, f"{PRETRAINED[name]} ({digest})", digest, net.to(resolve_device(device)), False, net.resizing)
+    try:
+        path = read_run(name).path
+    except InputError as error:
+        raise InputError(f"{error}\nOther --features: auto, {', '.join(PRETRAINED)}.") from error
+    model = require(load_model(name, device=device), Features, to="give features")
+    if model.space != space:
+        raise InputError(
+            f"--features {name} is a model of {model.space}; the samples are {space}. Use --features auto, or a run of the same DATA."
+        )
+    digest = file_hash(path / "model.safetensors")
+    return FeaturesRun(path, f"{name_of(model)} {name} ({digest})", digest, model, False)
 
 
 def cache_folder(cache: str | Path | None = None) -> Path:

@@ -23,16 +23,18 @@ from pofx.errors import InputError
 from pofx.metrics.nearest import nearest
 from pofx.model import Critic, Decoder, Encoder, ExactLikelihood, ImageModel, LowerBound, Sampler, evaluating
 from pofx.tasks._files import write_text
+from pofx.tasks._samples import draws, feature_vectors, viewed
 from pofx.tasks.bulk import Images, subset
-from pofx.tasks.evaluate import Evaluation, SplitResult, draws, evaluate, feature_vectors, train_images, viewed
+from pofx.tasks.evaluate import Evaluation, SplitResult, evaluate, train_images
 from pofx.tasks.outliers import Outliers, judge
 from pofx.tasks.reconstruct import known_again
 from pofx.tasks.score import costs
 from pofx.views import Label
-from pofx.workflows import _codes
+from pofx.workflows import _codes, _quality
 from pofx.workflows import _page as html
 from pofx.workflows._history import history
 from pofx.workflows._page import number
+from pofx.workflows.held_out_critic import HeldOutCritic, held_out_critic
 from pofx.workflows.rate_distortion import training_path
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ class Findings:
         reconstructions: (test images, their reconstructions), or None.
         codes: of a model that encodes and decodes, or None.
         odd: the outlier verdicts of the scored test images, or None with the reason in `notes`.
+        critic: what a fresh critic finds in the samples, where one was asked for.
         history: metrics.csv, column by column; metrics: its path.
     """
 
@@ -69,6 +72,7 @@ class Findings:
     reconstructions: tuple[Tensor, Tensor] | None
     codes: _codes.Codes | None
     odd: Outliers | None
+    critic: HeldOutCritic | None
     features: FeaturesRun | None
     history: dict[str, list[float]]
     metrics: Path | None
@@ -92,18 +96,21 @@ def gather(
     draw: int | None = None,
     alpha: float = 0.05,
     seed: int = 0,
+    held_out: bool = False,
 ) -> Findings:
-    """Measure everything that a report shows. Needs minutes on large sets: images per split are capped at `limit` (stated)."""
+    """Measure everything that a report shows. Needs minutes on large sets: images per split are capped at `limit` (stated).
+
+    held_out: train a fresh critic against the samples (about half a minute).
+    """
     notes: list[str] = []
     evaluation = evaluate(
         model,
         data,
-        features=None if features is None else features.model,
-        features_name="" if features is None else features.name,
         train_limit=limit,
         limit=limit,
         draw=draw,
         seed=seed,
+        **({} if features is None else features.arguments),
     )
     samples = near_pixels = near_features = None
     if isinstance(model, Sampler):
@@ -146,6 +153,7 @@ def gather(
         reconstructions,
         codes,
         odd,
+        held_out_critic(model, data, seed=seed) if held_out else None,
         features,
         past,
         metrics,
@@ -190,28 +198,13 @@ def numbers_table(evaluations: Mapping[str, Evaluation]) -> str:
 
 
 def quality_table(findings: Sequence[Findings]) -> str:
-    """Fréchet distance, precision and recall of every sampler, with the protocol below."""
-    measured = [(f, f.evaluation.quality) for f in findings if f.evaluation.quality is not None]
-    if not measured:
-        return ""
-    first = measured[0][1]
-    real = (
-        "" if first.real is None else f" Training images against test images get {first.real.distance:.3f}: no samples need to be better."
-    )
-    caption = (
-        f"{first.frechet.n:,} samples against {first.frechet.n_reference:,} test images; {first.frechet.dims} features of {first.features}; "
-        f"k = {first.precision_recall.k}.{real} Distances in other features, or from another n, do not compare."
-    )
-    if not first.frechet.reliable:
-        caption += " There are fewer images than features: the distance is too large."
-    classes = first.coverage is not None
-    head = ["model", "Fréchet distance", "precision", "recall", "coverage", *(["classes seen"] if classes else [])]
-    rows = []
-    for f, q in measured:
-        seen = [f"{q.coverage.covered} of {len(q.coverage.counts)}"] if classes and q.coverage is not None else []
-        pr = q.precision_recall
-        rows.append([f.name, f"{q.frechet.distance:.3f}", f"{pr.precision:.2f}", f"{pr.recall:.2f}", f"{pr.coverage:.2f}", *seen])
-    return html.table(head, rows, caption)
+    """What the samples of every sampler are worth, with the protocol below."""
+    return _quality.quality_table([(f.name, f.evaluation.quality) for f in findings if f.evaluation.quality is not None])
+
+
+def game_part(f: Findings) -> str:
+    """Of what has a critic: how the game went, and what a fresh critic finds."""
+    return _quality.game_part(f.history, f.critic) if isinstance(f.model, Critic) else ""
 
 
 def samples_part(f: Findings) -> str:
@@ -305,7 +298,7 @@ def curves_part(f: Findings, title: str = "") -> str:
 
     bits = {name.replace("_bits_per_dim", "").replace("bits_per_dim", "train"): line(name) for name in past if "bits_per_dim" in name}
     losses = {name.removesuffix("_loss"): line(name) for name in past if name.endswith("loss") and not bits}
-    accuracy = {name.removesuffix("_accuracy"): line(name) for name in past if name.endswith("accuracy")}
+    accuracy = {name.removesuffix("_accuracy"): line(name) for name in past if name.endswith("accuracy") and "critic" not in name}
     return html.curves([("bits/dim", bits), ("loss", losses), ("accuracy", accuracy)], title)
 
 
@@ -411,21 +404,16 @@ def notes_part(f: Findings) -> str:
 def sections(f: Findings, path: str) -> list[str]:
     """All of one model's report."""
     numbers = numbers_table({f.name: f.evaluation})
-    critic = ""
-    if isinstance(f.model, Critic) and f.evaluation.quality is not None and f.evaluation.quality.coverage is not None:
-        counts = f.evaluation.quality.coverage.counts
-        names = f.data.class_names or tuple(map(str, range(len(counts))))
-        names = names if len(names) == len(counts) else tuple(map(str, range(len(counts))))
-        critic = html.table(
-            [str(n) for n in names], [[f"{c:,}" for c in counts]], f"Classes of {sum(counts):,} samples, as the features run labels them."
-        )
+    quality = f.evaluation.quality
+    classes = "" if quality is None or quality.coverage is None else _quality.classes_table(quality.coverage, f.data.class_names)
     return [
         data_part(f),
         html.section("Numbers", numbers, notes_part(f)),
         html.section("The bound in its parts", _codes.parts_part(f.evaluation), _codes.use_part(f.evaluation), rate_part(f)),
         html.section("Samples", samples_part(f)),
         html.section("Are they copies?", neighbours_part(f)),
-        html.section("How good are the samples?", quality_table([f]), critic),
+        html.section("How good are the samples?", quality_table([f]), classes),
+        html.section("The game", game_part(f)),
         html.section("Reconstructions", reconstructions_part(f)),
         html.section("The latent space", "" if f.codes is None else _codes.space_part(f.codes, f.data.space.levels)),
         html.section("Cheapest and dearest test images", extremes_part(f)),
@@ -465,7 +453,7 @@ def report(
         run: a run folder or a Hub id.
         out: a `.html` file; by default `report.html` in the run folder, for a Hub id in the current one.
         data: the data it was trained on; loaded again from what model.json says by default.
-        features: measure samples in the features of a small run (trained and cached on first use).
+        features: measure samples in the features of a small run (trained and cached on first use), and those of a GAN by a held-out critic.
         limit: images measured per split.
         draw: samples drawn; by default as many as there are test images, 1,000 … 2,000.
         alpha: share of normal images that may be flagged as odd.
@@ -497,7 +485,16 @@ def report(
         found = features_run(data, say=say)
     tell("measuring and drawing")
     f = gather(
-        Path(run).name, model, data, meta=info.json, features=found, metrics=info.path / "metrics.csv", limit=limit, draw=draw, alpha=alpha
+        Path(run).name,
+        model,
+        data,
+        meta=info.json,
+        features=found,
+        metrics=info.path / "metrics.csv",
+        limit=limit,
+        draw=draw,
+        alpha=alpha,
+        held_out=features and isinstance(model, Critic) and isinstance(model, Sampler),
     )
     write_text(target, render(f, str(run)))
     return target

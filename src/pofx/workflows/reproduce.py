@@ -5,7 +5,9 @@
     title, model, data      what is trained on what
     source, hardware, minutes, get        where the number comes from, what it was planned for, how to have the data
     [expected]   metric = "nats" | "bits_per_dim", split, at_most, stretch; estimate, estimate_of_500: of a model with a bound, draws of
-                 its importance-weighted estimate, on the whole split and on 500 fixed images; compare = "estimate" | "bound": the number found
+                 its importance-weighted estimate, on the whole split and on 500 fixed images; compare = "estimate" | "bound": the number found.
+                 Or metric = "shares", split, at_least, draw: of a sampler, the least of precision, recall, density and coverage of `draw`
+                 samples, each over what real images get, in the features of the data's own features run
     [settings]   arguments of the model
     [train]      arguments of `pofx train`: minutes | steps | epochs, batch_size, lr, optimizer, average, seed, precision, threads, augment, device
     [convert]    arguments of `load_data`: size, levels, gray, keep_labels, drop_labels, split_seed
@@ -22,7 +24,7 @@ import os
 import time
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,18 +33,20 @@ from pofx.errors import InputError, nearest
 if TYPE_CHECKING:
     from pofx.data import Data
     from pofx.model import ImageModel, Progress
+    from pofx.tasks.evaluate import SplitResult
     from pofx.training import TrainingPlan
 
 PACKAGE = Path(__file__).resolve().parents[1]
 FOLDERS = (PACKAGE / "recipes", PACKAGE.parents[1] / "recipes")  # in a wheel; in a source checkout
 
+DRAW = 5000  # samples whose shares are measured, unless a recipe says otherwise
 BUDGETS = ("minutes", "steps", "epochs")
-METRICS = ("nats", "bits_per_dim")
+METRICS = ("nats", "bits_per_dim", "shares")
 _TEXT: dict[str, tuple[type, ...]] = dict.fromkeys(("title", "model", "data", "source", "hardware", "get"), (str,))
 _NUMBER = (int, float)
 _TOP: dict[str, tuple[type, ...]] = _TEXT | {"minutes": _NUMBER} | dict.fromkeys(("expected", "settings", "train", "convert"), (dict,))
 _EXPECTED: dict[str, tuple[type, ...]] = {"metric": (str,), "split": (str,), "at_most": _NUMBER, "stretch": _NUMBER}
-_EXPECTED |= {"estimate": (int,), "estimate_of_500": (int,), "compare": (str,)}
+_EXPECTED |= {"estimate": (int,), "estimate_of_500": (int,), "compare": (str,), "at_least": _NUMBER, "draw": (int,)}
 _TRAIN: dict[str, tuple[type, ...]] = {
     "minutes": _NUMBER,
     "steps": (int,),
@@ -79,7 +83,7 @@ class Recipe:
         settings: of the model, as JSON (`catalog.arguments_from_json` makes them).
         train: arguments of `train`, exactly one budget among them.
         convert: arguments of `load_data`.
-        expected: metric, split, at_most and perhaps stretch.
+        expected: metric, split, at_most (or at_least) and perhaps stretch.
         source: the paper or table that the number is compared with.
         hardware: what it was planned for; minutes: how long it takes there.
         get: how to have the data, or "".
@@ -122,6 +126,12 @@ class Recipe:
             raise InputError(
                 f"{self.path}: the settings do not fit {cls.__name__}: {error}. See: pofx train {self.model} --help"
             ) from error
+
+    def seeded(self, seed: int) -> Recipe:
+        """The same with another seed, and a name that says so; itself for its own."""
+        if seed == self.train.get("seed", 0):
+            return self
+        return replace(self, name=f"{self.name}-seed{seed}", train={**self.train, "seed": seed})
 
     def check_model(self) -> tuple[type[ImageModel], dict[str, Any]]:
         """The model's class and its settings, each of which it has; a learning rate is the model's where it has one, as in `pofx train`.
@@ -192,8 +202,9 @@ def load_recipe(recipe: str | Path) -> Recipe:
         raise InputError(f"{path}: expected.split is {expected['split']!r}; use test or valid.")
     if expected.get("compare", "estimate") not in ("estimate", "bound"):
         raise InputError(f"{path}: expected.compare is {expected['compare']!r}; use estimate or bound.")
-    if "at_most" not in expected:
-        raise InputError(f"{path}: expected.at_most is missing: the number to reach, in {expected['metric']}.")
+    limit = "at_least" if expected["metric"] == "shares" else "at_most"
+    if limit not in expected:
+        raise InputError(f"{path}: expected.{limit} is missing: the number to reach, in {expected['metric']}.")
     budgets = [name for name in BUDGETS if name in train]
     if len(budgets) != 1:
         raise InputError(f"{path}: [train] has {' and '.join(budgets) or 'no budget'}; give one of {', '.join(BUDGETS)}.")
@@ -264,6 +275,7 @@ def reproduce(
     *,
     out: str | Path | None = None,
     minutes: float | None = None,
+    seed: int | None = None,
     results: str | Path = "results",
     device: str = "auto",
     quiet: bool = False,
@@ -276,6 +288,7 @@ def reproduce(
         recipe: as `load_recipe` takes it.
         out: the run folder; by default runs/NAME, or runs/NAME-5min with `minutes=5`.
         minutes: another budget than the recipe's; the result says so.
+        seed: another than the recipe's: the result is NAME-seed1.json, beside the recipe's own.
         results: folder of the JSON.
         device: "auto" is the recipe's own.
         quiet: no progress of the training.
@@ -295,6 +308,7 @@ def reproduce(
     from pofx.workflows.features import file_hash
 
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    recipe = recipe if seed is None else recipe.seeded(seed)
     path = _result(recipe, Path(results), minutes)
     if path.stem != recipe.name and say is not None:
         say(f"{Path(results) / recipe.name}.json holds a result of the whole budget; this one goes to {path}.")
@@ -320,11 +334,19 @@ def reproduce(
     begun = time.perf_counter()
     weighed = load_model(run.path, device=chosen)  # as `pofx evaluate` does: the same number to the last digit
     test, k, fine = getattr(data, split), recipe.expected.get("estimate", 0), recipe.expected.get("estimate_of_500", 0)
-    measured = evaluate(weighed, test, heading=data.heading, split=split, draw=0, estimate=k, progress=progress).main
-    better = None if recipe.expected.get("compare") == "bound" else measured.estimate
-    value = getattr(better or measured, recipe.expected["metric"])
-    if value is None:
-        raise InputError(f"{recipe.path}: {type(model).__name__} has no likelihood, so there are no {recipe.expected['metric']} to expect.")
+    more: dict[str, Any] = {}
+    if recipe.expected["metric"] == "shares":
+        measured, more = _shares(recipe, weighed, data, say=say, progress=progress)
+        value = more["least_share"]
+    else:
+        measured = evaluate(weighed, test, heading=data.heading, split=split, draw=0, estimate=k, progress=progress).main
+        better = None if recipe.expected.get("compare") == "bound" else measured.estimate
+        cost = getattr(better or measured, recipe.expected["metric"])
+        if cost is None:
+            raise InputError(
+                f"{recipe.path}: {type(model).__name__} has no likelihood, so there are no {recipe.expected['metric']} to expect."
+            )
+        value = cost.mean
     finer = None
     if fine:
         finer = evaluate(
@@ -351,12 +373,12 @@ def reproduce(
         **{key: training.get(key) for key in kept},
         "planned": {"hardware": recipe.hardware, "minutes": recipe.minutes},
         "load_average": load_average,
-        split: measured.to_json() | {"seconds": round(time.perf_counter() - begun, 1)},
+        split: measured.to_json() | more | {"seconds": round(time.perf_counter() - begun, 1)},
         **({} if finer is None else {"estimate_of_500": finer.to_json()}),
         "expected": dict(recipe.expected) | {"source": recipe.source},
-        "found": value.mean,
-        "met": value.mean <= recipe.expected["at_most"],
-        "stretch_met": value.mean <= recipe.expected["stretch"] if "stretch" in recipe.expected else None,
+        "found": value,
+        "met": value >= recipe.expected["at_least"] if more else value <= recipe.expected["at_most"],
+        "stretch_met": value <= recipe.expected["stretch"] if "stretch" in recipe.expected else None,
         "curve": curve(run.path / "metrics.csv"),
         "pofx": pofx_version(),
     }
@@ -364,13 +386,35 @@ def reproduce(
     return Reproduction(recipe, run.path, path, found)
 
 
+def _shares(
+    recipe: Recipe, model: ImageModel, data: Data, *, say: Callable[[str], None] | None, progress: Progress | None
+) -> tuple[SplitResult, dict[str, Any]]:
+    """What was measured of a sampler's images, and the least of its shares."""
+    from pofx.tasks.evaluate import evaluate
+    from pofx.workflows.features import features_run
+
+    judge = features_run(data, say=say)
+    found = evaluate(
+        model, data, features=judge.model, features_name=judge.name, draw=recipe.expected.get("draw", DRAW), estimate=0, progress=progress
+    )
+    shares = None if found.quality is None else found.quality.shares
+    if found.quality is None or shares is None:
+        raise InputError(f"{recipe.path}: {type(model).__name__} gives no samples, so there are no shares to expect.")
+    return found.main, {"samples": found.quality.to_json(), "least_share": min(shares.values())}
+
+
 def curve(metrics: Path) -> list[dict[str, float]]:
-    """The validations of a run in order: step, minutes, valid_bits_per_dim, valid_nats and the training loss there, as far as known."""
+    """The validations of a run in order: step, minutes, valid_bits_per_dim, valid_nats and the training loss there, as far as known; of a game
+    without a cost the critic's accuracy, value and penalty, and the spread of the generated images."""
     from pofx.training.logger import read_csv
 
     wanted = ("minutes", "valid_bits_per_dim", "valid_nats", "train_bits_per_dim", "train_kl", "train_reconstruction")
-    rows = [row for row in read_csv(metrics) if row.get("valid_bits_per_dim")]
-    return [{"step": int(row["step"])} | {name: float(row[name]) for name in wanted if row.get(name)} for row in rows]
+    game = ("train_critic_accuracy", "train_critic_value", "train_critic_penalty", "train_critic_spread")
+    rows = read_csv(metrics)
+    costs = [row for row in rows if row.get("valid_bits_per_dim")]
+    if not costs:  # a game has no cost to validate: about fifty of its rows
+        wanted, costs = ("minutes", *game), [row for row in rows if row.get(game[0])][:: max(1, len(rows) // 50)]
+    return [{"step": int(row["step"])} | {name: float(row[name]) for name in wanted if row.get(name)} for row in costs]
 
 
 def _arguments(recipe: Recipe, minutes: float | None) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class GAN(Sampler, Decoder, Critic, Features):
         stages: halvings of the image; they drop out below size 4.
         hidden: units of each layer of an mlp.
         layers: hidden layers of an mlp.
-        augment: of what the critic sees, generated images too (DiffAugment, Zhao et al. 2020): "geometry" shifts and cuts out, "all" changes
+        diffaugment: what is done to all that the critic sees, generated images too (Zhao et al. 2020): "geometry" shifts and cuts out, "all" changes
             brightness, saturation and contrast as well. For small sets.
         critic_steps: of the critic for one of the generator; by default the loss's own.
         lr: learning rate of both players; by default the loss's own.
@@ -93,7 +93,7 @@ class GAN(Sampler, Decoder, Critic, Features):
         stages: int = 3,
         hidden: int = 128,
         layers: int = 3,
-        augment: Augment = "none",
+        diffaugment: Augment = "none",
         critic_steps: int | None = None,
         lr: float | None = None,
     ) -> None:
@@ -121,7 +121,7 @@ class GAN(Sampler, Decoder, Critic, Features):
             )
         self.loss, self.network, self.normalisation = loss, network, normalisation
         self.latents, self.channels, self.stages, self.hidden, self.layers = latents, channels, stages, hidden, layers
-        self.augment: Augment = augment
+        self.diffaugment: Augment = diffaugment
         self.critic_steps, self.lr = critic_steps, lr
         self.latent_dims = latents
         width = hidden if network == "mlp" else channels
@@ -169,7 +169,9 @@ class GAN(Sampler, Decoder, Critic, Features):
     def _judge(self, x: Tensor, given: Tensor | None, noise: Noise, site: str) -> Tensor:
         """The critic's outputs, of augmented images: the batch's first ones, or reals and generated ones of the whole batch."""
         parts = x.split(len(noise))
-        x = torch.cat([augment(part, self.augment, Noise(noise.seed, noise.images[: len(part)]), f"{site}/{k}") for k, part in enumerate(parts)])
+        x = torch.cat(
+            [augment(part, self.diffaugment, Noise(noise.seed, noise.images[: len(part)]), f"{site}/{k}") for k, part in enumerate(parts)]
+        )
         return self.critic(x, None if given is None else torch.cat([given[: len(part)] for part in parts]))
 
     def _critic_loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
@@ -201,12 +203,12 @@ class GAN(Sampler, Decoder, Critic, Features):
         if spread < ALIKE:
             found["collapse"] = (
                 f"the generator makes nearly the same image each time ({spread:.0%} of the spread of real ones): it has collapsed. "
-                "Try --loss relativistic or --loss wasserstein-gp, a lower --lr, or --augment geometry."
+                "Try --loss relativistic or --loss wasserstein-gp, a lower --lr, or --diffaugment geometry."
             )
         if accuracy > CERTAIN and self.loss.dies:
             found["certain critic"] = (
                 f"the critic tells real from generated in {accuracy:.1%} of all pairs: a {type(self.loss).__name__} generator learns little "
-                "from one so certain. Try --loss relativistic or --loss wasserstein-gp, a lower --lr, or --augment geometry."
+                "from one so certain. Try --loss relativistic or --loss wasserstein-gp, a lower --lr, or --diffaugment geometry."
             )
         return found
 

@@ -243,7 +243,9 @@ class ResidualGenerator(nn.Module):
 
     def early(self, z: Tensor, context: Tensor | None) -> Tensor:
         h = self.first(z)
-        return self._layer(0, h[:, :, None, None] * self.basis if self.basis is not None else h.reshape(len(z), -1, *self.sizes[0]), context)
+        return self._layer(
+            0, h[:, :, None, None] * self.basis if self.basis is not None else h.reshape(len(z), -1, *self.sizes[0]), context
+        )
 
     def _layer(self, i: int, h: Tensor, context: Tensor | None) -> Tensor:
         block, size = self.blocks[i], self.sizes[i]

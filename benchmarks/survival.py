@@ -1,0 +1,106 @@
+"""Which game is stable? Loss × learning rate × normalisation of the critic × seed on MNIST at 16×16, each judged by its samples.
+
+    python benchmarks/survival.py [--out results/survival.json] [--steps 500] [--seeds 2] [--quick]
+
+A run *survives* when its samples cover all ten classes (at least 4 % each) and their Fréchet distance, in the features of the set's own classifier,
+is at most 5 times that of real images. Steps are the generator's; nets are DCGAN's, small. What the literature forbids is "refused".
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import pofx
+from pofx import catalog
+from pofx.errors import InputError, RunError
+from pofx.models import GAN
+from pofx.models.adversarial.losses import Loss, Minimax, NonSaturating, Relativistic, Wasserstein, WassersteinGP
+from pofx.tasks._samples import Yardstick, yardstick
+from pofx.tasks.bulk import subset
+from pofx.training.loop import hardware
+from pofx.workflows.features import features_run
+
+LOSSES: dict[str, Loss] = {
+    "minimax": Minimax(),
+    "non-saturating": NonSaturating(),
+    "wasserstein": Wasserstein(),
+    "wasserstein-gp": WassersteinGP(),
+    "relativistic": Relativistic(),
+}
+RATES = (2e-4, 1e-3, 5e-3)
+NORMALISATIONS = ("batch", "layer", "none")
+NET: dict[str, Any] = {"network": "dcgan", "channels": 16, "stages": 2, "latents": 32}
+DRAW = 2000  # samples a run is judged by
+ENOUGH, TIMES = 0.04, 5.0  # the rarest class; the Fréchet distance over that of real images
+
+
+def play(data: Any, judge: Yardstick, loss: Loss, steps: int, seed: int, threads: int, **settings: Any) -> dict[str, Any]:
+    torch.manual_seed(seed)
+    begun = time.perf_counter()
+    try:
+        model = GAN(data.space, loss=loss, **NET, **settings)
+    except InputError:
+        return {"outcome": "refused"}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            pofx.train(
+                model, data, out=Path(folder) / "run", steps=steps * loss.steps, seed=seed, threads=threads, precision="32", quiet=True
+            )
+        except RunError:
+            return {"outcome": "diverged", "seconds": round(time.perf_counter() - begun, 1)}
+    found = judge.measure(model.sample(DRAW))
+    assert found.real is not None and found.coverage is not None
+    times = found.frechet.distance / found.real.frechet.distance
+    lives = found.coverage.least >= ENOUGH and times <= TIMES
+    return {
+        "outcome": "survived" if lives else "failed",
+        "frechet_over_real": round(times, 2),
+        "least_class_share": round(found.coverage.least, 4),
+        "seconds": round(time.perf_counter() - begun, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Which game is stable?")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="20 steps, one seed, one rate")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    steps, seeds, rates = (20, 1, RATES[1:2]) if options.quick else (options.steps, options.seeds, RATES)
+    data = pofx.load_data("mnist", size=16)
+    features = features_run(data)
+    judge = yardstick(features.model, subset(data.test, 5000), data.train, DRAW, name=features.name)
+    rows = []
+    for (name, loss), lr, normalisation, seed in itertools.product(LOSSES.items(), rates, NORMALISATIONS, range(seeds)):
+        row = {"loss": name, "lr": lr, "normalisation": normalisation, "seed": seed}
+        rows.append(row | play(data, judge, loss, steps, seed, options.threads, lr=lr, normalisation=normalisation))
+        print(json.dumps(rows[-1]), flush=True)
+    facts = {
+        "pofx": pofx.__version__,
+        "hardware": hardware(torch.device("cpu")),
+        "threads": options.threads,
+        "precision": "float32",
+        "data": data.heading,
+        "features": features.name,
+        "steps_of_the_generator": steps,
+        "survives": f"every class has at least {ENOUGH:.0%} of {DRAW:,} samples, Fréchet distance at most {TIMES:g} times that of real images",
+        "net": NET,
+        "losses": {name: catalog.arguments_to_json(loss) for name, loss in LOSSES.items()},
+    }
+    if options.out is not None:
+        options.out.write_text(json.dumps(facts | {"rows": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
