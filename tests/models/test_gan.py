@@ -102,10 +102,15 @@ def test_features_that_are_published_with_a_batch_depend_on_no_batch_in_evaluati
 
 
 @pytest.mark.parametrize("loss", [WassersteinGP(), Relativistic()])
-@pytest.mark.parametrize(("network", "norm"), [("dcgan", None), ("dcgan", "batch"), ("residual", "batch")])
-def test_what_the_literature_forbids_is_refused_with_the_reason(loss: Loss, network: Network, norm: Normalisation | None) -> None:
+@pytest.mark.parametrize(("network", "norm"), [("dcgan", "batch"), ("modern", "batch"), ("residual", "batch")])
+def test_what_the_literature_forbids_is_refused_with_the_reason(loss: Loss, network: Network, norm: Normalisation) -> None:
     with pytest.raises(InputError, match=r"forbids batch normalisation.*BatchNorm.*--normalisation layer"):
         make(network, loss, norm)
+
+
+def test_where_the_published_normalisation_is_forbidden_another_takes_its_place() -> None:
+    kinds = [type(make("dcgan", loss).critic.net.norms[1]).__name__ for loss in (NonSaturating(), WassersteinGP(), Relativistic())]
+    assert kinds == ["BatchNorm2d", "GroupNorm", "GroupNorm"]
 
 
 @pytest.mark.parametrize("norm", ["layer", "spectral", "none"])
@@ -135,10 +140,10 @@ def test_the_published_start() -> None:
 
 def test_the_loss_brings_its_steps_and_its_optimizer() -> None:
     space = ImageSpace(1, 8, 8)
-    critic, generator = GAN(space, loss=Wasserstein(), network="modern").objectives()
+    critic, generator = GAN(space, loss=Wasserstein()).objectives()
     assert critic.optimizer.name == "RMSprop" and critic.optimizer.lr == 5e-5 and (critic.every, generator.every) == (1, 5)
     assert critic.after is not None
-    _, generator = GAN(space, loss=Wasserstein(), network="modern", critic_steps=2, lr=1e-3).objectives()
+    _, generator = GAN(space, loss=Wasserstein(), critic_steps=2, lr=1e-3).objectives()
     assert generator.every == 2 and generator.optimizer.lr == 1e-3
     assert WassersteinGP.optimizer.betas == (0.0, 0.9) and WassersteinGP.optimizer.lr == 1e-4
 

@@ -111,6 +111,17 @@ def test_there_is_a_recipe_for_each_result() -> None:
         "binarized-mnist-pixelcnn-gpu": 81.3,
     }
     assert {name: load_recipe(name).expected["at_most"] for name in promised} == promised
+    shares = {"mnist-gan": 0.8, "fashion-mnist-gan": 0.6, "mnist-wgan-gp": 0.6, "fashion-mnist-wgan-gp": 0.45}
+    assert {name: load_recipe(name).expected["at_least"] for name in shares} == shares
+
+
+def test_a_baseline_has_the_budget_and_the_nets_of_what_it_is_compared_with() -> None:
+    for name in ("mnist", "fashion-mnist"):
+        ours, plain = load_recipe(f"{name}-gan"), load_recipe(f"{name}-dcgan")
+        assert ours.budget == plain.budget and ours.train["seed"] == plain.train["seed"] and ours.train["threads"] == plain.train["threads"]
+        nets = ("network", "channels", "latents")
+        assert [ours.settings[key] for key in nets] == [plain.settings[key] for key in nets]
+        assert (plain.train["lr"], plain.train["average"], plain.settings["loss"]["type"]) == (2e-4, 0, "NonSaturating")
 
 
 # To the end -------------------------------------------------------------------------------------------------------------------------------
@@ -229,7 +240,7 @@ def test_what_is_expected_may_be_missed(tiny: Callable[..., Path]) -> None:
         ({"steps": 'steps = "4"'}, "train.steps is '4'; it must be a whole number"),
         ({"steps": "steps = true"}, "whole number"),
         ({"lr": 'lr = "fast"'}, "it must be a number"),
-        ({"metric": 'metric = "fid"'}, "use one of nats, bits_per_dim"),
+        ({"metric": 'metric = "fid"'}, "use one of nats, bits_per_dim, shares"),
         ({"metric": 'metric = "nats"\nsplit = "train"'}, "use test or valid"),
         ({"at_most": ""}, "at_most is missing"),
         ({"title": ""}, "'title' is missing"),
@@ -294,3 +305,44 @@ def test_the_verb(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str])
     assert "bits_per_dim ≤ 8" in out and "met" in out
     assert main(["reproduce", recipe, "--out", "r", "--minutes", "1", "--quiet"]) == 2
     assert "made with other arguments" in capsys.readouterr().err
+
+
+GAME = """
+title = "A tiny GAN"
+model = "gan"
+data = "digits"
+source = "nobody"
+hardware = "any"
+minutes = 1
+
+[expected]
+metric = "shares"
+at_least = 0.0
+draw = 64
+
+[settings]
+channels = 4
+
+[train]
+steps = 4
+threads = 1
+"""
+
+
+def test_a_sampler_is_measured_by_its_least_share_seed_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("game.toml").write_text(GAME)
+    first = reproduce("game.toml", quiet=True)
+    samples = first.found["test"]["samples"]
+    assert first.found["found"] == min(samples["shares"].values()) and first.found["met"] and samples["n"] == 64
+    assert len(samples["classes"]) == 10 and first.found["curve"][-1]["train_critic_accuracy"] <= 1
+    other = reproduce("game.toml", seed=1, quiet=True)
+    assert other.path == Path("results/game-seed1.json") and other.run == Path("runs/game-seed1")
+    assert other.found["train"]["seed"] == 1 and reproduce("game.toml", seed=0, quiet=True).path == first.path
+
+
+def test_shares_need_a_limit_from_below(tmp_path: Path) -> None:
+    path = tmp_path / "game.toml"
+    path.write_text(GAME.replace("at_least = 0.0", "at_most = 1.0"))
+    with pytest.raises(InputError, match=r"expected.at_least is missing"):
+        load_recipe(path)

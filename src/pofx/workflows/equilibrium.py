@@ -318,7 +318,7 @@ def render(page: EquilibriumPage) -> str:
             html.paragraph(
                 "The critic D says how probable it is that x is real. Against the generator's density q the best it can "
                 "do is D*(x) = p(x) / (p(x) + q(x)), and then the game is worth "
-                f"V* = −log 4 + 2 JSD(p, q): from −log 4 = {-LOG_4:.4f}, where p = q and D* = ½ everywhere, up to 0, "
+                f"V* = −log 4 + 2 JSD(p, q): from −log 4 = −{LOG_4:.4f}, where p = q and D* = ½ everywhere, up to 0, "
                 "where the two do not meet."
             ),
             exact_table(e),

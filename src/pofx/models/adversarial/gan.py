@@ -57,8 +57,9 @@ class GAN(Sampler, Decoder, Critic, Features):
         space: what images may be.
         given: a view for x ~ p(x | given): labels by projection, planes added at every size of both nets.
         loss: the game, e.g. `WassersteinGP(penalty=10)`; it brings the critic's steps and the optimizer.
-        network: "mlp" (points, tiny images), "dcgan" as published, "residual" (as for WGAN-GP) or "modern" (without normalisation).
-        normalisation: of the critic: "batch", "layer", "spectral" or "none"; by default what the network was published with.
+        network: "mlp" (points, tiny images), "dcgan" as published, "residual" (as for WGAN-GP) or "modern" (without any normalisation).
+        normalisation: of the critic: "batch", "layer", "spectral" or "none"; by default what the network was published with, or "layer"
+            where the loss forbids that.
         latents: dimensions of z.
         channels: width of convolutions at full size; doubled at each halving.
         stages: halvings of the image; they drop out below size 4.
@@ -86,7 +87,7 @@ class GAN(Sampler, Decoder, Critic, Features):
         given: View | None = None,
         *,
         loss: Loss = Relativistic(),
-        network: Network = "modern",
+        network: Network = "dcgan",
         normalisation: Normalisation | None = None,
         latents: int = 64,
         channels: int = 32,
@@ -111,13 +112,14 @@ class GAN(Sampler, Decoder, Critic, Features):
         if network not in networks.PUBLISHED:
             raise InputError(f"GAN: there is no network {network!r}; it is one of {', '.join(networks.PUBLISHED)}.")
         norm = networks.PUBLISHED[network] if normalisation is None else normalisation
+        if normalisation is None and norm in loss.refuses:
+            norm = "layer"  # what Gulrajani et al. recommend in the place of BatchNorm
         if network == "mlp" and norm in ("batch", "layer"):
             raise InputError(f"GAN: an mlp has no {norm} normalisation here; use --normalisation spectral or none, or --network dcgan.")
         if norm in loss.refuses:
-            where = "" if normalisation is not None else f" ({network} was published with it)"
             raise InputError(
-                f"GAN: {type(loss).__name__} forbids {norm} normalisation in the critic{where}: {loss.refuses[norm]}. "
-                f"Use --normalisation layer or none, or --network modern."
+                f"GAN: {type(loss).__name__} forbids {norm} normalisation in the critic: {loss.refuses[norm]}. "
+                "Use --normalisation layer, spectral or none."
             )
         self.loss, self.network, self.normalisation = loss, network, normalisation
         self.latents, self.channels, self.stages, self.hidden, self.layers = latents, channels, stages, hidden, layers
