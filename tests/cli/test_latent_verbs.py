@@ -42,7 +42,14 @@ def test_encode(runs: Path, ask: Ask, refuse: Refuse, tmp_path: Path) -> None:
     assert ask("encode", runs / "vae", "digits:test", "--sample", "-o", tmp_path / "z.npz")["kind"] == "draw from q(z|x)"
     with np.load(tmp_path / "z.npz") as arrays:
         assert arrays["z"].shape == (len(rows), 2) and arrays["y"].shape == (len(rows),)
-    assert "cannot encode" in refuse("encode", runs / "gan", "digits:test")
+    facts = ask("encode", runs / "gan", "digits:valid#3", "-o", tmp_path / "g.csv", "--steps", 20, "--restarts", 2)
+    assert facts["kind"] == "code by inversion (approximate)" and facts["inversion"]["restarts"] == 2
+    assert facts["inversion"]["squared_error"]["mean"] <= facts["inversion"]["start_squared_error"]
+    row = next(csv.DictReader((tmp_path / "g.csv").open()))
+    assert list(row) == ["id", "z0", "z1", "squared_error", "norm"]
+    assert float(row["norm"]) == pytest.approx(facts["inversion"]["norm"]["mean"])
+    assert "--restarts 4" in refuse("encode", runs / "gan", "digits:valid#3", "--steps", 0)
+    assert "cannot encode" in refuse("encode", runs / "pixelcnn", "digits:test")
     assert ".parquet" in refuse("encode", runs / "vae", "digits:test", "-o", tmp_path / "z.txt")
 
 
@@ -54,7 +61,9 @@ def test_reconstruct(runs: Path, ask: Ask, refuse: Refuse, tmp_path: Path) -> No
     for show in ("mean", "sd"):
         found = ask("reconstruct", runs / "vae", "digits:valid", "-o", tmp_path / f"{show}.png", "--show", show)
         assert (found["show"], found["rmse_of_mean_levels"]) == (show, facts["rmse_of_mean_levels"])
-    assert "cannot reconstruct" in refuse("reconstruct", runs / "gan", "digits:valid")
+    facts = ask("reconstruct", runs / "gan", "digits:valid", "--limit", 3, "-o", tmp_path / "g.png")
+    assert facts["n"] == 3 and facts["inversion"]["squared_error"] == facts["squared_error_of_mean"]
+    assert "cannot reconstruct" in refuse("reconstruct", runs / "pixelcnn", "digits:valid")
     assert "--size 8x8" in refuse("reconstruct", runs / "vae", _image(tmp_path / "large.png", 12))
 
 
@@ -80,7 +89,12 @@ def test_interpolate(runs: Path, ask: Ask, refuse: Refuse, folders: tuple[Path, 
     )
     assert (facts["steps"], facts["path"]) == (31, "lerp")
     assert ask("interpolate", runs / "gan", "--seeds", "3,7", "--steps", 5, "-o", tmp_path / "b.png")["seeds"] == [3, 7]
-    assert "--seeds 3,7" in refuse("interpolate", runs / "gan", "digits:test#3", "digits:test#8")
+    facts = ask("interpolate", runs / "gan", "--samples", "3,8", "--seed", 2, "--steps", 5, "-o", tmp_path / "c.png")
+    assert facts["samples"] == [3, 8] and facts["inversion"] is None
+    facts = ask("interpolate", runs / "gan", "digits:test#3", "digits:test#8", "--steps", 3, "-o", tmp_path / "d.png")
+    assert facts["inversion"]["n"] == 2 and facts["inversion"]["typical_norm"] == pytest.approx(2**0.5)
+    assert "give one of them" in refuse("interpolate", runs / "gan", "--samples", "3,8", "--seeds", "1,2")
+    assert "two whole numbers" in refuse("interpolate", runs / "gan", "--samples", "3,x")
     assert "two whole numbers" in refuse("interpolate", runs / "gan", "--seeds", "3")
     assert "'digits:test#0'" in refuse("interpolate", runs / "vae", "digits:test", "digits:test#1")
     assert "0 … 358" in refuse("interpolate", runs / "vae", "digits:test#359", "digits:test#1")
@@ -95,7 +109,8 @@ def test_traverse(runs: Path, ask: Ask, refuse: Refuse, tmp_path: Path) -> None:
     assert facts["unit"].startswith("nats") and used == sorted(used, reverse=True) and len(used) == 2
     assert ask("traverse", runs / "vae", "digits:test#0", "-o", tmp_path / "b.png", "--data", "digits:valid")["around"] == "an image's code"
     assert "variance" in ask("traverse", runs / "gan", "-o", tmp_path / "c.png", "--columns", 3)["unit"]
-    assert "leave it out" in refuse("traverse", runs / "gan", "digits:test#0")
+    facts = ask("traverse", runs / "gan", "digits:test#0", "--columns", 3)
+    assert facts["around"] == "an image's code by inversion (approximate)" and facts["inversion"]["n"] == 1
     assert "cannot be traversed" in refuse("traverse", runs / "pixelcnn")
 
 
@@ -106,6 +121,8 @@ def test_latents(runs: Path, ask: Ask, refuse: Refuse, tmp_path: Path) -> None:
     facts = ask("latents", runs / "vae", "digits:valid", "--method", "pca", "--limit", 30)
     assert sum(facts["explained_variance"]) == pytest.approx(1) and facts["n"] == 30
     assert ask("latents", runs / "gan", "--grid", 3)["n"] == 0
+    facts = ask("latents", runs / "gan", "digits:valid", "--grid", 3, "--limit", 4)
+    assert facts["n"] == facts["inversion"]["n"] == 4
     assert "Did you mean" in refuse("latents", runs / "vae", "--method", "tsna")
     assert "cannot show a latent space" in refuse("latents", runs / "pixelcnn")
 
@@ -140,12 +157,62 @@ def test_edit(runs: Path, ask: Ask, refuse: Refuse, folders: tuple[Path, Path], 
     assert "One thing at a time" in refuse("edit", run, "--learn", "a", "--list")
     assert "One thing at a time" in refuse("edit", run)
     assert "Which images?" in refuse("edit", run, "--add", "four=1")
+    assert "both say what to change" in refuse("edit", run, "digits:test", "--samples", "1", "--add", "four=1")
     assert "--learn NAME" in refuse("edit", run, "digits:test", "--add", "four=1", "--with", fours)
     assert "cannot be held fixed" in refuse("edit", run, "--learn", "four", "--labels", "4", "--hold", "four")
     assert "--size 8x8" in refuse("edit", run, _image(tmp_path / "l.png", 9), "--add", "four=1")
     assert ask("edit", run, "--remove", "four")["removed"] == "four"
     assert "There is no attribute 'four'" in refuse("edit", run, "--remove", "four")
-    assert "needs Encoder" in refuse("edit", runs / "gan", "--learn", "a", "--labels", "3")
+    assert "cannot edit" in refuse("edit", runs / "pixelcnn", "--learn", "a", "--labels", "3")
+
+
+def test_edit_of_a_gan(
+    runs: Path, ask: Ask, refuse: Refuse, folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    run, (fours, zeros) = tmp_path / "run", folders
+    shutil.copytree(runs / "gan", run)
+    facts = ask("edit", run, "--samples", "3,5,9", "--minus", "1,2", "--plus", "7,8", "-o", tmp_path / "sum.png")
+    assert facts["groups"] == {"start": 3, "minus": 2, "plus": 2} and facts["typical_norm"] == pytest.approx(2**0.5)
+    assert Image.open(tmp_path / "sum.png").size[0] > 4 * 60 and not (run / "directions").exists()
+    facts = ask("edit", run, "--learn", "smile", "--minus", "0-2", "--plus", "7,8")
+    assert Path(facts["direction"]).name == "smile.json" and facts["groups"]["start"] == 0 and facts["norm"] is None
+    facts = ask("edit", run, "--samples", "0-5", "--add", "smile=1", "-o", tmp_path / "added.png")
+    assert facts["n"] == 6 and facts["inversion"] is None and facts["data"] == "samples 0-5 of seed 0"
+    for method in ("sefa", "pca"):
+        facts = ask("edit", run, "--discover", method, "--samples", "4", "-o", tmp_path / f"{method}.png")
+        assert [d["name"] for d in facts["directions"]] == [f"{method}-1", f"{method}-2"] and facts["sample"] == 4
+    ask("edit", run, "--discover", "sefa", "--count", 1)  # in the place of the two
+    assert [d["name"] for d in ask("edit", run, "--list")["directions"]] == ["pca-1", "pca-2", "sefa-1", "smile"]
+    assert "first layer" in _text(capsys, "edit", run, "--list")
+    facts = ask("edit", run, fours / "1.png", "--levels", 17, "--add", "sefa-1=2", "-o", tmp_path / "image.png")
+    assert facts["inversion"]["n"] == 1
+    facts = ask("edit", run, "--learn", "four", "--with", fours, "--without", zeros, "--levels", 17)
+    assert facts["n"] == [12, 12] and "by inversion" in facts["source"]
+    assert "--minus is missing" in refuse("edit", run, "--samples", "1", "--plus", "7")
+    assert "Which samples" in refuse("edit", run, "--minus", "1", "--plus", "7")
+    assert "Sample 7 is in both" in refuse("edit", run, "--samples", "1", "--minus", "7", "--plus", "7")
+    assert "--samples 0-7" in refuse("edit", run, "--samples", "5-3", "--minus", "7", "--plus", "8")
+    assert "not with --add" in refuse("edit", run, "--minus", "1", "--plus", "7", "--add", "smile=1")
+    assert "one or the other" in refuse("edit", run, "--learn", "a", "--minus", "1", "--plus", "7", "--labels", "3")
+    assert "takes no DATA" in refuse("edit", run, "digits:test", "--minus", "1", "--plus", "7")
+    assert "leave it out" in refuse("edit", run, "--list", "--samples", "1")
+    assert "on one sample" in refuse("edit", run, "--discover", "sefa", "--samples", "0-3")
+    assert "1 … 2 directions" in refuse("edit", run, "--discover", "sefa", "--count", "3")
+    assert "--discover pca" in refuse("edit", runs / "vae", "--discover", "sefa")
+    assert "without a condition" in refuse("edit", run, "--discover", "sefa", "--label", "3")
+
+
+def test_truncated_samples_say_so(runs: Path, ask: Ask, refuse: Refuse, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for run in ("gan", "vae"):
+        facts = ask("sample", runs / run, "-n", 4, "--truncation", 0.5, "-o", tmp_path / f"{run}.npy")
+        assert (facts["kind"], facts["truncation"]) == ("not samples of p", 0.5)
+    assert ask("sample", runs / "gan", "-n", 4, "-o", tmp_path / "plain.npy")["kind"] == "samples of p"
+    ask("sample", runs / "gan", "-n", 4, "--truncation", 1, "-o", tmp_path / "one.npy")
+    assert (np.load(tmp_path / "plain.npy") == np.load(tmp_path / "one.npy")).all()
+    assert "--temperature 0.7" in refuse("sample", runs / "pixelcnn", "-n", 2, "--truncation", 0.5, "-o", tmp_path / "a.png")
+    assert "--truncation 0.7" in refuse("sample", runs / "gan", "-n", 2, "--truncation", 2, "-o", tmp_path / "a.png")
 
 
 def _text(capsys: pytest.CaptureFixture[str], *tokens: object) -> str:

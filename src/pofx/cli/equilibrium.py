@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from cyclopts import Group, Parameter
 
+from pofx.catalog import kebab
 from pofx.cli import signatures
 from pofx.cli.common import Answer, Common, Flag, table
+from pofx.cli.signatures import Definition, Setting
 
 if TYPE_CHECKING:
     from pofx.tasks.equilibrium import Equilibrium
@@ -105,13 +107,22 @@ def _exact(found: Equilibrium) -> Any:
     return rows
 
 
+def _loss() -> Setting:
+    """--loss and its settings: of the one file that holds the losses, so that help need not read all models."""
+    where = signatures.source(LOSSES)
+    root, choices = where.find("Loss"), {}
+    for node in where.tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            found = Definition(where, node)
+            abstract = any(isinstance(base, ast.Name) and base.id == "ABC" for base in node.bases)
+            if not abstract and root is not None and any(base.node is root.node for base in signatures._bases(found)):
+                choices[kebab(node.name)] = (node.name, signatures._fields(found))
+    return Setting("loss", None, None, "the game that is played; non-saturating by default", choices)
+
+
 def command(tokens: Sequence[str]) -> Callable[..., Answer]:
     """`equilibrium` with --loss and the settings of the losses."""
-    annotation = ast.parse("Loss", mode="eval").body
-    setting = signatures._setting(
-        "loss", annotation, None, signatures.source(LOSSES), {"loss": "the game that is played; non-saturating by default"}
-    )
-    assert setting is not None
+    setting = _loss()
     group = Group("The loss", sort_key=4)
     own = {}
     for flag, hint, default, text in signatures.flags((setting,)):

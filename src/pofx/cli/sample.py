@@ -44,8 +44,8 @@ def sample(
         like: DATA whose images give what the run conditions on (their label, small version, top rows …).
         temperature: below 1 sharpens; what comes out is then not samples of p.
         top_p: draw from the likeliest values holding this share; what comes out is then not samples of p.
-        truncation: of a run with latents (GAN, VAE): decode this times z, 1 … 0; the same images, likelier and less varied; what comes out is then
-            not samples of p.
+        truncation: of a run with latents (GAN, VAE): decode this times z, from 1 down to 0: the same images, less varied; what comes out is
+            then not samples of p.
         trace: show the images being drawn, pixel by pixel, beside the entropy of each: an animated .gif or .png; by default trace.gif.
         show: of a latent-variable model: sample draws x from p(x|z), mean and sd show what p(x|z) is; what comes out is then not samples of p.
     """

@@ -4,10 +4,11 @@ Temperature T and top-p change an autoregressive model's steps, log p(x_i | x_<i
 top_p of the probability. Both look nicer and are **not samples of p**: the result says so. Nor are the mean and the standard deviation of
 p(x|z) at z ~ N(0, I), which a latent-variable model can show instead of the draw.
 
-Truncation ψ decodes ψ·z in the place of z ~ N(0, I), i.e. z ~ N(0, ψ²I): the same images as with ψ = 1, drawn towards that of z = 0; better looking
-and less varied, and so not samples of p either. This is the trick of Karras et al. 2019 (arXiv:1812.04948, §B: w′ = w̄ + ψ(w − w̄)) with z in the
-place of w, whose mean is 0; Kingma and Dhariwal 2018 (arXiv:1807.03039, §6) call ψ a temperature. Brock et al. 2019 draw |z_i| > τ again, which gives
-other images for each τ.
+Truncation ψ decodes ψ·z in the place of z ~ N(0, I), i.e. z ~ N(0, ψ²I): the same images as with ψ = 1, drawn towards that of z = 0; less varied,
+and so not samples of p either. This is the trick of Karras et al. 2019 (arXiv:1812.04948, §B: w′ = w̄ + ψ(w − w̄)) with z in the place of w,
+whose mean is 0; Kingma and Dhariwal 2018 (arXiv:1807.03039, §6) call ψ a temperature. Brock et al. 2019 draw |z_i| > τ again, which gives other
+images for each τ. What it does to a GAN depends on the net: all its codes in training had |z| near √d, and one without normalisation answers
+shorter ones with paler images rather than with likelier ones.
 
 A model of a text (`text:FILE`) also writes its samples as text. An autoregressive one shows itself at work with `trace`.
 """

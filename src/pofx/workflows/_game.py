@@ -303,7 +303,7 @@ def _look(step: int, loss: Loss, generator: Generator, critic: CriticNet, fine: 
         off = float((torch.sigmoid(logit) - 0.5).abs()[fine.p > PRESENT * fine.p.max()].max())
     if isinstance(loss, _Transport):
         with torch.enable_grad():
-            steepest = float(squared_slopes(critic, places).max().sqrt())
+            steepest = float(squared_slopes(critic, places).detach().max().sqrt())
         transport = float(((fine.p - q) * f).sum()) / max(steepest, 1e-12)
     samples = generator(Noise(7, torch.arange(256)).normal("shown", d)) if d == 2 else torch.zeros(0, 1)
     shown_d = None if logit is None else merged(torch.sigmoid(logit), by) / by**d
