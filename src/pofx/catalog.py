@@ -85,9 +85,15 @@ def _module(path: Path) -> str:
     return ".".join(parts)
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """A source file's statements; read once, since that is most of the time that help takes."""
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
 def _sources(folder: Path) -> Iterator[tuple[str, ast.Module]]:
     for path in sorted(folder.rglob("*.py")):
-        yield _module(path), ast.parse(path.read_text(encoding="utf-8"), str(path))
+        yield _module(path), parsed(path)
 
 
 def _stated(body: Iterable[ast.stmt], attribute: str) -> ast.expr | None:

@@ -40,7 +40,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "edit": ("Change an attribute of images: learn it, then add it.", "pofx edit runs/vae digits:test --add three=1 -o edited.png"),
     "latents": ("A map of the latent space, coloured by label.", "pofx latents runs/vae -o map.png"),
     "report": ("One self-contained page about a run.", "pofx report runs/digits"),
-    "compare": ("Runs side by side, with paired differences.", "pofx compare runs/digits runs/vae"),
+    "compare": ("Runs of any family side by side.", "pofx compare runs/digits runs/vae"),
     "reproduce": ("Train what a recipe says, and compare with the number it expects.", "pofx reproduce digits-pixelcnn --minutes 1"),
     "info": ("What a run is, and how it was made.", "pofx info runs/digits"),
     "models": ("What each model can tell and accepts.", "pofx models --tree"),

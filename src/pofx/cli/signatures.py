@@ -58,7 +58,7 @@ class Source:
         spec = importlib.util.find_spec(module)
         if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
             raise InputError(f"The source of {module} cannot be found; its settings cannot be shown.")
-        self.tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"), spec.origin)
+        self.tree = catalog.parsed(Path(spec.origin))
 
     @cached_property
     def statements(self) -> list[ast.stmt]:
