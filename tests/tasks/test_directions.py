@@ -289,15 +289,8 @@ def test_where_no_early_layer_is_named_pca_looks_at_the_image():
 
 def test_bad_discoveries_are_refused(tmp_path: Path):
     model = gan()
-    for wrong in (
-        {"count": 0},
-        {"count": 6},
-        {"method": "ica"},
-        {"columns": 1},
-        {"reach": 0.0},
-        {"out": tmp_path / "a.gif"},
-        {"sample": -1},
-    ):
+    wrongs: list[dict[str, Any]] = [{"count": 0}, {"count": 6}, {"method": "ica"}, {"columns": 1}, {"reach": 0.0}]
+    for wrong in [*wrongs, {"out": tmp_path / "a.gif"}, {"sample": -1}]:
         with pytest.raises(InputError):
             discover(model, **wrong)
     with pytest.raises(CapabilityError, match="no prior"):

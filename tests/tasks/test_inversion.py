@@ -101,7 +101,8 @@ def test_a_small_gan_recovers_its_own_samples():
         parameter.data.mul_(1.5)
     found = invert(model, model.sample(6, seed=3), steps=150)
     assert (found.squared_error <= found.start_error).all()
-    assert float(found.squared_error.mean()) < 0.2 * float(found.start_error.mean())
+    rounding = 25 / 12 / 255**2  # of pixels to integers
+    assert float(found.squared_error.mean()) < 1.2 * rounding < 0.5 * float(found.start_error.mean())
 
 
 def test_no_end_is_worse_than_its_start_and_more_starts_are_no_worse_a_start():
@@ -243,7 +244,8 @@ def test_a_path_between_samples_is_exact(cls: type[ImageModel]):
 
 def test_bad_inversions_are_refused():
     model, x = Linear(), random_images(2, SPACE)
-    for wrong in ({"steps": 0}, {"restarts": 0}):
+    wrongs: list[dict[str, Any]] = [{"steps": 0}, {"restarts": 0}]
+    for wrong in wrongs:
         with pytest.raises(InputError, match="--steps 200 --restarts 4"):
             invert(model, x, **wrong)
     with pytest.raises(InputError, match="this space holds"):

@@ -298,7 +298,7 @@ def test_learned_directions_are_added_and_compose(tmp_path: Path):
     first = learn(model, "first", bright(60, 1), dark(60, 2), source="bright against dark")
     second = learn(model, "second", bright(60, 3, pixel=5), dark(60, 4), hold=[first])
     assert abs(float(first.tensor @ second.tensor)) < 1e-9 and second.held == ("first",)
-    assert first.accuracy > 0.95 and first.n == (60, 60)
+    assert first.accuracy is not None and first.accuracy > 0.95 and first.n == (60, 60)
     for found in (first, second):
         assert save(tmp_path, found).parent == tmp_path / "directions"
     known = directions(tmp_path)

@@ -62,7 +62,7 @@ class GAN(Sampler, Decoder, Critic, Features):
             where the loss forbids that.
         latents: dimensions of z.
         channels: width of convolutions at full size; doubled at each halving.
-        stages: halvings of the image; they drop out below size 4.
+        stages: halvings of the image; they drop out below size 2.
         hidden: units of each layer of an mlp.
         layers: hidden layers of an mlp.
         diffaugment: what is done to all that the critic sees, generated images too (Zhao et al. 2020): "geometry" shifts and cuts out, "all" changes

@@ -30,7 +30,7 @@ Network = Literal["mlp", "dcgan", "residual", "modern"]
 Normalisation = Literal["batch", "layer", "spectral", "none"]
 PUBLISHED: dict[Network, Normalisation] = {"mlp": "none", "dcgan": "batch", "residual": "none", "modern": "none"}  # in the critic
 SLOPE = 0.2  # of LeakyReLU
-SMALLEST = 4  # pixels of an axis that are not halved
+SMALLEST = 2  # pixels of an axis that are not halved
 
 
 def _norm(kind: Normalisation, features: int) -> nn.Module:
