@@ -68,6 +68,7 @@ figures: demo ## draw the pictures of README.md anew and renew results/demo.json
 	$(BIN)/python docs/figures.py --out docs/pictures
 	$(BIN)/python docs/latents.py --threads 1
 	$(BIN)/python docs/bound.py
+	$(BIN)/python docs/equilibrium.py
 
 wheel: install ## dist/pofx-*.whl
 	rm -rf dist
