@@ -214,7 +214,8 @@ def settings() -> dict[str, type]:
 
 
 def arguments_to_json(value: Any) -> Any:
-    """An argument, or a mapping of them, as JSON: frozen dataclasses become `{"type": name, fields…}`, tuples lists.
+    """An argument, or a mapping of them, as JSON: frozen dataclasses become `{"type": name, fields…}`, tuples lists, and a model that is
+    part of another `{"part": name, "arguments": …}`. The weights of a part are among those of the whole.
 
     Raises:
         InputError: a value that has no such form.
@@ -231,11 +232,36 @@ def arguments_to_json(value: Any) -> Any:
         return {str(key): arguments_to_json(item) for key, item in value.items()}
     if is_dataclass(value) and not isinstance(value, type) and settings().get(type(value).__name__) is type(value):
         return {"type": type(value).__name__} | {f.name: arguments_to_json(getattr(value, f.name)) for f in fields(value) if f.init}
+    if _is_model(value):
+        name = name_of(value)
+        if name not in entries() or entries()[name].class_name != type(value).__name__:
+            raise InputError(f"A {type(value).__name__} cannot be stored as a part: only models of the catalogue can. See: pofx models")
+        return {"part": name, "arguments": arguments_to_json(value.config())}
     raise InputError(f"An argument {value!r} ({type(value).__name__}) cannot be stored. Use JSON values or one of pofx.catalog.settings().")
 
 
+def _is_model(value: Any) -> bool:
+    from pofx.model import ImageModel
+
+    return isinstance(value, ImageModel)
+
+
+def _part(value: Mapping[str, Any]) -> ImageModel:
+    """The model that a stored part describes, with fresh weights; torch's generator is left as it was."""
+    import torch
+
+    try:
+        name, arguments = value["part"], dict(value["arguments"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f'A stored part is {{"part": name, "arguments": …}}; found {dict(value)!r}.') from error
+    cls = get(str(name))
+    check_arguments(cls, arguments)
+    with torch.random.fork_rng(devices=[]):
+        return cls(**{key: arguments_from_json(item) for key, item in arguments.items()})
+
+
 def arguments_from_json(value: Any) -> Any:
-    """The inverse of `arguments_to_json`; lists come back as tuples, since an argument is never changed in place.
+    """The inverse of `arguments_to_json`; lists come back as tuples, since an argument is never changed in place. Parts have fresh weights.
 
     Raises:
         InputError: an unknown type or field; the nearest name is suggested.
@@ -246,6 +272,8 @@ def arguments_from_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(arguments_from_json(item) for item in value)
     if isinstance(value, Mapping):
+        if "part" in value:
+            return _part(value)
         inner = {key: arguments_from_json(item) for key, item in value.items() if key != "type"}
         return inner if "type" not in value else setting(value["type"], inner)
     return value

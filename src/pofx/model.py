@@ -191,6 +191,7 @@ class ImageModel(nn.Module, ABC):
     smallest: ClassVar[tuple[int, int]] = (1, 1)  # (height, width)
     accepts_levels: ClassVar[tuple[int, int]] = (2, 256)  # fewest and most
     refuses: ClassVar[dict[type[View], str]] = {}  # views it cannot condition on, with the reason
+    younger: ClassVar[tuple[str, ...]] = ()  # tensors that runs of older versions lack; they then stay as a fresh model has them
 
     def __init__(self, space: ImageSpace, given: View | None = None) -> None:
         super().__init__()
@@ -223,6 +224,10 @@ class ImageModel(nn.Module, ABC):
     def settle(self, batches: Iterator[Batch]) -> None:
         """Set statistics of the training images that are stored with the weights. Called on averaged weights before they are measured and
         kept, with batches of training images, of which it takes what it needs; it must not depend on earlier calls. A hook: the default does nothing."""
+
+    def calibrate(self, batches: Iterator[Batch]) -> None:
+        """Fit what must not be fitted on training images, such as a temperature; it is stored with the weights. Called after `settle`, with
+        batches of validation images; it must not depend on earlier calls. A hook: the default does nothing."""
 
     def diagnose(self, logs: Mapping[str, float]) -> dict[str, str]:
         """What ails a training, by the means of the logs since the last row: the name of each trouble, and a sentence with advice. A hook."""
@@ -583,6 +588,18 @@ class Labeler(ImageModel):
     @abstractmethod
     def label(self, x: Tensor) -> LabelScore:
         """log p(y | x)."""
+
+    def fitted_temperature(self) -> float:
+        """T of log p(y | x) = log softmax(logits / T), fitted on validation images. A hook: 1, nothing was fitted."""
+        return 1.0
+
+
+class ClassLikelihood(Labeler):
+    """A labeler by Bayes' rule, which knows log p(x | y) of every class too."""
+
+    @abstractmethod
+    def class_log_prob(self, x: Tensor) -> LabelScore:
+        """log p(x | y), or a bound or estimate of it: `(n, classes)` nats, in float64."""
 
 
 CAPABILITIES: dict[str, type[ImageModel]] = {

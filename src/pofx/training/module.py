@@ -132,6 +132,11 @@ class Game(pl.LightningModule):
         for index in order(len(self.source.train), seed=0, epoch=0).split(chunk):
             yield self.model.batch(*self.source.train_batch(index, seed=self.seed, epoch=0))
 
+    def some_valid(self, chunk: int = 100) -> Iterator[Batch]:
+        """Validation images, in order and as they are; the last chunk may be shorter."""
+        for x, y in self.source.valid.batches(chunk):
+            yield self.model.batch(x, y)
+
     # One step --------------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
@@ -405,6 +410,7 @@ class Keeper(pl.Callback):
         start = time.monotonic()
         with torch.no_grad():
             game.average.model.settle(game.some_train())
+            game.average.model.calibrate(game.some_valid())
         found = validate(game.average.model, game.source.valid)
         self.validation_seconds = time.monotonic() - start
         return found

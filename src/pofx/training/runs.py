@@ -251,6 +251,7 @@ def load_weights(model: ImageModel, folder: Path) -> None:
     file = folder / WEIGHTS
     tensors = read_weights(folder)
     own = model.state_dict()
+    tensors = {name: own[name] for name in younger(model)} | tensors
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     shapes = [
         f"{n} {tuple(tensors[n].shape)} ≠ {tuple(own[n].shape)}" for n in own.keys() & tensors.keys() if tensors[n].shape != own[n].shape
@@ -262,6 +263,12 @@ def load_weights(model: ImageModel, folder: Path) -> None:
             f"{file} does not hold the weights of the {type(model).__name__} in {JSON} ({found}). Do the two files come from one run?"
         )
     model.load_state_dict(tensors)
+
+
+def younger(model: ImageModel) -> list[str]:
+    """Names in the state of a model, and of its parts, that runs of older versions lack."""
+    parts = ((prefix, part) for prefix, part in model.named_modules() if isinstance(part, ImageModel))
+    return [f"{prefix}.{name}" if prefix else name for prefix, part in parts for name in part.younger]
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
