@@ -406,6 +406,10 @@ class Autoregressive(ExactLikelihood, Sampler):
     def order(self) -> list[Tensor]:
         """Groups of flat sub-pixel indices into (C, H, W), each group independent given the earlier ones."""
 
+    def orders(self) -> list[list[Tensor]]:
+        """Every order, as `order` gives it, in which each sub-pixel is drawn given earlier ones alone. A hook: by default `order()`."""
+        return [self.order()]
+
     @abstractmethod
     def begin(self, n: int, given: Any = None) -> Steps:
         """Start n images from nothing."""
@@ -421,31 +425,43 @@ class Autoregressive(ExactLikelihood, Sampler):
         noise: Noise,
         progress: Progress | None = None,
         adjust: Callable[[Tensor], Tensor] | None = None,
+        fixed: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Draw every unknown sub-pixel in order; known ones are copied, known first rows in one pass. `adjust` maps
-        log-probabilities (then: not samples of p)."""
+        log-probabilities (then: not samples of p). `fixed`: further known sub-pixels, bool `(C, H, W)`, and images that hold them, uint8
+        `(n, C, H, W)`. Draws are those of p(unknown | known) where no known sub-pixel follows an unknown one in one of `orders`."""
         with one_thread():
-            return self._continue(given, noise, progress, adjust)
+            return self._continue(given, noise, progress, adjust, fixed)
 
     @final
-    def _continue(self, given: Tensor | None, noise: Noise, progress: Progress | None, adjust: Callable[[Tensor], Tensor] | None) -> Tensor:
+    def _continue(
+        self,
+        given: Tensor | None,
+        noise: Noise,
+        progress: Progress | None,
+        adjust: Callable[[Tensor], Tensor] | None,
+        fixed: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
         n, space, groups = len(noise), self.space, self.order()
         flat, sizes = torch.cat(groups), [len(group) for group in groups]
         known = torch.zeros(space.dims, dtype=torch.bool)
         x = torch.zeros(n, space.dims, dtype=torch.long, device=self.device)
         if self.given is not None and given is not None and (mask := self.given.known(space)) is not None:
             known, x = mask.flatten(), self.given.fill(given, space).flatten(1).long()
+        if fixed is not None:
+            mask, values = fixed[0].cpu().flatten(), fixed[1].to(self.device).flatten(1).long()
+            known, x = known | mask, torch.where(mask.to(self.device), values, x)
         uniforms = noise.uniform("x", space.dims)[:, flat].to(self.device).split(sizes, 1)
         values = list(x[:, flat].split(sizes, 1))
         steps = self.begin(n, given)
         rows = int(known.reshape(space.shape).all(2).all(0).long().cumprod(0).sum())
         if rows:
             steps.fill(x.reshape(n, *space.shape), rows)
-        for k, fixed in enumerate(known[flat].split(sizes)):
-            if not bool(fixed.all()):
+        for k, settled in enumerate(known[flat].split(sizes)):
+            if not bool(settled.all()):
                 u = uniforms[k]
                 drawn = steps.draw(u) if adjust is None else inverse_cdf(adjust(steps.distribution().double()), u)
-                values[k] = torch.where(fixed.to(x.device), values[k], drawn) if bool(fixed.any()) else drawn
+                values[k] = torch.where(settled.to(x.device), values[k], drawn) if bool(settled.any()) else drawn
             steps.fix(values[k])
             if progress is not None:
                 progress(k + 1, len(groups))

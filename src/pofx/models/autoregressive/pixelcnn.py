@@ -22,7 +22,7 @@ from pofx.likelihoods import Likelihood
 from pofx.model import Features
 from pofx.nn import conditioning
 from pofx.nn.masked import FullPass, MaskedConv2d, Pass, StepPass, check_sizes
-from pofx.nn.raster import Place, RasterModel, StepNet, places
+from pofx.nn.raster import Place, RasterModel, StepNet, places, raster
 from pofx.nn.residual import MaskedBlock
 from pofx.noise import Noise
 from pofx.space import ImageSpace
@@ -110,6 +110,10 @@ class PixelCNN(RasterModel, Features):
     def places(self) -> list[Place]:
         """A wavefront: from row to row masked kernels reach right by their half width, dilated or not."""
         return places(self.space, reach=max(self.kernel, self.first_kernel) // 2)
+
+    def orders(self) -> list[list[Tensor]]:
+        """The wavefront, and the raster whose masks it keeps."""
+        return [self.order(), raster(self.space)]
 
     # Features --------------------------------------------------------------------------------------------------------
 
