@@ -108,11 +108,14 @@ def _text(result: Any) -> list[Any]:
             shown.add_row(row.split, *cells, f"{error.mean:.3f}", f"{error.se:.3f}")
         parts += [shown, ""]
     if any(row.accuracy for row in rows):
-        shown = table("part", "images", "accuracy", "± se", "cross-entropy (nats)", right=("images", "accuracy"))
+        shown = table("part", "images", "accuracy", "± se", "cross-entropy (nats)", "ECE", "at T = 1", right=("images", "accuracy"))
         for row in rows:
-            if row.accuracy is not None and row.cross_entropy is not None:
-                shown.add_row(row.split, str(row.n), f"{row.accuracy.mean:.4f}", f"{row.accuracy.se:.4f}", f"{row.cross_entropy.mean:.4f}")
-        parts += [shown, ""]
+            if row.accuracy is not None and row.cross_entropy is not None and row.calibration is not None:
+                cells = [f"{row.accuracy.mean:.4f}", f"{row.accuracy.se:.4f}", f"{row.cross_entropy.mean:.4f}"]
+                shown.add_row(row.split, str(row.n), *cells, f"{row.calibration.after.ece:.4f}", f"{row.calibration.before.ece:.4f}")
+        seen = next(row.calibration for row in rows if row.calibration)
+        how = f"ECE: expected calibration error in {seen.after.bins} bins of {seen.after.binning}; temperature T = {seen.temperature:.3f}"
+        parts += [shown, how + ", fitted on valid." if seen.temperature != 1 else how, ""]
     if result.gap is not None:
         nats, bits = result.gap
         parts.append(f"gap {result.split} − train: {bits.mean:+.4f} ± {bits.se:.4f} bits/dim, {nats.mean:+.3f} ± {nats.se:.3f} nats")

@@ -18,6 +18,7 @@ from torch import Tensor
 from pofx.catalog import name_of
 from pofx.errors import InputError
 from pofx.metrics.active_units import active_units
+from pofx.metrics.calibration import Calibration, calibration, tempered
 from pofx.metrics.memorization import Evidence, Memorization, copies, membership
 from pofx.model import (
     Decoder,
@@ -105,6 +106,29 @@ class Latents:
 
 
 @dataclass(frozen=True)
+class Calibrated:
+    """Whether probabilities of labels mean what they say.
+
+    Attributes:
+        after, before: expected calibration error with and without the fitted temperature (`metrics/calibration.py`).
+        temperature: what logits are divided by; fitted on validation images, so that part flatters it a little.
+    """
+
+    after: Calibration
+    before: Calibration
+    temperature: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "ece": self.after.ece,
+            "ece_before": self.before.ece,
+            "temperature": self.temperature,
+            "bins": self.after.bins,
+            "binning": self.after.binning,
+        }
+
+
+@dataclass(frozen=True)
 class SplitResult:
     """What was measured on one split.
 
@@ -113,6 +137,7 @@ class SplitResult:
         kind: "exact", "lower bound", "estimate", or "none".
         nats, bits_per_dim: mean cost, or None without a likelihood.
         accuracy, cross_entropy: of a Labeler against the labels; cross-entropy −log p(y | x) in nats.
+        calibration: of a Labeler, expected calibration error before and after its temperature.
         estimate: the importance-weighted numbers of a model with a bound, over `k` draws.
         latents: the parts of the bound of a latent-variable model.
         squared_error: ‖x − x̂‖² of reconstructions, pixels on [0, 1], summed over an image; of what encodes and decodes.
@@ -126,6 +151,7 @@ class SplitResult:
     bits_per_dim: Mean | None = None
     accuracy: Mean | None = None
     cross_entropy: Mean | None = None
+    calibration: Calibrated | None = None
     estimate: SplitResult | None = None
     k: int | None = None
     latents: Latents | None = None
@@ -150,6 +176,8 @@ class SplitResult:
             result["k"] = self.k
         if self.accuracy is not None and self.cross_entropy is not None:
             result |= {"accuracy": self.accuracy.to_json(), "cross_entropy": self.cross_entropy.to_json()}
+        if self.calibration is not None:
+            result["calibration"] = self.calibration.to_json()
         if self.estimate is not None:
             result["estimate"] = self.estimate.to_json()
         if self.latents is not None:
@@ -225,10 +253,13 @@ def _measure(
             inside = (y >= 0) & (y < log_prob.shape[1])
             if not bool(inside.all()):
                 raise InputError(f"Label {int(y[~inside][0])} is outside 0 … {log_prob.shape[1] - 1} of this model.")
-            return torch.stack([(log_prob.argmax(1) == y).double(), -log_prob.gather(1, y[:, None])[:, 0]], 1)
+            sure, found = log_prob.max(1)
+            before = tempered(log_prob, labeler.fitted_temperature()).max(1).values
+            return torch.stack([(found == y).double(), -log_prob.gather(1, y[:, None])[:, 0], sure.exp(), before.exp()], 1)
 
-        right, nats = per_image(model, judge, images, progress=progress).unbind(1)
-        result = replace(result, accuracy=Mean.of(right), cross_entropy=Mean.of(nats))
+        right, nats, sure, before = per_image(model, judge, images, progress=progress).unbind(1)
+        ece = Calibrated(calibration(sure, right), calibration(before, right), labeler.fitted_temperature())
+        result = replace(result, accuracy=Mean.of(right), cross_entropy=Mean.of(nats), calibration=ece)
     return result, score
 
 
