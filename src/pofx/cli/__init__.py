@@ -38,6 +38,10 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "traverse": ("What each latent dimension does, the most used first.", "pofx traverse runs/vae -o dimensions.png"),
     "edit": ("Change an attribute of images: learn it, then add it.", "pofx edit runs/vae digits:test --add three=1 -o edited.png"),
+    "complete": (
+        "Fill the hole of an image, or give it colours or size.",
+        "pofx complete runs/digits digits:test#3 --keep top:4 -o sheet.png",
+    ),
     "latents": ("A map of the latent space, coloured by label.", "pofx latents runs/vae -o map.png"),
     "report": ("One self-contained page about a run.", "pofx report runs/digits"),
     "compare": ("Runs of any family side by side.", "pofx compare runs/digits runs/vae"),

@@ -1,0 +1,148 @@
+"""`pofx complete RUN IMAGE --keep top:14 -o sheet.png`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from pofx.cli.common import Answer, Common, DataFlags, Flag, RunData, load_images, load_model, run_info
+from pofx.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pofx.model import ImageModel
+    from pofx.tasks.complete import Completion
+
+SIGNS = {"exact": "=", "lower bound": "≤", "estimate": "≈"}
+
+
+def complete(
+    run: str,
+    image: str,
+    /,
+    *,
+    keep: str | None = None,
+    mask: Path | None = None,
+    gray: Flag = False,
+    half: Flag = False,
+    n: Annotated[int, Parameter(name=["-n", "--n"])] = 8,
+    out: Annotated[Path | None, Parameter(name=["-o", "--out"])] = None,
+    label: str | None = None,
+    particles: int = 128,
+    steps: int = 200,
+    seed: int = 0,
+    size: str | None = None,
+    levels: int | None = None,
+    common: Common = Common(),
+) -> Answer:
+    """Fill the hole of an image; kept pixels come back bit for bit.
+
+    Exact, where the hole is a suffix of the order of an autoregressive run (--keep top:14), or where the run was trained for it (--given top, masked,
+    subsample, gray, half). Other holes are approximate, and the answer says so, with the effective sample size where draws are weighted.
+
+    Args:
+        run: a run folder or a Hub id.
+        image: one image: a file, or DATA#3. With --gray also a grey one, with --half also one of half the size.
+        keep: what is kept: top:14, bottom:8, left:3, right:10, or several with commas.
+        mask: a black and white image of the run's size: white is the hole, black is kept.
+        gray: give colours to a grey image (a run with --given gray).
+        half: make an image twice as large (a run with --given half).
+        n: how many completions.
+        out: .png a contact sheet: original, kept, completions; .npz the completions.
+        label: class of the image, by number or name, of a run with --given label; by default that of the image.
+        particles: of weighted methods; more come nearer.
+        steps: of the descent, for a run that only decodes (a GAN).
+        seed: the same seed gives the same completions.
+        size: resize the image first, HEIGHTxWIDTH.
+        levels: make its pixels coarser first.
+    """
+    asked = [flag for flag, on in (("--keep", keep), ("--mask", mask), ("--gray", gray), ("--half", half)) if on]
+    if len(asked) > 1:
+        raise InputError(f"{' and '.join(asked)} both say what is known; give one of them.")
+    from pofx.tasks.complete import complete as task
+    from pofx.tasks.complete import kept_region, read_mask
+    from pofx.views import Gray, Half
+
+    model, info = load_model(run, common), run_info(run)
+    for wanted, view, what, name in ((gray, Gray, "give colours", "gray"), (half, Half, "make images larger", "half")):
+        if wanted and not isinstance(model.given, view):
+            found = "p(x)" if model.given is None else f"p(x | {type(model.given).__name__.lower()})"
+            raise InputError(f"{run} is {found}; to {what}, train a run for it:\n{_train(model, info, name)}")
+    space = model.space
+    known = None
+    if keep is not None:
+        known = kept_region(keep, space.height, space.width)
+    elif mask is not None:
+        known = read_mask(mask, space.height, space.width)
+    x, value, heading = _image(model, run, image, known is None, label, DataFlags(size=size, levels=levels), info, common)
+    with common.progress("completing") as progress:
+        result = task(model, x, known, value, n=n, particles=particles, steps=steps, seed=seed, out=out, progress=progress)
+    said = keep or (f"{mask}, white is the hole" if mask is not None else "" if model.given is None else str(model.given))
+    facts = {"run": run, "data": heading, "keep": keep, "mask": mask, "mask_white": "hole" if mask is not None else None, "label": label}
+    return Answer(facts | result.to_json(), _lines(result, heading, said))
+
+
+def _lines(result: Completion, heading: str, said: str) -> list[str]:
+    kept, hole, truth = int(result.known.sum()), int((~result.known).sum()), result.truth
+    lines = [f"{heading}: {kept} of {kept + hole} sub-pixels kept ({said}), {hole} to complete, {len(result.images)} times", result.summary]
+    if len(result.stages) > 1:
+        lines.append(f"effective sample size at {len(result.stages)} stages: {' '.join(f'{s:.0f}' for s in result.stages)}")
+    if truth is not None:
+        cost = f"{SIGNS[truth.kind]} {float(truth.nats):.3f} nats, {float(truth.bits_per_dim):.4f} bits/dim"
+        lines.append(f"what the image holds there, given what was kept: {cost} ({truth.kind})")
+    lines += [result.note] if result.note else []
+    lines.append(f"{result.path}" if result.path else "Add -o FILE.png for a picture.")
+    return lines
+
+
+def _train(model: ImageModel, info: RunData, view: str) -> str:
+    """The command that trains such a run on the same data."""
+    from pofx.catalog import name_of
+    from pofx.model import Labeler, Sampler
+
+    stored = info.stored.get("spec") or {}
+    name = name_of(model) if isinstance(model, Sampler) and not isinstance(model, Labeler) else "gated-pixelcnn"
+    return f"pofx train {name} {stored.get('spec', 'DATA')} --given {view} --out runs/{view}"
+
+
+def _image(
+    model: ImageModel, run: str, spec: str, side: bool, label: str | None, flags: DataFlags, info: RunData, common: Common
+) -> tuple[Tensor | None, Any, str]:
+    """The image `(1, C, H, W)` and the value of the run's view; an image that is the value itself has none of its own."""
+    from pofx.cli.sample import view_value
+    from pofx.space import ImageSpace
+    from pofx.views import Gray, Half, Label
+
+    view, space = model.given, model.space
+    try:
+        loaded = load_images(spec, space, flags, common, info)
+    except InputError:
+        if not side or not isinstance(view, Gray | Half):
+            raise
+        shape = view.feature_shape(space) if isinstance(view, Gray) else (space.channels, -(-space.height // 2), -(-space.width // 2))
+        try:
+            loaded = load_images(spec, ImageSpace(shape[0], shape[1], shape[2], space.levels), flags, common, info)
+        except InputError:
+            loaded = None
+        if loaded is None:
+            raise
+        return None, _one(loaded.split, spec)[0], loaded.heading
+    x, y = _one(loaded.split, spec)
+    if label is not None:
+        return x, view_value(model, run, 1, label, None, common), loaded.heading
+    if isinstance(view, Label):
+        if y is None:
+            raise InputError(f"{run} is p(x | label), and {spec} says none: add --label 0 (of 0 … {view.classes - 1}).")
+        return x, view.value(x, y), loaded.heading
+    return x, None, loaded.heading
+
+
+def _one(split: Any, spec: str) -> tuple[Tensor, Tensor | None]:
+    import torch
+
+    if len(split) != 1:
+        raise InputError(f"{spec} holds {len(split)} images; choose one to complete, e.g. '{spec}#0'")
+    return split.take(torch.arange(1))
