@@ -29,7 +29,6 @@ from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.views import View
 
-
 HOTTEST = 100.0  # T is looked for between 1 / HOTTEST and HOTTEST
 
 
