@@ -7,7 +7,7 @@ import torch
 
 from pofx.errors import InputError
 from pofx.space import ImageSpace
-from pofx.testing import fitting_views, random_images
+from pofx.testing import fitting_views, random_images, random_notes
 from pofx.views import Gray, Half, Label, Subsample, Top
 
 SPACES = [ImageSpace(1, 5, 7), ImageSpace(3, 4, 4, levels=6), ImageSpace(1, 1, 9, levels=3), ImageSpace(3, 6, 3)]
@@ -17,15 +17,18 @@ SPACES = [ImageSpace(1, 5, 7), ImageSpace(3, 4, 4, levels=6), ImageSpace(1, 1, 9
 def test_values_check_features_and_known(space: ImageSpace) -> None:
     x, y = random_images(4, space), torch.tensor([0, 1, 2, 0])
     for view in fitting_views(space):
-        value = view.value(x, y)
+        written = random_notes(view, 4)
+        value = view.value(x, y if written is None else written)
         assert torch.equal(view.check(value, 4, space), value)
         assert view.features(value, space).shape == (4, *view.feature_shape(space))
-        known, filled = view.known(space), view.fill(value, space)
+        known, filled = view.known(space, value), view.fill(value, space)
         if known is None:
             assert view.dims(space) == space.dims and not filled.any()
-        else:
-            assert torch.equal(filled[:, known], x[:, known]) and not filled[:, ~known].any()
-            assert view.dims(space) == space.dims - int(known.sum())
+            continue
+        known = known.expand(4, *space.shape)
+        assert torch.equal(filled, x * known)
+        assert (torch.as_tensor(view.dims_of(space, value)) == space.dims - known.flatten(1).sum(1)).all()
+        assert view.dims(space) == (space.dims if view.varies else space.dims - int(known[0].sum()))
 
 
 def test_gray_is_luma_and_half_the_area_mean() -> None:

@@ -20,19 +20,23 @@ if TYPE_CHECKING:
     from pofx.space import ImageSpace
     from pofx.training import Run, load_model, train
     from pofx.training import load_model as load
-    from pofx.views import Gray, Half, Label, Subsample, Top
+    from pofx.views import Attributes, Caption, Gray, Half, Label, Masked, PartialLabel, Subsample, Top
 
 __version__ = "0.1.0"
 
 # Where each public name lives; "" is the submodule of that name.
 _HOME = {
+    "Attributes": "pofx.views",
     "CapabilityError": "pofx.errors",
+    "Caption": "pofx.views",
     "Data": "pofx.data",
     "Gray": "pofx.views",
     "Half": "pofx.views",
     "ImageSpace": "pofx.space",
     "InputError": "pofx.errors",
     "Label": "pofx.views",
+    "Masked": "pofx.views",
+    "PartialLabel": "pofx.views",
     "PofxError": "pofx.errors",
     "Run": "pofx.training",
     "RunError": "pofx.errors",
@@ -56,13 +60,17 @@ _HOME = {
 }
 
 __all__ = [
+    "Attributes",
     "CapabilityError",
+    "Caption",
     "Data",
     "Gray",
     "Half",
     "ImageSpace",
     "InputError",
     "Label",
+    "Masked",
+    "PartialLabel",
     "PofxError",
     "Run",
     "RunError",

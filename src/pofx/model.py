@@ -50,7 +50,7 @@ class Score:
     Attributes:
         nats: `(n,)`, −log p(x | given) or what stands for it. A "lower bound" bounds log p from below, the cost from above.
         kind: how honest the number is; printed as =, ≤ or ≈.
-        dims: sub-pixels that were paid for (known ones are not).
+        dims: sub-pixels that were paid for (known ones are not); int64 `(n,)` where the view knows other pixels of each image.
         given: the view that was known, or None; scores with and without are never put in one column.
 
     >>> Score(torch.tensor([8 * math.log(2)]), "exact", dims=8).bits_per_dim.round(decimals=3)
@@ -59,7 +59,7 @@ class Score:
 
     nats: Tensor
     kind: Kind
-    dims: int
+    dims: int | Tensor
     given: View | None = None
 
     @property
@@ -82,7 +82,7 @@ class LabelScore:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loss sees: `x` uint8 `(n, C, H, W)`, `y` int64 `(n,)` or None, and the view's value or None."""
+    """What a loss sees: `x` uint8 `(n, C, H, W)`, `y` int64 `(n,)` (or what else the view reads) or None, and the view's value or None."""
 
     x: Tensor
     y: Tensor | None = None
@@ -251,8 +251,13 @@ class ImageModel(nn.Module, ABC):
     @final
     @property
     def dims(self) -> int:
-        """Sub-pixels that cost something: all but those the view makes known."""
+        """Sub-pixels that cost something: all but those the view makes known; of a view that `varies`, the most that may."""
         return self.space.dims if self.given is None else self.given.dims(self.space)
+
+    @final
+    def dims_of(self, given: Tensor | None) -> int | Tensor:
+        """Sub-pixels that cost something: one number for all images, or int64 `(n,)` where the view knows other pixels of each."""
+        return self.space.dims if self.given is None else self.given.dims_of(self.space, given)
 
     @final
     def check_given(self, given: Any, n: int) -> Tensor | None:
@@ -274,9 +279,10 @@ class ImageModel(nn.Module, ABC):
             InputError: a known sub-pixel of x is not what the view says: p(x | given) would be 0.
         """
         x = self.space.check(x).to(self.device)
-        value, known = self.check_given(given, len(x)), self.known()
+        value = self.check_given(given, len(x))
+        known = self.known(value)
         if known is not None and value is not None and self.given is not None:
-            wrong = (x[:, known] != self.given.fill(value, self.space)[:, known]).any(1)
+            wrong = ((x != self.given.fill(value, self.space)) & known).flatten(1).any(1)
             if bool(wrong.any()):
                 at = int(wrong.nonzero()[0])
                 raise InputError(
@@ -285,30 +291,30 @@ class ImageModel(nn.Module, ABC):
         return x, value
 
     @final
-    def known(self) -> Tensor | None:
-        """Sub-pixels that the view fixes, bool `(C, H, W)` on this model's device, or None."""
-        known = None if self.given is None else self.given.known(self.space)
+    def known(self, given: Tensor | None = None) -> Tensor | None:
+        """Sub-pixels that the view fixes, bool on this model's device: `(C, H, W)`, `(n, C, H, W)` where they depend on its value, or None."""
+        known = None if self.given is None else self.given.known(self.space, given)
         return None if known is None else known.to(self.device)
 
     @final
-    def unknown_sum(self, nats: Tensor) -> Tensor:
-        """Sum `(n, C, H, W)` over the sub-pixels that cost something: `(n,)`."""
-        known = self.known()
+    def unknown_sum(self, nats: Tensor, given: Tensor | None = None) -> Tensor:
+        """Sum `(n, C, H, W)` over the sub-pixels that cost something: `(n,)`. `given`: the view's value."""
+        known = self.known(given)
         return (nats if known is None else nats.masked_fill(known, 0)).flatten(1).sum(1)
 
     @final
     def copy_known(self, x: Tensor, given: Tensor | None) -> Tensor:
         """`x` uint8 `(n, C, H, W)` with the known sub-pixels put in their places, bit for bit."""
-        known = self.known()
-        if known is None or given is None or self.given is None:
+        if given is None or self.given is None or (known := self.known(given)) is None:
             return x
         return torch.where(known, self.given.fill(given, self.space), x)
 
     @final
-    def batch(self, x: Tensor, y: Tensor | None = None) -> Batch:
-        """Check images and labels, compute the view's value, and move all to this model's device."""
+    def batch(self, x: Tensor, y: Tensor | None = None, noise: Noise | None = None) -> Batch:
+        """Check images and labels, compute the view's value, and move all to this model's device. `noise`: of a training step, for views
+        that are drawn at random; without any they are a fixed draw."""
         x = self.space.check(x)
-        given = None if self.given is None else self.given.value(x, y).to(self.device)
+        given = None if self.given is None else self.given.value(x, y, noise).to(self.device)
         return Batch(x.to(self.device), None if y is None else y.to(self.device), given)
 
 
@@ -394,13 +400,17 @@ class Autoregressive(ExactLikelihood, Sampler):
 
     @final
     def log_prob(self, x: Tensor, given: Any = None) -> Tensor:
-        return self.unknown_sum(self.conditional_log_prob(*self.check_pair(x, given)))
+        x, value = self.check_pair(x, given)
+        return self.unknown_sum(self.conditional_log_prob(x, value), value)
 
     @final
-    def nll(self, log_prob: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a likelihood from its terms `(n, C, H, W)`: the mean cost in nats per dim, and for the log in bits/dim."""
-        nats_per_dim = -self.unknown_sum(log_prob).mean() / self.dims
-        return nats_per_dim, {"bits_per_dim": nats_per_dim.detach() / math.log(2)}
+    def nll(self, log_prob: Tensor, given: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a likelihood from its terms `(n, C, H, W)`: the mean cost in nats per dim, and for the log in bits/dim.
+
+        Where the view knows other pixels of each image, the loss is over `dims`, so that every unknown sub-pixel weighs alike, and the log is
+        the mean of what each image costs per unknown sub-pixel of its own."""
+        nats = -self.unknown_sum(log_prob, given)
+        return nats.mean() / self.dims, {"bits_per_dim": (nats.detach() / self.dims_of(given)).mean() / math.log(2)}
 
     @abstractmethod
     def order(self) -> list[Tensor]:
@@ -444,20 +454,20 @@ class Autoregressive(ExactLikelihood, Sampler):
     ) -> Tensor:
         n, space, groups = len(noise), self.space, self.order()
         flat, sizes = torch.cat(groups), [len(group) for group in groups]
-        known = torch.zeros(space.dims, dtype=torch.bool)
+        known = torch.zeros(1, space.dims, dtype=torch.bool)  # or (n, dims)
         x = torch.zeros(n, space.dims, dtype=torch.long, device=self.device)
-        if self.given is not None and given is not None and (mask := self.given.known(space)) is not None:
-            known, x = mask.flatten(), self.given.fill(given, space).flatten(1).long()
+        if self.given is not None and given is not None and (mask := self.given.known(space, given)) is not None:
+            known, x = mask.reshape(-1, space.dims).cpu(), self.given.fill(given, space).flatten(1).long()
         if fixed is not None:
             mask, values = fixed[0].cpu().flatten(), fixed[1].to(self.device).flatten(1).long()
             known, x = known | mask, torch.where(mask.to(self.device), values, x)
         uniforms = noise.uniform("x", space.dims)[:, flat].to(self.device).split(sizes, 1)
         values = list(x[:, flat].split(sizes, 1))
         steps = self.begin(n, given)
-        rows = int(known.reshape(space.shape).all(2).all(0).long().cumprod(0).sum())
+        rows = known_rows(known, space)
         if rows:
             steps.fill(x.reshape(n, *space.shape), rows)
-        for k, settled in enumerate(known[flat].split(sizes)):
+        for k, settled in enumerate(known[:, flat].split(sizes, 1)):
             if not bool(settled.all()):
                 u = uniforms[k]
                 drawn = steps.draw(u) if adjust is None else inverse_cdf(adjust(steps.distribution().double()), u)
@@ -467,6 +477,11 @@ class Autoregressive(ExactLikelihood, Sampler):
                 progress(k + 1, len(groups))
         x[:, flat] = torch.cat(values, 1)
         return x.to(torch.uint8).reshape(n, *space.shape)
+
+
+def known_rows(known: Tensor, space: ImageSpace) -> int:
+    """How many first rows are known of all images: of bool `(n, dims)`."""
+    return int(known.all(0).reshape(space.shape).all(2).all(0).long().cumprod(0).sum())
 
 
 def inverse_cdf(log_prob: Tensor, u: Tensor) -> Tensor:
@@ -616,6 +631,10 @@ class ClassLikelihood(Labeler):
     @abstractmethod
     def class_log_prob(self, x: Tensor) -> LabelScore:
         """log p(x | y), or a bound or estimate of it: `(n, classes)` nats, in float64."""
+
+    @abstractmethod
+    def log_class_prior(self) -> Tensor:
+        """log p(y), `(classes,)` nats: log p(y | x) = log p(x | y) + log p(y) − logsumexp over y."""
 
 
 CAPABILITIES: dict[str, type[ImageModel]] = {

@@ -74,7 +74,15 @@ def random_batch(model: ImageModel, n: int, seed: int = 0) -> Batch:
     """Random images with random labels, and the view's value."""
     x = random_images(n, model.space, seed)
     classes = model.given.classes if isinstance(model.given, Label) else model.classes if isinstance(model, Labeler) else 2
-    return model.batch(x, torch.arange(n) % classes)
+    written = None if model.given is None else random_notes(model.given, n)
+    return model.batch(x, torch.arange(n) % classes if written is None else written)
+
+
+def random_notes(view: View, n: int) -> Tensor | None:
+    """What is written beside n images, as a view takes it; None for a view that takes labels."""
+    letters = {f"{i}": "".join(chr(97 + (5 * i + 3 * k) % 26) for k in range(1 + i % 7)) for i in range(n)}
+    columns = {name: [("0", "1", "")[(i // (k + 1)) % 3] for i in range(n)] for k, name in enumerate(getattr(view, "names", ()))}
+    return view.read({"caption": list(letters.values()), **columns}, list(letters))
 
 
 def fit(
@@ -122,7 +130,8 @@ def quadrature_log_prob(model: LowerBound, x: Tensor, given: Tensor | None = Non
     for i in range(len(x)):
         if i == 0 or (given is not None and not torch.equal(given[i], given[i - 1])):
             p = model.decode(z, None if given is None else given[i : i + 1].expand(len(z), *given.shape[1:]))
-        log_likelihood = model.unknown_sum(p.log_prob(x[i : i + 1].expand(len(z), *x.shape[1:])))
+        value = None if given is None else given[i : i + 1]
+        log_likelihood = model.unknown_sum(p.log_prob(x[i : i + 1].expand(len(z), *x.shape[1:])), value)
         out.append(torch.logsumexp(log_weight + log_likelihood, 0))
     return torch.stack(out)
 
@@ -163,7 +172,8 @@ def image_index(x: Tensor, space: ImageSpace) -> Tensor:
 
 def fitting_views(space: ImageSpace) -> list[View]:
     """One of each view that makes sense for such images."""
-    candidates: list[View] = [Label(3), views.Subsample(2), views.Top(1), views.Gray(), views.Half()]
+    candidates: list[View] = [Label(3), views.PartialLabel(3), views.Subsample(2), views.Top(1), views.Gray(), views.Half(), views.Masked()]
+    candidates += [views.Attributes(("hat", "beard")), views.Caption(6)]
     out = []
     for view in candidates:
         try:
@@ -179,7 +189,8 @@ def supports(cls: Model, view: View | None) -> bool:
 
 
 def _values(view: View, space: ImageSpace, n: int) -> Tensor:
-    return view.value(random_images(n, space, seed=7), torch.arange(n) % 3)
+    written = random_notes(view, n)
+    return view.value(random_images(n, space, seed=7), torch.arange(n) % 3 if written is None else written)
 
 
 # Checks: each takes a class, builds what it needs, and asserts -------------------------------------------------------
@@ -331,7 +342,7 @@ def decoders_sum_to_one(cls: Model) -> None:
             for value, x in _values_with_images(view, space):
                 for code in z:
                     with torch.no_grad():
-                        total = model.unknown_sum(model.decode(code.expand(len(x), -1), value).log_prob(x)).exp().sum()
+                        total = model.unknown_sum(model.decode(code.expand(len(x), -1), value).log_prob(x), value).exp().sum()
                     assert abs(float(total) - 1) < 1e-9, f"{space} given {view}: p(x|z) sums to {float(total)!r}"
             if space == TINY[0] and (view is None or isinstance(view, Label)):
                 for trained in (False, True):
@@ -348,11 +359,9 @@ def _values_with_images(view: View | None, space: ImageSpace) -> Iterator[tuple[
     if view is None:
         yield None, x
         return
-    known = view.known(space)
-    for value in torch.arange(view.classes) if isinstance(view, Label) else _values(view, space, 2):
-        images = x
-        if known is not None:
-            images = x[(x[:, known] == view.fill(value[None], space)[:, known]).all(1)]
+    for value in torch.arange(-view.unknown, view.classes) if isinstance(view, Label) else _values(view, space, 4 if view.varies else 2):
+        known = view.known(space, value[None])
+        images = x if known is None else x[((x == view.fill(value[None], space)) | ~known).flatten(1).all(1)]
         yield value.expand(len(images), *value.shape), images
 
 
@@ -364,8 +373,9 @@ def views_matter(cls: Model) -> None:
             continue
         model = densify(cls.small(COLOUR, view).double())
         values = _values(view, COLOUR, 6)
-        known = view.known(COLOUR)
-        assert model.dims == COLOUR.dims - (0 if known is None else int(known.sum()))
+        known = view.known(COLOUR, values)
+        fixed = torch.zeros(6, *COLOUR.shape, dtype=torch.bool) if known is None else known.expand(6, *COLOUR.shape)
+        assert torch.equal(torch.as_tensor(model.dims_of(values)).expand(6), COLOUR.dims - fixed.flatten(1).sum(1))
         unknown = random_images(6, COLOUR, seed=1)
         other = values.roll(1, 0)
 
@@ -389,13 +399,13 @@ def views_matter(cls: Model) -> None:
             if isinstance(model, Sampler):
                 many = values.repeat(30, *[1] * (values.ndim - 1))
                 drawn, again = model.sample(len(many), many), model.sample(len(many), many.roll(1, 0))
-                unfixed = torch.ones(COLOUR.shape, dtype=torch.bool) if known is None else ~known
-                assert not torch.equal(drawn[:, unfixed], again[:, unfixed]), f"{view} changes no sample"
-                if known is not None:
-                    assert torch.equal(drawn[:, known], view.fill(many, COLOUR)[:, known]), f"{view}: known sub-pixels were changed"
+                every = fixed.repeat(30, 1, 1, 1)
+                unfixed = ~(every | every.roll(1, 0))
+                assert not torch.equal(drawn[unfixed], again[unfixed]), f"{view} changes no sample"
+                assert torch.equal(drawn[every], view.fill(many, COLOUR)[every]), f"{view}: known sub-pixels were changed"
             if known is not None and isinstance(model, ExactLikelihood | LowerBound):
                 x = put(values)
-                x[:, known] = (x[:, known] + 1) % COLOUR.levels
+                x[fixed] = (x[fixed] + 1) % COLOUR.levels
                 score = model.log_prob if isinstance(model, ExactLikelihood) else model.elbo
                 _raises(lambda score=score, x=x, values=values: score(x, values), f"an image that contradicts {view}")
 

@@ -37,11 +37,11 @@ def make(**settings: Any) -> LadderVAE:
 def test_layers_go_from_coarse_to_fine_and_their_codes_stand_side_by_side() -> None:
     model = make()
     assert model.sizes == [(5, 4), (3, 2)]
-    assert model.dims_of == [2 * 3 * 2] * 2 + [2 * 5 * 4] * 2
-    assert model.latent_dims == sum(model.dims_of)
+    assert model.layer_dims == [2 * 3 * 2] * 2 + [2 * 5 * 4] * 2
+    assert model.latent_dims == sum(model.layer_dims)
     assert make(layers=5).places == [1, 1, 1, 0, 0]
     vectors = make(maps=False)
-    assert vectors.dims_of == [2] * 4
+    assert vectors.layer_dims == [2] * 4
 
 
 def test_a_layer_is_inferred_given_those_above_and_not_those_below() -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pofx.data import Data, Split
     from pofx.model import ImageModel
     from pofx.space import ImageSpace
+    from pofx.views import View
 
 EVERYWHERE = Group("Every verb", sort_key=10)
 DATA = Group("Convert the data (recorded, and printed with every number)", sort_key=5)
@@ -144,6 +145,7 @@ def load_images(
         fix = _conversion(found, space, flags, () if run is None else run.transforms)
         raise InputError(f"The run is a model of {space}; {spec} holds {found}. {fix}")
     heading = split.heading
+    split = split if run is None else split.told(run.view)
     if chosen is not None:
         if chosen >= len(split):
             raise InputError(f"There is no image {chosen} in {spec}: it holds {len(split)}, numbered 0 … {len(split) - 1}, e.g. '{spec}#0'")
@@ -185,6 +187,13 @@ class RunData:
         return tuple(names) if names else None
 
     @property
+    def view(self) -> View | None:
+        """The view that the run's model conditions on."""
+        from pofx.catalog import arguments_from_json
+
+        return arguments_from_json(self.meta.get("given"))
+
+    @property
     def transforms(self) -> tuple[str, ...]:
         return tuple(self.stored.get("transforms") or ())
 
@@ -212,7 +221,7 @@ class RunData:
         stored = self.stored
         if not stored.get("spec"):
             raise InputError("This run does not say what it was trained on; name the images as DATA.")
-        data = load_data(**stored["spec"])
+        data = load_data(**stored["spec"]).told(self.view)
         if data.fingerprint != stored.get("fingerprint"):
             common.note(
                 f"{data.heading} is not what it was when the run was trained: images were added, removed or changed, or split in another way."

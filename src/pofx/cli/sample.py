@@ -20,6 +20,8 @@ def sample(
     seed: int = 0,
     first: int = 0,
     label: str | None = None,
+    attributes: str | None = None,
+    caption: str | None = None,
     like: str | None = None,
     temperature: float = 1.0,
     top_p: float = 1.0,
@@ -41,7 +43,9 @@ def sample(
         seed: any whole number.
         first: number of the first image.
         label: class to draw, by number or name; several in turn with commas. For runs with --given label.
-        like: DATA whose images give what the run conditions on (their label, small version, top rows …).
+        attributes: properties to draw, e.g. smiling=1,hat=0; those not named are open. For runs with --given attributes.
+        caption: what to draw, in words. For runs with --given caption.
+        like: DATA whose images give what the run conditions on (their label, small version, top rows, known pixels …).
         temperature: below 1 sharpens; what comes out is then not samples of p.
         top_p: draw from the likeliest values holding this share; what comes out is then not samples of p.
         truncation: of a run with latents (GAN, VAE): decode this times z, from 1 down to 0: the same images, less varied; what comes out is
@@ -54,7 +58,7 @@ def sample(
     model = load_model(run, common)
     n = (4 if trace else 64) if n is None else n
     alphabet = run_info(run).stored.get("alphabet")
-    given = view_value(model, run, n, label, like, common)
+    given = view_value(model, run, n, label, like, common, attributes=attributes, caption=caption)
     name = "trace.gif" if trace else f"{show}.png" if show != "sample" else "samples.txt" if alphabet else "samples.png"
     target = out if out is not None else _default_out(run, name)
     with common.progress("sampling") as progress:
@@ -79,7 +83,7 @@ def sample(
         cause = "--truncation" if truncation != 1 else "--temperature or --top-p"
         common.note(f"With {cause} these images are {result.kind}.")
     return Answer(
-        {"run": run, "label": label, "like": like, "trace": trace} | result.to_json(),
+        {"run": run, "label": label, "attributes": attributes, "caption": caption, "like": like, "trace": trace} | result.to_json(),
         f"{result.path}  ({result.n} images, seed {seed}: {result.kind})",
     )
 
@@ -89,25 +93,46 @@ def _default_out(run: str, name: str) -> Path:
     return folder / name if folder.is_dir() else Path(name)
 
 
-def view_value(model: Any, run: str, n: int, label: str | None, like: str | None, common: Common) -> Any:
-    """The view's value for n images, from --label or --like; None for an unconditional model."""
+def view_value(
+    model: Any,
+    run: str,
+    n: int,
+    label: str | None,
+    like: str | None,
+    common: Common,
+    *,
+    attributes: str | None = None,
+    caption: str | None = None,
+) -> Any:
+    """The view's value for n images, from --label, --attributes, --caption or --like; None for an unconditional model."""
     import torch
 
-    from pofx.views import Label
+    from pofx.views import Attributes, Caption, Label
 
     view = model.given
-    if label is not None and like is not None:
-        raise InputError("--label and --like both say what to condition on; give one of them.")
+    flags = {"label": (label, Label), "attributes": (attributes, Attributes), "caption": (caption, Caption), "like": (like, object)}
+    said = [flag for flag, (value, _) in flags.items() if value is not None]
+    if len(said) > 1:
+        raise InputError(f"--{said[0]} and --{said[1]} both say what to condition on; give one of them.")
     if view is None:
-        if label is not None or like is not None:
-            raise InputError(
-                f"{run} is p(x), without a condition: leave out --{'label' if label is not None else 'like'}, or train one with --given label."
-            )
+        if said:
+            raise InputError(f"{run} is p(x), without a condition: leave out --{said[0]}, or train one with --given label.")
         return None
+    if said and not isinstance(view, flags[said[0]][1]):
+        own = next((flag for flag, (_, kind) in flags.items() if isinstance(view, kind)), "like")
+        raise InputError(f"{run} is p(x | {type(view).__name__.lower()}): it does not take --{said[0]}. Use --{own}.")
     if like is not None:
         images = load_images(like, model.space, common=common, run=run_info(run))
         x, y = images.split.take(torch.arange(n) % len(images.split))
         return view.value(x, y)
+    if caption is not None:
+        return view.check(caption, n, model.space)
+    if attributes is not None:
+        return view.check(_attributes(attributes), n, model.space)
+    if isinstance(view, Caption):
+        raise InputError(f'{run} is p(x | caption): say what to draw, e.g. --caption "smiling face", or --like DATA')
+    if isinstance(view, Attributes):
+        raise InputError(f"{run} is p(x | attributes): say which, e.g. --attributes {view.names[0]}=1, or --like DATA")
     if not isinstance(view, Label):
         raise InputError(f"{run} is p(x | {type(view).__name__.lower()}): say which images it shall condition on, e.g. --like digits:test")
     if label is None:
@@ -115,6 +140,17 @@ def view_value(model: Any, run: str, n: int, label: str | None, like: str | None
     names = run_info(run).class_names
     numbers = torch.tensor([_number(part.strip(), names, view.classes) for part in label.split(",")])
     return numbers[torch.arange(n) % len(numbers)]
+
+
+def _attributes(text: str) -> dict[str, int]:
+    """smiling=1,hat=0 → {"smiling": 1, "hat": 0}"""
+    found = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        name, _, value = part.partition("=")
+        if value.strip() not in ("0", "1"):
+            raise InputError(f"--attributes {part}: write NAME=1 or NAME=0, e.g. --attributes {name.strip() or 'smiling'}=1")
+        found[name.strip()] = int(value)
+    return found
 
 
 def _number(label: str, names: tuple[str, ...] | None, classes: int) -> int:

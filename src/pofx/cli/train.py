@@ -105,7 +105,7 @@ def _names(text: str | None) -> tuple[str, ...]:
 def with_classes(known: tuple[Setting, ...], settings: dict[str, Any], data: Data) -> dict[str, Any]:
     """Fill in the number of classes from the labels, where the model has such a setting and none was typed."""
     given = settings.get("given")
-    label = isinstance(given, dict) and given["type"] == "Label" and "classes" not in given
+    label = isinstance(given, dict) and given["type"] in ("Label", "PartialLabel") and "classes" not in given
     classifier = any(setting.name == "classes" for setting in known) and "classes" not in settings
     if not label and not classifier:
         return settings

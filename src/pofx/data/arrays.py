@@ -6,7 +6,7 @@ the second is not; where both are, the array is read as `(N, C, H, W)`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -53,11 +53,12 @@ def pick(ids: Sequence[str], rows: NDArray[np.int64]) -> Sequence[str]:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """A published part as it was found: images, names, labels (whole numbers or strings)."""
+    """A published part as it was found: images, names, labels (whole numbers or strings), and what is written beside them (`Split.written`)."""
 
     images: NDArray[np.uint8] | Items
     ids: Sequence[str]
     y: NDArray[Any] | None = None
+    written: Mapping[str, NDArray[np.object_]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

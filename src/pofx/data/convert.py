@@ -75,7 +75,15 @@ def convert(parsed: sources.Spec, source: Source, options: Options) -> Found:
     parts = {}
     for part, (part_pixels, keys) in pixels.items():
         y = labels[part]
-        parts[part] = Split(part_pixels, ids[part], keys, None if y is None else torch.from_numpy(y[kept[part]]), drawn, skipped=skipped)
+        parts[part] = Split(
+            part_pixels,
+            ids[part],
+            keys,
+            None if y is None else torch.from_numpy(y[kept[part]]),
+            drawn,
+            skipped=skipped,
+            written={name: column[kept[part]] for name, column in source.parts[part].written.items()},
+        )
     if not sum(map(len, parts.values())) or not len(next(iter(parts.values()))):
         raise InputError(f"{parsed.text} holds no images. Give at least one.")
     if drawn is not None:

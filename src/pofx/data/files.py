@@ -6,6 +6,7 @@ Sizes that a file declares are checked before memory is asked for.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import math
@@ -16,6 +17,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +98,42 @@ def read_folder(root: Path, name: str, limit: int) -> Source:
             warnings.warn(f"{name}: {count} (e.g. {outside[0]}): labels ignored. Move them into one to have labels.", stacklevel=1)
         y = None if outside else np.array(labels)
         rows[part] = Rows(FileItems([f for f, _ in members]), ids, y)
+    tables = [f for f in files if f.suffix.lower() == ".csv"]
+    if tables:
+        written = _written(tables, root, [name for part in rows.values() for name in part.ids])
+        rows = {
+            part: replace(found, written={column: np.array([cells.get(i) for i in found.ids], object) for column, cells in written.items()})
+            for part, found in rows.items()
+        }
     return Source(rows)
+
+
+def _written(tables: list[Path], root: Path, ids: list[str]) -> dict[str, dict[str, str]]:
+    """CSV files beside images: column → image → text. The first column names an image, from the folder of the file on; what a file says of
+    images that are not there is ignored with a warning, and a file that names none of them is not meant."""
+    known = set(ids)
+    found: dict[str, dict[str, str]] = {}
+    for path in tables:
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as stream:
+                head, *lines = list(csv.reader(stream)) or [[]]
+        except (OSError, ValueError, csv.Error) as error:
+            warnings.warn(f"{path} cannot be read as CSV and is ignored: {_first_line(error)}.", stacklevel=1)
+            continue
+        images = {}
+        for cells in lines:
+            if cells and cells[0].strip():
+                name = os.path.relpath(path.parent / cells[0].strip(), root).replace(os.sep, "/")
+                images.setdefault(name, cells)
+        absent = [name for name in images if name not in known]
+        if len(absent) == len(images):
+            continue
+        if absent:
+            warnings.warn(f"{path} names {len(absent)} images that are not there (e.g. {absent[0]}); they are ignored.", stacklevel=1)
+        for at, column in enumerate(head[1:], 1):
+            cells = {name: row[at] if at < len(row) else "" for name, row in images.items() if name in known}
+            found[column.strip()] = cells | found.get(column.strip(), {})
+    return found
 
 
 def _walk(root: Path) -> Iterator[Path]:

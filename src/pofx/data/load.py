@@ -30,6 +30,7 @@ from pofx.data.transforms import RESAMPLING, bernoulli, parse_size
 from pofx.errors import InputError
 from pofx.noise import Noise
 from pofx.space import ImageSpace
+from pofx.views import View
 
 PARTS = sources.PARTS
 
@@ -49,6 +50,7 @@ class Data:
         title: the set without its conversions, e.g. "mnist", or the last part of a path.
         arguments: what makes `load_data` return this again.
         alphabet: of a text, the character of each level; else None.
+        view: the one that `y` was read for (see `told`); None where it is the label.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Data:
     title: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
     alphabet: str | None = None
+    view: View | None = None
 
     @property
     def dynamic(self) -> bool:
@@ -84,7 +87,20 @@ class Data:
         """How many classes labels are from; 0 without labels. Classes that were dropped still count."""
         if self.class_names:
             return len(self.class_names)
-        return max((int(s.y.max()) + 1 for s in self.parts.values() if s.y is not None and len(s)), default=0)
+        return max((int(s.y.max()) + 1 for s in self.parts.values() if s.y is not None and s.y.ndim == 1 and len(s)), default=0)
+
+    def told(self, view: View | None) -> Data:
+        """This set with `y` as `view` reads it (`Split.told`), in each part; the fingerprint then covers what was read."""
+        if view is None or view == self.view:
+            return self
+        parts = {name: part.told(view) for name, part in self.parts.items()}
+        if all(parts[name] is part for name, part in self.parts.items()):
+            return self
+        digest = sha256(self.fingerprint.encode())
+        for part in parts.values():
+            assert part.y is not None
+            digest.update(part.y.numpy().tobytes())
+        return replace(self, **parts, fingerprint=digest.hexdigest()[:32], view=view)
 
     def train_batch(self, index: Tensor, *, seed: int, epoch: int) -> tuple[Tensor, Tensor | None]:
         """What training reads: rows `index` int64 `(n,)` of train, redrawn by (seed, epoch, image) if the set is `:dynamic`."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +16,7 @@ from pofx.data.pixels import Chain, Memory, Pixels
 from pofx.data.split import Keys, pixel_keys
 from pofx.data.transforms import bernoulli
 from pofx.noise import Noise
+from pofx.views import View
 
 CHUNK = 1024
 
@@ -28,10 +29,11 @@ class Split:
         pixels: where the images are.
         ids: stable names: "mnist/test/17" (row 17 of the published part), or a file's relative path.
         keys: uint64 `(N,)`, a hash of each image's pixels; equal for duplicates.
-        y: int64 `(N,)` labels, or None.
+        y: int64 `(N,)` labels, or None; or what a view reads, `(N, …)`: see `told`.
         drawn: for `:dynamic`, the number of levels that pixels are drawn from; else None.
         heading: set, part and conversions, to print above a number.
         skipped: files that could not be read, "path: reason".
+        written: what is written beside the images: column → a text for each, "" for an empty cell, None for an image that is not named.
 
     >>> part = Split.of(torch.zeros(3, 1, 2, 2, dtype=torch.uint8))
     >>> len(part), part.take(torch.tensor([0, 2]))[0].shape
@@ -45,6 +47,7 @@ class Split:
     drawn: int | None = None
     heading: str = "array"
     skipped: tuple[str, ...] = ()
+    written: Mapping[str, NDArray[np.object_]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor | None = None, ids: Sequence[str] | None = None) -> Split:
@@ -97,7 +100,23 @@ class Split:
     def select(self, rows: NDArray[np.int64]) -> Split:
         """Only these rows, as a part of its own."""
         y = None if self.y is None else self.y[torch.from_numpy(rows)]
-        return Split(self.pixels.select(rows), pick(self.ids, rows), self.keys[rows], y, self.drawn, self.heading, self.skipped)
+        written = {name: column[rows] for name, column in self.written.items()}
+        return Split(self.pixels.select(rows), pick(self.ids, rows), self.keys[rows], y, self.drawn, self.heading, self.skipped, written)
+
+    def told(self, view: View | None) -> Split:
+        """This part with `y` as `view` reads it from what is written beside the images (attributes, captions); itself where `y` is the label.
+
+        Raises:
+            InputError: nothing of that name is written, an image is not named, or a cell is not what it should be.
+
+        >>> from pofx.views import Attributes
+        >>> part = Split.of(torch.zeros(2, 1, 2, 2, dtype=torch.uint8))
+        >>> replace(part, written={"hat": np.array(["1", ""], object)}).told(Attributes(("hat",))).y
+        tensor([[1],
+                [2]])
+        """
+        y = None if view is None else view.read(self.written, self.ids)
+        return self if y is None else replace(self, y=y)
 
 
 def check_rows(index: Tensor, n: int) -> Tensor:
@@ -118,4 +137,6 @@ def end_to_end(parts: list[Split]) -> Split:
         return first
     ids = [name for s in parts for name in s.ids]
     y = None if any(s.y is None for s in parts) else torch.cat([s.y for s in parts if s.y is not None])
-    return replace(first, pixels=Chain([s.pixels for s in parts]).flat(), ids=ids, keys=np.concatenate([s.keys for s in parts]), y=y)
+    written = {name: np.concatenate([s.written[name] for s in parts]) for name in first.written if all(name in s.written for s in others)}
+    keys = np.concatenate([s.keys for s in parts])
+    return replace(first, pixels=Chain([s.pixels for s in parts]).flat(), ids=ids, keys=keys, y=y, written=written)

@@ -14,6 +14,7 @@ the folder $POFX_DATA, then on the Hub where it has them.
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,12 +195,35 @@ def _npz_set(name: str, file: str, levels: int, class_names: tuple[str, ...] | N
 
 
 def _noto_emoji(root: Path, rest: str, limit: int) -> Source | None:
-    """RGBA; composited over white, as the files of a folder are."""
+    """RGBA; composited over white, as the files of a folder are. The names of their code points are captions."""
     found = _npz_set("noto-emoji", "noto_emoji32.npz", 256)(root, rest, limit)
     if found is None:
         return None
-    parts = {part: Rows(over_white(np.asarray(rows.images)), rows.ids, rows.y) for part, rows in found.parts.items()}
+    names = files.npz_arrays(root / "noto_emoji32.npz", limit, lambda key: key.startswith("name_"))
+    parts = {}
+    for part, rows in found.parts.items():
+        own = names.get(f"name_{part}")
+        written = (
+            {} if own is None or len(own) != len(rows.ids) else {"caption": np.array([emoji_caption(str(name)) for name in own], object)}
+        )
+        parts[part] = Rows(over_white(np.asarray(rows.images)), rows.ids, rows.y, written)
     return Source(parts, 256, notes=("alpha over white",))
+
+
+def emoji_caption(name: str) -> str:
+    """What the code points in the name of an emoji's file are called, without joiners and without what all such names begin with.
+
+    >>> emoji_caption("emoji_u1f469_1f3fe_200d_1f9b1")
+    'woman type-5 component curly hair'
+    """
+    found = []
+    for code in name.removeprefix("emoji_u").split("_"):
+        if code not in ("200d", "fe0f") and code.isalnum():
+            words = unicodedata.name(chr(int(code, 16)), code).lower()
+            found.append(
+                words.removeprefix("emoji modifier fitzpatrick ").removeprefix("regional indicator symbol ").removeprefix("emoji ")
+            )
+    return " ".join(found)
 
 
 def _timeseries(root: Path, rest: str, limit: int) -> Source | None:

@@ -2,7 +2,7 @@
 
 A view's features, a vector `(n, K)` or planes `(n, K, H, W)`, become one context `(n, width, 1, 1)` or `(n, width, H, W)`.
 Each layer that wants it adds a 1×1 projection of the context, pooled to its own size. The context is given, so it may look
-everywhere: no mask applies to it.
+everywhere: no mask applies to it. A text is read letter by letter, by two convolutions, and averaged over its letters.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pofx.model import ImageModel
+from pofx.nn.activations import silu
 from pofx.nn.linear import Linear
 
 
@@ -24,8 +25,10 @@ class Context(nn.Module):
         if self.view is None:
             return
         shape = self.view.feature_shape(self.space)
-        if len(shape) == 1:
-            self.embed: nn.Module = nn.Conv2d(shape[0], width, 1)
+        if self.view.text:
+            self.embed: nn.Module = Text(width)
+        elif len(shape) == 1:
+            self.embed = nn.Conv2d(shape[0], width, 1)
         else:
             self.embed = nn.Sequential(
                 nn.Conv2d(shape[0], width, 5, padding=2),
@@ -39,12 +42,34 @@ class Context(nn.Module):
         if self.view is None or value is None:
             return None
         weight = next(self.embed.parameters())
-        features = self.view.features(value, self.space).to(weight.dtype)
+        features = self.view.features(value, self.space)
+        if self.view.text:
+            return self.embed(features.long())
+        features = features.to(weight.dtype)
         return self.embed(features if features.ndim == 4 else features[:, :, None, None])
 
     def into(self, features: int) -> nn.Module:
         """A projection of the context into a layer of `features` channels; an empty module where there is no view."""
         return nn.Identity() if self.view is None else nn.Conv2d(self.width, features, 1)
+
+
+class Text(nn.Module):
+    """Bytes of short texts, int64 `(n, length)`, 0 behind their end → `(n, width, 1, 1)`: letters are embedded with what stands beside them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        inner = min(width, 64)
+        self.letters = nn.Embedding(256, inner)
+        self.first = nn.Conv2d(inner, inner, (1, 5), padding=(0, 2))
+        self.second = nn.Conv2d(inner, inner, (1, 5), padding=(0, 2))
+        self.out = nn.Conv2d(inner, width, 1)
+
+    def forward(self, text: Tensor) -> Tensor:
+        there = (text > 0).to(self.out.weight.dtype)[:, None, None]
+        h = self.letters(text).transpose(1, 2)[:, :, None] * there
+        h = silu(self.first(h)) * there
+        h = silu(self.second(h)) * there
+        return self.out(h.sum((2, 3), keepdim=True) / there.sum(3, keepdim=True).clamp(min=1))
 
 
 def project(layer: nn.Module, context: Tensor | None, size: tuple[int, int] | None = None) -> Tensor | float:

@@ -107,7 +107,7 @@ class OrderedModel(Autoregressive):
         return [Objective("nll", self, self._loss, optimizer=OptimizerSpec("AdamW", lr=self.lr, betas=(0.9, 0.99)))]
 
     def _loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.nll(self.conditional_log_prob(batch.x, batch.given))
+        return self.nll(self.conditional_log_prob(batch.x, batch.given), batch.given)
 
     def conditional_log_prob(self, x: Tensor, given: Tensor | None) -> Tensor:
         c, h, w = self.space.shape

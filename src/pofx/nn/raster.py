@@ -299,7 +299,7 @@ class RasterModel(Autoregressive):
     @final
     def _loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         parameters = self.full(self.seen(batch.x), self.context(batch.given), context.noise)
-        return self.nll(self.head(parameters).log_prob(batch.x))
+        return self.nll(self.head(parameters).log_prob(batch.x), batch.given)
 
     @final
     def order(self) -> list[Tensor]:

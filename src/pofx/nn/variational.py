@@ -133,9 +133,9 @@ class Variational(LatentVariable, Sampler, Features):
     def _pixels(self, parameters: Tensor) -> PixelDistribution:
         return self.head(parameters, None if self.scale == "pixel" else self.log_scale)
 
-    def _log_likelihood(self, x: Tensor, parameters: Tensor) -> Tensor:
+    def _log_likelihood(self, x: Tensor, parameters: Tensor, given: Tensor | None) -> Tensor:
         """log p(x | z, given) over unknown sub-pixels, `(n,)` nats."""
-        return self.unknown_sum(self._pixels(parameters).log_prob(x))
+        return self.unknown_sum(self._pixels(parameters).log_prob(x), given)
 
     def _blocks(self, noise: Noise, samples: int) -> Iterator[Tensor]:
         """ε for `samples` draws of each image, `(at most BLOCK, n, d)` at a time; draw i is the same whatever follows it in later blocks."""
@@ -156,35 +156,40 @@ class Variational(LatentVariable, Sampler, Features):
     def _zeros(self, n: int) -> Tensor:
         return torch.zeros(n, self.latent_dims, dtype=self.dtype, device=self.device)
 
-    def _start(self, x: Tensor, given: Any, samples: int, seed: int) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...], Noise]:
+    def _start(
+        self, x: Tensor, given: Any, samples: int, seed: int
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, tuple[Tensor, ...], Noise]:
+        """Images, the view's value, its context, what the nets read, and noise keyed by the images."""
         if samples < 1:
             raise InputError(f"samples={samples}: at least one draw of z is needed, e.g. samples=1.")
         x, value = self.check_pair(x, given)
         context = self.context(value)
-        return x, context, self.read(x, context, None), Noise(seed, hash_images(x))
+        return x, value, context, self.read(x, context, None), Noise(seed, hash_images(x))
 
     @final
     def bound(self, x: Tensor, given: Any = None, *, samples: int = 1, seed: int = 0) -> Bound:
-        x, context, read, noise = self._start(x, given, samples, seed)
+        x, value, context, read, noise = self._start(x, given, samples, seed)
         log_likelihood, kl = torch.zeros(len(x), dtype=self.dtype, device=self.device), self._zeros(len(x))
         for block in self._blocks(noise, samples):
             for epsilon in block:
                 e = self.explain(read, epsilon, context, None)
-                log_likelihood, kl = log_likelihood + self._log_likelihood(x, e.parameters()), kl + e.q.kl()
+                log_likelihood, kl = log_likelihood + self._log_likelihood(x, e.parameters(), value), kl + e.q.kl()
         return Bound(log_likelihood / samples, kl / samples)
 
     @final
     def log_prob_estimate(self, x: Tensor, given: Any = None, *, samples: int, seed: int = 0) -> Tensor:
-        x, context, read, noise = self._start(x, given, samples, seed)
+        x, value, context, read, noise = self._start(x, given, samples, seed)
         n, log_weights = len(x), []
         at_once = max(1, min(samples, BLOCK, NUMBERS // (n * self.head.size * self.space.height * self.space.width)))
         xs, reads, contexts = _repeated(x, at_once), tuple(_repeated(t, at_once) for t in read), _repeated(context, at_once)
+        values = _repeated(value, at_once)
         for block in self._blocks(noise, samples):
             for epsilon in block.split(at_once):
                 rows = len(epsilon) * n
                 context = None if contexts is None else contexts[:rows]
                 e = self.explain(tuple(t[:rows] for t in reads), epsilon.flatten(0, 1), context, None)
-                log_weight = self._log_likelihood(xs[:rows], e.parameters()) + _log_ratio(e, epsilon.flatten(0, 1))
+                value = None if values is None else values[:rows]
+                log_weight = self._log_likelihood(xs[:rows], e.parameters(), value) + _log_ratio(e, epsilon.flatten(0, 1))
                 log_weights.append(log_weight.reshape(-1, n))
         return torch.logsumexp(torch.cat(log_weights), 0) - math.log(samples)
 
@@ -202,45 +207,47 @@ class Variational(LatentVariable, Sampler, Features):
         context = self.context(batch.given)
         read = self.read(batch.x, context, step.noise)
         epsilon = torch.cat(list(self._blocks(step.noise, k))).flatten(0, 1)
-        x, noise = batch.x, step.noise
+        x, value, noise = batch.x, batch.given, step.noise
         if k > 1:
+            value = _repeated(value, k)
             x, read, context = _repeated(x, k), tuple(_repeated(t, k) for t in read), _repeated(context, k)
             noise = Noise(noise.seed, noise.images.repeat(k)) if self.dropout else noise
         e = self.explain(read, epsilon, context, noise)
         parameters = e.parameters()
         if self.scale == "optimal":
-            self._follow(x, parameters)
-        reconstruction = -self._log_likelihood(x, parameters).reshape(k, n)
+            self._follow(x, parameters, value)
+        reconstruction = -self._log_likelihood(x, parameters, value).reshape(k, n)
         kl = e.q.kl()
         distortion = reconstruction.mean()
         with torch.no_grad():
             nats = kl.sum(1).mean()
-            cost = distortion + nats
-            logs = {"bits_per_dim": cost / (self.dims * math.log(2)), "kl": nats, "reconstruction": distortion.detach()}
+            bits = self.dims_of(batch.given) * math.log(2)  # an image
+            cost = ((reconstruction.mean(0) + kl.reshape(k, n, -1).sum(2).mean(0)) / bits).mean()
+            logs = {"bits_per_dim": cost, "kl": nats, "reconstruction": distortion.detach()}
         if k == 1:
             rate = kl.mean(0)
             loss = distortion + beta * (rate.clamp(min=self.free_bits) if self.free_bits else rate).sum()
         else:
             log_ratio = _log_ratio(e, epsilon).reshape(k, n)
             loss = (math.log(k) - torch.logsumexp(beta * log_ratio - reconstruction, 0)).mean()
-            tight = (math.log(k) - torch.logsumexp(log_ratio - reconstruction, 0)).mean().detach()
-            logs["bits_per_dim"] = tight / (self.dims * math.log(2))
+            tight = (math.log(k) - torch.logsumexp(log_ratio - reconstruction, 0)).detach()
+            logs["bits_per_dim"] = (tight / bits).mean()
         return loss / self.dims, logs
 
     @torch.no_grad()
-    def _follow(self, x: Tensor, parameters: Tensor) -> None:
+    def _follow(self, x: Tensor, parameters: Tensor, given: Tensor | None) -> None:
         """While training, the scale is the optimum of the batch (Rybkin et al. 2021, eq. 7): σ² is the mean squared error."""
-        self.log_scale.copy_(self._moment(self._errors(x, parameters) / len(x)))
+        self.log_scale.copy_(self._moment(self._errors(x, parameters, given) / len(x)))
 
-    def _errors(self, x: Tensor, parameters: Tensor) -> Tensor:
+    def _errors(self, x: Tensor, parameters: Tensor, given: Tensor | None) -> Tensor:
         """(x − μ)² on [−1, 1], mean over the unknown sub-pixels of a channel, sum over images: `(C,)`.
 
         The bins at both ends are open, so μ may lie far outside; an error is that of the nearest value that pixels can have.
         """
         mean = parameters if parameters.dtype == torch.float64 else parameters.float()
         squared = (normalised(x, self.space.levels, mean.dtype) - mean.clamp(-1, 1)) ** 2
-        unknown = torch.ones_like(squared[0]) if (known := self.known()) is None else (~known).to(squared)
-        return (squared * unknown).sum((0, 2, 3)) / unknown.sum((1, 2)).clamp(min=1)
+        unknown = torch.ones_like(squared[0]) if (known := self.known(given)) is None else (~known).to(squared)
+        return ((squared * unknown).sum((2, 3)) / unknown.sum((-2, -1)).clamp(min=1)).sum(0)
 
     def _moment(self, variance: Tensor) -> Tensor:
         """The log-scale that has this variance per channel; a logistic distribution of scale s has variance s²π²/3."""
@@ -253,11 +260,11 @@ class Variational(LatentVariable, Sampler, Features):
         the first SETTLE batches. It starts at the mean squared error and searches around it, since bins have a width."""
         if self.scale != "optimal":
             return
-        seen = [(batch.x, self._drawn(batch)) for batch in islice(batches, SETTLE)]
-        log_scale = self._moment(sum((self._errors(x, p) for x, p in seen), self._nothing()) / sum(len(x) for x, _ in seen))
+        seen = [(batch.x, self._drawn(batch), batch.given) for batch in islice(batches, SETTLE)]
+        log_scale = self._moment(sum((self._errors(*part) for part in seen), self._nothing()) / sum(len(x) for x, *_ in seen))
         for width, part in ((0.4, seen[:1]), (0.1, seen[:1]), (0.05, seen), (0.0125, seen)):
             grid = log_scale + width * torch.arange(-2, 3, dtype=log_scale.dtype, device=log_scale.device)[:, None]
-            totals = torch.stack([sum((self._per_channel(x, p, s) for x, p in part), self._nothing()) for s in grid])
+            totals = torch.stack([sum((self._per_channel(*images, s) for images in part), self._nothing()) for s in grid])
             log_scale = grid.gather(0, totals.argmax(0)[None])[0]
         self.log_scale.copy_(log_scale)
 
@@ -268,9 +275,9 @@ class Variational(LatentVariable, Sampler, Features):
         context = self.context(batch.given)
         return self.explain(self.read(batch.x, context, None), self._one(Noise(0, hash_images(batch.x))), context, None).parameters()
 
-    def _per_channel(self, x: Tensor, parameters: Tensor, log_scale: Tensor) -> Tensor:
+    def _per_channel(self, x: Tensor, parameters: Tensor, given: Tensor | None, log_scale: Tensor) -> Tensor:
         """log p(x|z) of unknown sub-pixels, summed over images and places: `(C,)` nats."""
-        log_prob, known = self.head(parameters, log_scale).log_prob(x), self.known()
+        log_prob, known = self.head(parameters, log_scale).log_prob(x), self.known(given)
         return (log_prob if known is None else log_prob.masked_fill(known, 0)).sum((0, 2, 3))
 
     # Sampler, Encoder, Decoder, Features -----------------------------------------------------------------------------

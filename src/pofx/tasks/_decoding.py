@@ -11,7 +11,7 @@ from torch import Tensor
 from pofx.errors import CapabilityError, InputError
 from pofx.model import Decoder, ImageModel, LatentVariable, Progress, Sampler, evaluating
 from pofx.noise import Noise
-from pofx.tasks.bulk import batch_size
+from pofx.tasks.bulk import Images, batch_size, per_image
 
 
 def has_prior(model: ImageModel) -> bool:
@@ -46,8 +46,7 @@ def decodes_to(model: ImageModel) -> str:
 
 def known_again(model: ImageModel, shown: Tensor, given: Tensor | None, show: str) -> Tensor:
     """Known sub-pixels in their places; their standard deviation is 0."""
-    known = model.known()
-    if show == "sd" and known is not None:
+    if show == "sd" and (known := model.known(given)) is not None:
         return shown.masked_fill(known, 0)
     return model.copy_known(shown, given)
 
@@ -78,3 +77,14 @@ def means(model: Decoder, z: Tensor, given: Tensor | None = None, *, progress: P
             if progress is not None:
                 progress(min(start + size, len(z)), len(z))
     return torch.cat(parts).clone()
+
+
+def mean_dims(model: ImageModel, images: Images, given: Tensor | None = None) -> int | float:
+    """Sub-pixels of an image that are not known; their mean over `images` where the view knows other pixels of each (`given`: its values)."""
+    if model.given is None or not model.given.varies:
+        return model.dims
+
+    def paid(x: Tensor, y: Tensor | None) -> Tensor:
+        return torch.as_tensor(model.dims_of(model.batch(x, y).given)).double()
+
+    return float((per_image(model, paid, images) if given is None else torch.as_tensor(model.dims_of(given)).double()).mean())

@@ -114,7 +114,7 @@ def inference(model: ImageModel, x: Tensor, given: Any = None, *, seed: int = 0)
                 n = len(part)
                 view = None if value is None else value.expand(n, *value.shape[1:])
                 p = twin.decode(part.to(twin.device), view)
-                parts.append(twin.unknown_sum(p.log_prob(image.expand(n, *image.shape[1:]))).cpu())
+                parts.append(twin.unknown_sum(p.log_prob(image.expand(n, *image.shape[1:])), view).cpu())
         return torch.cat(parts)
 
     return Inference(log_likelihood, Gaussian(q.mean.cpu(), q.log_variance.cpu()), noise=Noise(seed, hash_images(x)))

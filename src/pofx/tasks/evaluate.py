@@ -351,7 +351,7 @@ def evaluate(
     if not isinstance(data, Data):
         parts = {split: as_images(data)}
     else:
-        whole = data
+        whole = data.told(model.given)
         if whole.space != model.space:
             raise InputError(
                 f"{whole.heading} has images of {whole.space}; the run was trained on {model.space}. Convert them with --size, --gray or --levels."

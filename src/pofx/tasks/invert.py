@@ -26,7 +26,7 @@ from pofx.errors import CapabilityError, InputError, RunError
 from pofx.heap import keep_pages
 from pofx.model import Batch, Decoder, ImageModel, Progress, evaluating, require
 from pofx.noise import Noise, hash_images
-from pofx.tasks._decoding import has_prior, means, typical_norm
+from pofx.tasks._decoding import has_prior, mean_dims, means, typical_norm
 from pofx.tasks.bulk import Images, as_images, batch_size
 
 STEPS, RESTARTS = 200, 4
@@ -51,7 +51,7 @@ class Inversion:
     z: Tensor
     squared_error: Tensor
     start_error: Tensor
-    dims: int
+    dims: int | float
     levels: int
     steps: int
     restarts: int
@@ -148,7 +148,7 @@ def invert(
         starts = _starts(decoder, x, value, restarts, seed)
         for first in range(0, len(x), TOGETHER):
             part = torch.arange(first, first + TOGETHER).clamp_(max=len(x) - 1).to(x.device)
-            ends = _descend(decoder, x[part], None if value is None else value[part], starts[part.cpu()], steps)
+            ends = descend(decoder, x[part], None if value is None else value[part], starts[part.cpu()], steps)
             found.append(tuple(t[: len(x) - first].cpu() for t in ends))  # type: ignore[arg-type]
             if progress is not None:
                 progress(min(at + first + TOGETHER, n), n)
@@ -160,7 +160,7 @@ def invert(
             "The weights may be damaged, or the run diverged: train again with a lower --lr."
         )
     scale = (model.space.levels - 1) ** 2
-    return Inversion(z, error / scale, start / scale, model.dims, model.space.levels, steps, restarts)
+    return Inversion(z, error / scale, start / scale, mean_dims(model, images, given), model.space.levels, steps, restarts)
 
 
 def _starts(model: Decoder, x: Tensor, given: Tensor | None, restarts: int, seed: int) -> Tensor:
@@ -168,38 +168,46 @@ def _starts(model: Decoder, x: Tensor, given: Tensor | None, restarts: int, seed
     near = (restarts + 1) // 2
     pool = Noise(seed, torch.arange(max(POOL, near))).normal("invert/pool", model.latent_dims).to(model.dtype)
     own = Noise(seed, hash_images(x)).normal("invert", restarts, model.latent_dims)[:, near:].to(model.dtype)
-    known = model.known()
-    count = torch.ones(model.space.dims, dtype=torch.bool) if known is None else ~known.flatten().cpu()
-    pixels, nearest = x.flatten(1).cpu()[:, count].double(), torch.empty(len(x), near, dtype=torch.long)
+    pixels, nearest = x.flatten(1).cpu().double(), torch.empty(len(x), near, dtype=torch.long)
     # One pool for all images, decoded once for each value of the view
     alike = torch.zeros(len(x), dtype=torch.long) if given is None else given.cpu().unique(dim=0, return_inverse=True)[1]
     for value in alike.unique().tolist():
         rows = (alike == value).nonzero().flatten()
         each = None if given is None else given[rows[:1].to(given.device)].expand(len(pool), *given.shape[1:])
+        known = model.known(None if each is None else each[:1])
+        count = torch.ones(model.space.dims, dtype=torch.bool) if known is None else ~known.flatten().cpu()
         decoded = means(model, pool, each).flatten(1)[:, count].double()
-        distance = torch.cdist(pixels[rows], decoded, compute_mode="donot_use_mm_for_euclid_dist")  # no image's depends on another
+        distance = torch.cdist(
+            pixels[rows][:, count], decoded, compute_mode="donot_use_mm_for_euclid_dist"
+        )  # no image's depends on another
         nearest[rows] = distance.argsort(dim=1, stable=True)[:, :near]
     return torch.cat([pool[nearest], own], 1)
 
 
-def _descend(model: Decoder, x: Tensor, given: Tensor | None, starts: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """From `starts` `(n, restarts, d)` to the best code visited, `(n, d)`, its squared error in levels² and that of the best start, `(n,)`."""
+def descend(
+    model: Decoder, x: Tensor, given: Tensor | None, starts: Tensor, steps: int, counted: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """From `starts` `(n, restarts, d)` to the best code visited, `(n, d)`, its squared error in levels² and that of the best start, `(n,)`.
+
+    `counted`: the sub-pixels that the error is of, bool `(C, H, W)`; by default all that the view does not make known."""
     n, restarts, d = starts.shape
     each = torch.arange(n, device=x.device).repeat_interleave(restarts)
     target, value = x[each].to(model.dtype), None if given is None else given[each]
+    dims = model.dims_of(value) if counted is None else int(counted.sum())
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
         z = starts.flatten(0, 1).to(x.device, model.dtype, copy=True).requires_grad_()
         adam = torch.optim.Adam([z], lr=RATE, betas=(0.9, 0.99))
         best, least = z.detach().clone(), torch.full((n * restarts,), torch.inf, dtype=torch.double, device=x.device)
         first = least
         for step in range(steps + 1):
-            error = model.unknown_sum((model.decode(z, value).mean - target).square())
+            squared = (model.decode(z, value).mean - target).square()
+            error = model.unknown_sum(squared, value) if counted is None else squared.masked_fill(~counted, 0).flatten(1).sum(1)
             now = error.detach().double().nan_to_num(torch.inf)
             first = now if step == 0 else first
             best, least = torch.where((now < least)[:, None], z.detach(), best), torch.minimum(now, least)
             if step == steps:
                 break
-            loss = model.dims / 2 * (error + model.dims / 12).log() + 0.5 * z.square().sum(1)
+            loss = dims / 2 * (error + dims / 12).log() + 0.5 * z.square().sum(1)
             (z.grad,) = torch.autograd.grad(loss.sum(), z)  # rows do not meet: each has its own loss and its own moments
             adam.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
             adam.step()

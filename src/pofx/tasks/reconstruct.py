@@ -25,7 +25,7 @@ from pofx.errors import InputError
 from pofx.likelihoods import PixelDistribution
 from pofx.model import Decoder, Encoder, ImageModel, LatentVariable, Progress, require
 from pofx.noise import Noise, hash_images
-from pofx.tasks._decoding import known_again, means
+from pofx.tasks._decoding import known_again, mean_dims, means
 from pofx.tasks._files import check_out, writing
 from pofx.tasks.bulk import Images, TensorImages, as_images, per_image, subset
 from pofx.tasks.encode import encode, inverts
@@ -77,7 +77,7 @@ def squared_errors(model: ImageModel, images: Images | Tensor, *, progress: Prog
     def error(x: Tensor, y: Tensor | None) -> Tensor:
         batch = model.batch(x, y)
         mean = decoder.decode(encoder.encode(batch.x, batch.given), batch.given).mean
-        return model.unknown_sum(((mean.double() - batch.x) / (model.space.levels - 1)).square())
+        return model.unknown_sum(((mean.double() - batch.x) / (model.space.levels - 1)).square(), batch.given)
 
     return per_image(model, error, images, progress=progress)
 
@@ -91,7 +91,7 @@ class Reconstructions:
         shown: `(k, C, H, W)` floats in levels, of the first images (all, for `.npz`).
         squared_error: `(n,)` of each image, ‖x − E[x|z]‖² on [0, 1], over sub-pixels that were not known.
         rmse_levels: √ of the mean squared error of a sub-pixel, in levels.
-        dims: sub-pixels that count.
+        dims: sub-pixels of an image that count; their mean where the view knows other pixels of each.
         inversion: of a model that only decodes, how good the codes are; else None.
     """
 
@@ -100,7 +100,7 @@ class Reconstructions:
     shown: Tensor
     squared_error: Tensor
     rmse_levels: float
-    dims: int
+    dims: int | float
     path: Path | None = None
     inversion: Inversion | None = None
 
@@ -176,10 +176,11 @@ def reconstruct(
         shown = per_image(model, lambda x, y: decoded(x, y, wanted), TensorImages(x, y))
     else:
         shown = means(decoder, found.z[:count], model.batch(x, y).given)
-    rmse = (space.levels - 1) * math.sqrt(float(errors.mean()) / model.dims)
+    dims = mean_dims(model, images) if found is None else found.dims
+    rmse = (space.levels - 1) * math.sqrt(float(errors.mean()) / dims)
     what = WHAT[wanted] if isinstance(model, LatentVariable) else "what the code z decodes to"
     what += "" if found is None else ", by inversion (approximate)"
-    result = Reconstructions(wanted, what, shown, errors, rmse, model.dims, path, found)
+    result = Reconstructions(wanted, what, shown, errors, rmse, dims, path, found)
     if path is not None and path.suffix.lower() == ".npz":
         with writing(path) as temporary, temporary.open("wb") as file:
             arrays = {"x": x.numpy(), "reconstruction": shown.float().numpy(), "show": np.array(wanted)}

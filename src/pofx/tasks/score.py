@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from pofx.errors import InputError, RunError
@@ -42,7 +43,7 @@ class Scores:
         if len(nats) < 2:
             return None
         se = float(nats.std(correction=1)) / math.sqrt(len(nats))
-        return se, se / (self.score.dims * math.log(2))
+        return se, float(self.score.bits_per_dim.double().std(correction=1)) / math.sqrt(len(nats))
 
     def to_json(self) -> dict:
         s = self.score
@@ -52,12 +53,17 @@ class Scores:
             "n": len(self.ids),
             "kind": s.kind,
             "given": given,
-            "dims": s.dims,
+            "dims": mean_dims(s),
             "nats": {"mean": float(s.nats.mean()), "se": nats_se},
             "bits_per_dim": float(s.bits_per_dim.mean()),
             "bits_per_dim_se": bits_se,
             "out": None if self.path is None else str(self.path),
         }
+
+
+def mean_dims(score: Score) -> int | float:
+    """Sub-pixels that were paid for, of an image; their mean where the view knows other pixels of each."""
+    return score.dims if isinstance(score.dims, int) else float(score.dims.double().mean())
 
 
 def costs(
@@ -88,9 +94,11 @@ def costs(
             log_prob = likelihood.log_prob_estimate(batch.x, batch.given, samples=estimate, seed=seed)
         else:
             log_prob = likelihood.elbo(batch.x, batch.given, samples=samples, seed=seed)
-        return -log_prob.double()
+        dims = likelihood.dims_of(batch.given)
+        paid = dims if isinstance(dims, Tensor) else torch.full((len(x),), dims, device=log_prob.device)
+        return torch.stack([-log_prob.double(), paid.double()], 1)
 
-    nats = per_image(likelihood, cost, images, progress=progress)
+    nats, paid = per_image(likelihood, cost, images, progress=progress).unbind(1)
     bad = (~nats.isfinite()).nonzero().flatten()
     if len(bad):
         i = int(bad[0])
@@ -98,7 +106,7 @@ def costs(
             f"The score of image {images.ids[i]!r} is {float(nats[i])} ({len(bad)} of {len(nats)} are not finite). "
             "The weights may be damaged, or the run diverged: score it with an earlier checkpoint, or train again with a lower --lr."
         )
-    dims = likelihood.space.dims if likelihood.given is None else likelihood.given.dims(likelihood.space)
+    dims = paid.long() if likelihood.given is not None and likelihood.given.varies else likelihood.dims
     return Score(nats, kind, dims, likelihood.given)
 
 
@@ -140,5 +148,5 @@ def score(
             "bits_per_dim": result.bits_per_dim.tolist(),
             "kind": [result.kind] * len(ids),
         }
-        write_table(path, columns, {"model": type(model).__name__, "given": repr(result.given), "dims": str(result.dims)})
+        write_table(path, columns, {"model": type(model).__name__, "given": repr(result.given), "dims": str(mean_dims(result))})
     return Scores(ids, result, path)

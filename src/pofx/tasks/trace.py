@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pofx import pictures
 from pofx.errors import InputError
-from pofx.model import Autoregressive, ImageModel, Progress, evaluating, one_thread, require
+from pofx.model import Autoregressive, ImageModel, Progress, evaluating, known_rows, one_thread, require
 from pofx.noise import Noise
 from pofx.tasks._files import check_out, writing
 from pofx.tasks.sample import adjustment
@@ -44,7 +44,7 @@ class Trace:
     Attributes:
         x: uint8 `(n, C, H, W)`: bit for bit what `model.sample` draws.
         entropy: `(n, C, H, W)` float32 nats, of the distribution each sub-pixel was drawn from; NaN where the view made it known.
-        step: int64 `(C, H, W)`: the step that fixed it, 1 … steps; 0 where it was known.
+        step: int64 `(C, H, W)`: the step that fixed it, 1 … steps; 0 where it was known of all images.
         steps: distributions that were read.
         levels: of x.
     """
@@ -132,16 +132,17 @@ def trace(
 def _read(model: Autoregressive, x: Tensor, given: Tensor | None, adjust: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor, int]:
     """Entropies and steps, read while x is fixed again: `sample` may draw in threads and without tables, which rounds in another way."""
     space, values = model.space, x.to(model.device).flatten(1).long()
-    view = model.known()
-    known = torch.zeros(space.dims, dtype=torch.bool) if view is None else view.flatten().cpu()
+    view = model.known(given)
+    known = torch.zeros(1, space.dims, dtype=torch.bool) if view is None else view.reshape(-1, space.dims).cpu()
+    of_all = known.all(0)
     entropy, step, count = torch.full(values.shape, math.nan), torch.zeros(space.dims, dtype=torch.long), 0
     with torch.inference_mode(), evaluating(model), one_thread():
         steps = model.begin(len(x), given)
-        rows = int(known.reshape(space.shape).all(2).all(0).long().cumprod(0).sum())
+        rows = known_rows(known, space)
         if rows:
             steps.fill(x.to(model.device), rows)
         for group in model.order():
-            new = ~known[group.cpu()]
+            new = ~of_all[group.cpu()]
             if bool(new.any()):
                 count += 1
                 log_prob = steps.distribution().double()
@@ -150,7 +151,7 @@ def _read(model: Autoregressive, x: Tensor, given: Tensor | None, adjust: Callab
                 entropy[:, group.cpu()[new]] = found[:, new]
                 step[group.cpu()[new]] = count
             steps.fix(values[:, group])
-    return entropy.reshape(x.shape), step.reshape(space.shape), count
+    return entropy.masked_fill(known, math.nan).reshape(x.shape), step.reshape(space.shape), count
 
 
 # Drawing: arrays of numbers into a palette ----------------------------------------------------------------------------

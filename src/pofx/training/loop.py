@@ -204,6 +204,7 @@ def train(
     logger = [logger] if isinstance(logger, str) else list(logger)
     budget = Budget(epochs, steps, minutes)
     names = augmentation.check(augment)
+    data = data.told(model.given)
     batch = _batch_size(model, data, batch_size)
     identity = {
         **describe(model),

@@ -47,7 +47,7 @@ def _measure(model: ImageModel, x: Tensor, y: Tensor | None) -> dict[str, Tensor
     elif isinstance(model, LowerBound):
         nats = -model.elbo(batch.x, batch.given)
     if nats is not None:
-        out |= {"nats": nats, "bits_per_dim": nats / (model.dims * math.log(2))}
+        out |= {"nats": nats, "bits_per_dim": nats / (model.dims_of(batch.given) * math.log(2))}
     if isinstance(model, Labeler) and batch.y is not None:
         log_prob = model.label(batch.x).log_prob
         out |= {"cross_entropy": -log_prob.gather(1, batch.y[:, None])[:, 0], "accuracy": (log_prob.argmax(1) == batch.y).float()}

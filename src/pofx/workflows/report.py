@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pofx.catalog import name_of
+from pofx.catalog import arguments_from_json, name_of
 from pofx.errors import InputError
 from pofx.metrics.nearest import nearest
 from pofx.model import Critic, Decoder, Encoder, ExactLikelihood, ImageModel, LowerBound, Sampler, evaluating
@@ -475,6 +475,7 @@ def report(
         if not info.data.get("spec"):
             raise InputError("This run does not say what it was trained on; name the images as DATA.")
         data = load_data(**info.data["spec"])
+    data = data.told(arguments_from_json(info.given))
     if note := other_data(info.json, data):
         tell(note)
     model = load_model(run, device)

@@ -156,8 +156,7 @@ class GAN(Sampler, Decoder, Critic, Features):
 
     def _paste(self, x: Tensor, given: Tensor | None) -> Tensor:
         """Known sub-pixels are copied into a generated image on [−1, 1]."""
-        known = self.known()
-        if known is None or self.given is None or given is None:
+        if self.given is None or given is None or (known := self.known(given)) is None:
             return x
         return torch.where(known, self._scale(self.given.fill(given, self.space).to(x.dtype)), x)
 

@@ -124,7 +124,7 @@ class Autoencoder(Encoder, Decoder, Features):
     def _loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         z = self._code(batch.x, batch.given, context.noise)
         error = self._image(z, batch.given) - batch.x.to(self.dtype) / (self.space.levels - 1)
-        l2 = self.unknown_sum(error**2).mean()
+        l2 = self.unknown_sum(error**2, batch.given).mean()
         return l2, {"l2": l2.detach()}
 
     # Encoder, Decoder, Features --------------------------------------------------------------------------------------

@@ -180,7 +180,8 @@ class Multiscale(RasterModel, Features):
         self.step, self.groups = scales(space.height, space.width, base)
         c = space.channels
         # What the view makes known needs no net: with given=Subsample(2) this is one link of the chain, p(large | small).
-        open_ = torch.ones(space.shape, dtype=torch.bool) if given is None or (known := given.known(space)) is None else ~known
+        known = None if given is None or given.varies else given.known(space)
+        open_ = torch.ones(space.shape, dtype=torch.bool) if known is None else ~known
         coarse_open = bool(open_[:, :: self.step, :: self.step].any())
         self.coarse = CoarseNet(c, channels, layers, self.head.size, self.context) if coarse_open else None
         self.fine = nn.ModuleList(

@@ -162,8 +162,8 @@ class LadderVAE(Variational):
         self.stochastic = nn.ModuleList(StochasticLayer(self.sizes[p], channels, latents, maps, self.context) for p in self.places)
         self.up = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in self.sizes)
         self.out = nn.Conv2d(channels, self.head.size, 3, padding=1)
-        self.dims_of = [layer.dims for layer in self._layers()]
-        self.latent_dims = sum(self.dims_of)
+        self.layer_dims = [layer.dims for layer in self._layers()]
+        self.latent_dims = sum(self.layer_dims)
 
     @classmethod
     def small(cls, space: ImageSpace, given: View | None = None) -> Self:
@@ -199,7 +199,7 @@ class LadderVAE(Variational):
         return self.up[scale](silu(h) if h.shape[2:] == size else F.interpolate(silu(h), size=size, mode="nearest"))
 
     def explain(self, read: tuple[Tensor, ...], epsilon: Tensor, context: Tensor | None, noise: Noise | None) -> Explanation:
-        layers, parts = self._layers(), epsilon.split(self.dims_of, 1)
+        layers, parts = self._layers(), epsilon.split(self.layer_dims, 1)
         found: list[Gaussian] = []
         codes: list[Tensor] = []
 
@@ -214,5 +214,5 @@ class LadderVAE(Variational):
         return Explanation(q, torch.cat(codes, 1), lambda: self._pixels_of(h))
 
     def generate(self, z: Tensor, context: Tensor | None) -> Tensor:
-        codes = z.split(self.dims_of, 1)
+        codes = z.split(self.layer_dims, 1)
         return self._pixels_of(self._descend(len(z), context, None, lambda i, _: codes[i]))
