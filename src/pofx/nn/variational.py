@@ -292,7 +292,7 @@ class Variational(LatentVariable, Sampler, Features):
 
     @final
     def encode(self, x: Tensor, given: Any = None, *, sample: bool = False, seed: int = 0) -> Tensor:
-        x, context, read, noise = self._start(x, given, 1, seed)
+        x, _, context, read, noise = self._start(x, given, 1, seed)
         epsilon = self._one(noise) if sample else self._zeros(len(x))
         return self.explain(read, epsilon, context, None).z
 
