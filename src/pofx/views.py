@@ -24,7 +24,20 @@ from pofx.errors import InputError, nearest
 from pofx.noise import Noise, hash_images
 from pofx.space import ImageSpace
 
-Notes = Mapping[str, Sequence[str]]  # what is written beside images: column → a text for each image, "" where nothing is said
+# What is written beside images: column → a text for each image, "" for an empty cell, None for an image that is not named
+Notes = Mapping[str, Sequence[str | None]]
+
+
+def _cells(notes: Notes, column: str, ids: Sequence[str]) -> list[str]:
+    """A column, without the spaces around its cells; InputError where an image is not named."""
+    cells = []
+    for image, cell in zip(ids, notes[column], strict=True):
+        if cell is None:
+            raise InputError(
+                f"{image} is not named in the file that has the column {column!r}. Add a row for it, with an empty cell if nobody knows."
+            )
+        cells.append(cell.strip())
+    return cells
 
 
 @dataclass(frozen=True)
@@ -446,7 +459,7 @@ class Attributes(View):
                         f"file,{','.join(self.names)}"
                     )
                 raise InputError(f"No column {name!r} is written beside these images. {nearest(name, notes)}")
-            cells = [cell.strip() for cell in notes[name]]
+            cells = _cells(notes, name, ids)
             for image, cell in zip(ids, cells, strict=True):
                 if cell not in codes:
                     raise InputError(f"Attribute {name!r} of {image} is {cell!r}; it must be 0 (no), 1 (yes), or empty (not known).")
@@ -513,7 +526,7 @@ class Caption(View):
     def read(self, notes: Notes, ids: Sequence[str]) -> Tensor | None:
         if "caption" not in notes:
             raise InputError("These images have no captions. Put a CSV file into their folder with the columns file,caption.")
-        return self.encode([caption.strip() for caption in notes["caption"]])
+        return self.encode(_cells(notes, "caption", ids))
 
     def value(self, x: Tensor, y: Tensor | None, noise: Noise | None = None) -> Tensor:
         if y is None or y.ndim != 2 or y.dtype != torch.uint8:
