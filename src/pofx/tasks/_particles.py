@@ -39,8 +39,8 @@ class Drawn:
 
     Attributes:
         x: uint8 `(n, C, H, W)`.
-        ess: effective sample size of the last weights, 1 … particles.
-        stages: the same at each stage, before particles were drawn again; the last is `ess`.
+        ess: effective sample size, 1 … particles: the least of all stages.
+        stages: the same at each stage, before particles were drawn again.
         log_evidence: log Ẑ, nats.
         distinct: roots (of a population) or codes that the n images come from.
         acceptance: share of moves that were accepted, where there were any.
@@ -207,7 +207,7 @@ def smc(
     if progress is not None:
         progress(1, 1)
     chosen = systematic(log_w, n, choices[-1])
-    return Drawn(images[chosen], stages[-1], tuple(stages), log_z, len(roots[chosen].unique()))
+    return Drawn(images[chosen], min(stages), tuple(stages), log_z, len(roots[chosen].unique()))
 
 
 def met_later(model: Autoregressive, kept: Tensor, hole: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class Completion:
         known: bool `(C, H, W)`, the sub-pixels that were kept.
         original: uint8 `(C, H, W)`, or None where only the view's value was given.
         shown: uint8 `(C, H, W)`, what the model was told: kept pixels, or the view's value at full size.
-        ess: effective sample size of the weights, 1 … particles; None where nothing was weighted.
+        ess: effective sample size of the weights, 1 … particles, the least of all stages; None where nothing was weighted.
         particles: how many there were, or None.
         stages: the effective sample size at each stage of sequential Monte Carlo, before particles were drawn again.
         truth: −log p(what the image holds in the hole | kept), `(1,)` nats, with its kind; None where it cannot be said.

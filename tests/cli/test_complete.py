@@ -1,0 +1,87 @@
+"""`pofx complete` on tiny runs: JSON keys, sheets, and refusals with the command that helps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pofx.cli import main
+
+Ask = Callable[..., dict[str, Any]]
+Refuse = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("half") / "half"
+    assert main(f"train pixelcnn digits --layers 1 --channels 4 --given half --out {out} --steps 2 --batch-size 16 --quiet".split()) == 0
+    return out
+
+
+def test_complete(runs: Path, ask: Ask, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = ask("complete", runs / "pixelcnn", "digits:test#3", "--keep", "top:4", "-n", 3, "-o", tmp_path / "a.png")
+    assert facts["kind"] == "exact" and facts["ess"] is None and (facts["kept"], facts["hole"], facts["n"]) == (32, 32, 3)
+    truth = facts["truth"]
+    assert truth["kind"] == "exact" and truth["dims"] == 32 and truth["bits_per_dim"] == pytest.approx(truth["nats"] / 32 / np.log(2))
+    assert Image.open(tmp_path / "a.png").width > 5 * 64
+    facts = ask("complete", runs / "pixelcnn", "digits:test#3", "--keep", "left:3,right:1", "-n", 2, "--particles", 8)
+    assert facts["kind"] == "approximate" and 1 <= facts["ess"] <= 8 == facts["particles"] and facts["truth"]["kind"] == "estimate"
+    facts = ask("complete", runs / "vae", "digits:test#3", "--keep", "bottom:5", "-n", 2, "--particles", 8)
+    assert facts["kind"] == "approximate" and 1 <= facts["ess"] <= 8 and "codes" in facts["method"]
+    facts = ask("complete", runs / "gan", "digits:test#3", "--keep", "bottom:5", "-n", 2, "--steps", 5, "-o", tmp_path / "a.npz")
+    assert facts["kind"] == "approximate" and facts["ess"] is None and facts["truth"] is None and "not draws" in facts["note"]
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert bool((arrays["x"][:, :, 3:] == arrays["original"][:, 3:]).all())
+    facts = ask("complete", runs / "label", "digits:test#3", "--keep", "top:6", "-n", 2, "--label", 7)
+    assert facts["kind"] == "exact" and facts["label"] == "7"
+    capsys.readouterr()
+    assert main(["complete", str(runs / "pixelcnn"), "digits:test#3", "--keep", "bottom:4", "-n", "2", "--particles", "4", "--quiet"]) == 0
+    shown = capsys.readouterr().out
+    assert "approximate: sequential Monte Carlo, effective sample size" in shown and "≈" in shown and "--given masked" in shown
+
+
+def test_a_mask_says_which_is_the_hole(runs: Path, ask: Ask, refuse: Refuse, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mask = np.zeros((8, 8), np.uint8)
+    mask[6:] = 255
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    facts = ask("complete", runs / "pixelcnn", "digits:test#3", "--mask", tmp_path / "m.png", "-n", 2)
+    assert facts["mask_white"] == "hole" and facts["hole"] == 16 and facts["kind"] == "exact"
+    assert main(["complete", str(runs / "pixelcnn"), "digits:test#3", "--mask", str(tmp_path / "m.png"), "-n", "1", "--quiet"]) == 0
+    assert "white is the hole" in capsys.readouterr().out
+    Image.fromarray(mask[:5]).save(tmp_path / "small.png")
+    assert "make it that size" in refuse("complete", runs / "pixelcnn", "digits:test#3", "--mask", tmp_path / "small.png")
+    for value, words in ((0, "nothing to complete"), (255, "pofx sample")):
+        Image.fromarray(np.full((8, 8), value, np.uint8)).save(tmp_path / "all.png")
+        assert words in refuse("complete", runs / "pixelcnn", "digits:test#3", "--mask", tmp_path / "all.png")
+
+
+def test_half(half: Path, ask: Ask, refuse: Refuse, tmp_path: Path) -> None:
+    facts = ask("complete", half, "digits:test#3", "--half", "-n", 2, "-o", tmp_path / "a.png")
+    assert facts["kind"] == "exact" and facts["kept"] == 0 and facts["truth"]["dims"] == 64
+    small = np.random.default_rng(0).integers(0, 17, (1, 1, 4, 4)).astype(np.uint8)
+    np.savez(tmp_path / "small.npz", x=small, levels=17)
+    alone = ask("complete", half, f"{tmp_path}/small.npz", "--half", "-n", 2, "--levels", 17, "-o", tmp_path / "b.png")
+    assert alone["kind"] == "exact" and alone["truth"] is None
+    np.savez(tmp_path / "odd.npz", x=small[:, :, :3], levels=17)
+    assert "8" in refuse("complete", half, f"{tmp_path}/odd.npz", "--half")
+
+
+def test_refusals(runs: Path, refuse: Refuse, tmp_path: Path) -> None:
+    pixelcnn, image = runs / "pixelcnn", "digits:test#3"
+    assert "pofx train pixelcnn digits --given gray" in refuse("complete", pixelcnn, image, "--gray")
+    assert "pofx train vae digits --given half" in refuse("complete", runs / "vae", image, "--half")
+    assert "both say" in refuse("complete", pixelcnn, image, "--keep", "top:2", "--half")
+    assert "keeps nothing" in refuse("complete", pixelcnn, image, "--keep", "top:0")
+    assert "nothing to complete" in refuse("complete", pixelcnn, image, "--keep", "top:8")
+    assert "has 8 rows" in refuse("complete", pixelcnn, image, "--keep", "top:9")
+    assert "Which pixels are kept" in refuse("complete", pixelcnn, image)
+    assert "digits:test#0" in refuse("complete", pixelcnn, "digits:test", "--keep", "top:2")
+    assert "label" in refuse("complete", runs / "label", image, "--keep", "top:2", "--label", "11")
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "nine.png")
+    assert "--size 8x8" in refuse("complete", pixelcnn, tmp_path / "nine.png", "--keep", "top:2")
+    assert "--label 0" in refuse("complete", runs / "label", tmp_path / "nine.png", "--keep", "top:2", "--size", "8x8", "--levels", "17")
