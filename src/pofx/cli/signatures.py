@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 from pofx import catalog
 from pofx.errors import InputError, nearest
 
-PLAIN = {"int": int, "float": float, "bool": bool, "str": str, "Path": Path}
+PLAIN = {"int": int, "float": float, "bool": bool, "str": str, "Path": Path, "ImageModel": str}  # of a part: a name or a run
 
 
 @dataclass(frozen=True)

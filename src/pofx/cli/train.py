@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 from cyclopts import Group, Parameter
 
 from pofx import catalog
-from pofx.cli.common import Answer, Common, DataFlags, Flag
+from pofx.cli.common import Answer, Common, DataFlags, Flag, load_model
 from pofx.cli.signatures import Setting, flags, gather, is_flag, settings_of
 from pofx.errors import InputError, nearest
 
@@ -90,12 +90,23 @@ def run(model: str, spec: str, settings: dict[str, Any], *, data_flags: DataFlag
     data = data_flags.load(spec, common)
     own = catalog.arguments_from_json(with_classes(settings_of(catalog.name_of(cls)), settings, data))
     torch.manual_seed(arguments["seed"])  # of the initial weights: the same command makes the same model
-    made = cls(data.space, **own)
+    made = cls(data.space, **_parts(cls, own, common))
     arguments |= {"augment": _names(arguments["augment"]), "logger": _names(arguments["logger"])}
     result = train_model(made, data, device=common.device, quiet=common.quiet, **arguments)
     if isinstance(result, TrainingPlan):
         return Answer(result.to_json(), str(result))
     return Answer({"run": str(result.path), "model": model, "data": data.heading, "metrics": dict(result.metrics)}, str(result.path))
+
+
+def _parts(cls: type[Any], arguments: dict[str, Any], common: Common) -> dict[str, Any]:
+    """Arguments that are models: a name stays a name, which the model makes; anything else is a run, which is loaded."""
+
+    def part(value: Any) -> Any:
+        return load_model(value, common).cpu() if isinstance(value, str) and value not in catalog.model_names() else value
+
+    hints = {name: str(p.annotation) for name, p in inspect.signature(cls).parameters.items()}
+    found = {name: value for name, value in arguments.items() if "ImageModel" in hints.get(name, "")}
+    return arguments | {name: tuple(map(part, v)) if isinstance(v, tuple | list) else part(v) for name, v in found.items()}
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ k = ⌊α(n+1)⌋, and its 95th percentile is reported.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -149,19 +149,25 @@ def outliers(
     return replace(result, path=path)
 
 
-def judge(ids: Sequence[str], cost: Score, calib: Score, center: Score, *, alpha: float) -> Outliers:
-    """The same from costs that are there already: of the images, of calibration images, and of those that give the median."""
-    check_alpha(alpha, len(calib.nats))
-    middle = float(center.bits_per_dim.median())
-    away = center.bits_per_dim - middle
-    # A side without spread (few images, all alike) takes the other's, or plain bits/dim
+def oddness_from(center: Tensor) -> tuple[Callable[[Tensor], Tensor], float]:
+    """Distance from the median of costs `(n,)`, in mean distances on that side: a function of costs, and the median."""
+    middle = float(center.median())
+    away = center - middle
+    # A side without spread (few images, all alike) takes the other's, or plain costs
     sides = [float(part.mean()) if len(part) else 0.0 for part in (away[away > 0], -away[away < 0])]
     above, below = (side or max(sides) or 1.0 for side in sides)
 
-    def oddness(bits: Tensor) -> Tensor:
-        d = bits - middle
+    def oddness(costs: Tensor) -> Tensor:
+        d = costs - middle
         return torch.where(d > 0, d / above, -d / below)
 
+    return oddness, middle
+
+
+def judge(ids: Sequence[str], cost: Score, calib: Score, center: Score, *, alpha: float) -> Outliers:
+    """The same from costs that are there already: of the images, of calibration images, and of those that give the median."""
+    check_alpha(alpha, len(calib.nats))
+    oddness, middle = oddness_from(center.bits_per_dim)
     score = oddness(cost.bits_per_dim)
     p_value = conformal_p_values(score, oddness(calib.bits_per_dim))
     n = len(calib.nats)

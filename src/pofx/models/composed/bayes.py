@@ -155,6 +155,9 @@ class BayesClassifier(ClassLikelihood):
                 columns.append(part.log_prob_estimate(x, given, samples=self.samples).double())
         return LabelScore(torch.stack(columns, 1), "exact" if isinstance(part, ExactLikelihood) else "estimate")
 
+    def log_class_prior(self) -> Tensor:
+        return self.log_prior
+
     def label(self, x: Tensor) -> LabelScore:
         likelihood = self.class_log_prob(x)
         return LabelScore((likelihood.log_prob + self.log_prior.double()).log_softmax(1).to(self.dtype), likelihood.kind)
