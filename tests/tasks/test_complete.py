@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from pofx import catalog
 from pofx.errors import CapabilityError, InputError
-from pofx.model import Autoregressive, Decoder, ImageModel, LatentVariable, Sampler
+from pofx.model import Autoregressive, Decoder, LatentVariable, Sampler
 from pofx.models.adversarial.gan import GAN
 from pofx.models.autoregressive.gated_pixelcnn import GatedPixelCNN
 from pofx.models.autoregressive.made import MADE
@@ -25,13 +26,13 @@ from pofx.models.autoregressive.pixelcnn_pp import PixelCNNpp
 from pofx.models.discriminative.classifier import Classifier
 from pofx.models.variational.vae import VAE
 from pofx.space import ImageSpace
-from pofx.tasks._particles import smc, suffix
+from pofx.tasks._particles import gibbs, smc, suffix
 from pofx.tasks.complete import complete, kept_region, read_mask
 from pofx.testing import random_images
 from pofx.views import Gray, Half, Label, Masked, Subsample, Top
 
 
-def peaked(model: ImageModel, nats: float = 0.85) -> ImageModel:
+def peaked(model: Any, nats: float = 0.85) -> Any:
     """In float64, with weights so large that sub-pixels lean on each other: a random one costs about so many nats, or log 2 if they did not."""
     torch.manual_seed(0)
     weights = [torch.randn(p.shape, dtype=torch.double) / math.sqrt(max(4, p[0].numel() if p.ndim > 1 else 4)) for p in model.parameters()]
@@ -198,6 +199,26 @@ def test_the_evidence_of_smc_is_unbiased_though_particles_are_drawn_again() -> N
     z = np.exp([f.log_evidence for f in found])
     assert abs(z.mean() - p) < 4 * z.std(ddof=1) / math.sqrt(len(z))
     assert z.std(ddof=1) / math.sqrt(len(z)) < 0.15 * p
+
+
+@pytest.mark.parametrize("cls", [PixelCNN, Multiscale])
+def test_sweeps_approach_the_conditional_from_draws_that_know_nothing_of_it(cls) -> None:
+    space = ImageSpace(1, 3, 3, levels=2)
+    model, kept, x = peaked(cls.small(space), 1.0), kept_region("bottom:1,right:1", 3, 3), random_images(1, space, seed=1)
+    p = model.log_prob(fillings(x[0], kept, 2)).detach().softmax(0)
+    mask = kept.expand(space.shape)
+    start = torch.where(kept, x, model.sample(3000, seed=1))
+    with torch.inference_mode():
+        moved, share = gibbs(model, start, mask, None, 12, 0)
+        assert bool((moved[:, :, kept] == x[:, :, kept]).all()) and 0 < share <= 1
+    before, after = distance(start, p, kept), distance(moved, p, kept)
+    assert after < 0.05 and after < before / 3, (before, after)
+    # and draws that are right already stay so
+    right = fillings(x[0], kept, 2)[torch.multinomial(p, 3000, replacement=True, generator=torch.Generator().manual_seed(0))]
+    with torch.inference_mode():
+        assert distance(gibbs(model, right, mask, None, 2, 0)[0], p, kept) < 0.05
+    found = complete(model, x, kept, n=3, particles=4, sweeps=2)
+    assert "2 sweeps" in found.method and "accepted" in found.note and bool((found.images[:, :, kept] == x[:, :, kept]).all())
 
 
 def test_importance_weighting_of_codes_approaches_the_conditional() -> None:

@@ -32,6 +32,7 @@ def complete(
     out: Annotated[Path | None, Parameter(name=["-o", "--out"])] = None,
     label: str | None = None,
     particles: int = 128,
+    sweeps: int = 0,
     steps: int = 200,
     seed: int = 0,
     size: str | None = None,
@@ -54,6 +55,7 @@ def complete(
         out: .png a contact sheet: original, kept, completions; .npz the completions.
         label: class of the image, by number or name, of a run with --given label; by default that of the image.
         particles: of weighted methods; more come nearer.
+        sweeps: go over the hole again so many times (autoregressive, approximate): nearer, and slow.
         steps: of the descent, for a run that only decodes (a GAN).
         seed: the same seed gives the same completions.
         size: resize the image first, HEIGHTxWIDTH.
@@ -79,7 +81,7 @@ def complete(
         known = read_mask(mask, space.height, space.width)
     x, value, heading = _image(model, run, image, known is None, label, DataFlags(size=size, levels=levels), info, common)
     with common.progress("completing") as progress:
-        result = task(model, x, known, value, n=n, particles=particles, steps=steps, seed=seed, out=out, progress=progress)
+        result = task(model, x, known, value, n=n, particles=particles, sweeps=sweeps, steps=steps, seed=seed, out=out, progress=progress)
     said = keep or (f"{mask}, white is the hole" if mask is not None else "" if model.given is None else str(model.given))
     facts = {"run": run, "data": heading, "keep": keep, "mask": mask, "mask_white": "hole" if mask is not None else None, "label": label}
     return Answer(facts | result.to_json(), _lines(result, heading, said))

@@ -6,7 +6,8 @@ and pay at each kept sub-pixel that they meet afterwards (Gordon et al. 1993; Do
     w ← w · p(k_j | x_<j),      Ẑ = ∏_stages mean w,      E[Ẑ] = p(k after the first unknown | k before it)
 
 Where the effective sample size (Σw)² / Σw² falls below half of the particles, they are drawn again, systematically, and continue: the steps start anew with
-the rows so far filled in one pass.
+the rows so far filled in one pass. Sweeps of Metropolis within Gibbs (Tierney 1994) may follow: each u_i in order is proposed from p(u_i | x_<i) and accepted
+by the ratio of all that comes after, ∏_{j>i} p(x′_j | x′_<j) / p(x_j | x_<j); they leave p(u | k) as it is, and bring draws nearer to it.
 
 Latent variables. Chains of z ~ q(z|x), u ~ p(u|z) with the kept sub-pixels put back each time (Rezende et al. 2014, appendix F) find where p(z | k)
 is; their q(z|x), and a share of the prior, make a mixture q̄, which importance weights correct, whatever it is:
@@ -208,6 +209,48 @@ def smc(
         progress(1, 1)
     chosen = systematic(log_w, n, choices[-1])
     return Drawn(images[chosen], min(stages), tuple(stages), log_z, len(roots[chosen].unique()))
+
+
+def gibbs(
+    model: Autoregressive, x: Tensor, kept: Tensor, given: Tensor | None, sweeps: int, seed: int, progress: Progress | None = None
+) -> tuple[Tensor, float]:
+    """Images `(n, C, H, W)` after sweeps over the hole, and the share of changes that were accepted. In `torch.inference_mode`."""
+    view, n = view_known(model, given), len(x)
+    value = None if given is None else given.expand(n, *given.shape[1:])
+    population = _Population(model, x, kept | view, kept & ~view, value)
+    flat, sizes, hole = population.flat, population.sizes, population.hole
+    counted = (~view).flatten()[flat].to(x.device)
+    ends = torch.tensor(sizes).cumsum(0).tolist()
+    noise, changed, taken, done = Noise(seed, torch.arange(n)), 0, 0, 0
+
+    def terms(images: Tensor, given: Tensor | None) -> Tensor:
+        return model.conditional_log_prob(images, given).double().flatten(1)[:, flat] * counted
+
+    with one_thread():
+        now = terms(population.images(), value)
+        for t in range(sweeps):
+            uniforms = noise.uniform(f"complete/sweep{t}", model.space.dims)[:, flat].to(x.device).split(sizes, 1)
+            accepts = noise.uniform(f"complete/sweep-accept{t}", len(sizes)).log().to(x.device)
+            population.start(hole[0])
+            for k in range(hole[0], hole[-1] + 1):
+                if k in hole:
+                    old, settled = population.values[k], population.settled[k].to(x.device)
+                    new = torch.where(settled, old, population.steps.draw(uniforms[k]))
+                    rows = (new != old).any(1).nonzero().flatten()
+                    if len(rows):  # one pass over those that would change
+                        population.values[k] = new
+                        proposed = terms(population.images()[rows], None if value is None else value[rows])
+                        ratio = (proposed[:, ends[k] :] - now[rows, ends[k] :]).sum(1)
+                        yes = accepts[rows, k] < ratio
+                        population.values[k] = old.clone()
+                        population.values[k][rows[yes]] = new[rows[yes]]
+                        now[rows[yes]] = proposed[yes]
+                        changed, taken = changed + len(rows), taken + int(yes.sum())
+                population.steps.fix(population.values[k])
+                done += 1
+                if progress is not None:
+                    progress(done, sweeps * (hole[-1] + 1 - hole[0]))
+    return population.images(), taken / max(1, changed)
 
 
 def met_later(model: Autoregressive, kept: Tensor, hole: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ Exact is what needs no weights:
 
 All else is approximate, and says so:
 
-    autoregressive  sequential Monte Carlo (`_particles.py`), with the effective sample size at each stage
+    autoregressive  sequential Monte Carlo (`_particles.py`), with the effective sample size at each stage; sweeps of Metropolis within Gibbs if asked
     z and q(z|x)    importance weighting of codes that chains of encoding and decoding have found (`_particles.py`), with the effective sample size
     a GAN           codes whose images are near the kept pixels, by descent from several starts (`invert.py`), and the kept pixels pasted.
                     Nothing is weighted: these are images that fit, not draws of a distribution
@@ -53,11 +53,9 @@ from pofx.model import (
 from pofx.noise import Noise
 from pofx.tasks._decoding import has_prior, means
 from pofx.tasks._files import check_out, writing
-from pofx.tasks._particles import Drawn, ess, importance, met_later, smc, suffix, view_known
+from pofx.tasks._particles import Drawn, gibbs, importance, met_later, smc, suffix, view_known
 from pofx.tasks.invert import POOL, TOGETHER, descend
 from pofx.views import Masked, Top
-
-__all__ = ["Completion", "complete", "ess", "kept_region", "read_mask"]
 
 PARTICLES, STEPS, ROUNDS, DRAWS = 128, 200, 30, 64  # draws of z for a bound
 SUFFIXES = (".png", ".npz")
@@ -145,8 +143,8 @@ class Completion:
 def _without(shown: NDArray[np.uint8], known: Tensor) -> NDArray[np.uint8]:
     """Pictures `(1, H, W', 3)` with a chequer in the hole."""
     hole = (~known.cpu().numpy()).any(0)
-    hole = np.tile(hole, (1, shown.shape[2] // hole.shape[1]))
-    h, w = hole.shape
+    hole = np.tile(hole, (1, shown.shape[2] // known.shape[2]))
+    h, w = shown.shape[1:3]
     pattern = np.tile(HOLE, (-(-h // 2), -(-w // 2), 1))[:h, :w]
     return np.where(hole[..., None], pattern, shown[0])[None]
 
@@ -220,6 +218,7 @@ def complete(
     *,
     n: int = 8,
     particles: int = PARTICLES,
+    sweeps: int = 0,
     steps: int = STEPS,
     seed: int = 0,
     out: str | Path | None = None,
@@ -232,6 +231,7 @@ def complete(
         known: bool `(H, W)` or `(C, H, W)`, true where pixels are kept; None keeps what the model's view keeps.
         given: of a conditional model, the view's value (a label, a grey or a half-size image); by default that of the image.
         particles: of weighted methods, at least n of them are used; more come nearer to p(hole | kept).
+        sweeps: of an autoregressive model, where it is not exact: so many times over the hole by Metropolis within Gibbs; each costs a pass a sub-pixel.
         steps: of the descent, for a model that only decodes.
         seed: the same seed gives the same completions.
         out: `.png` the contact sheet, `.npz` (`x` uint8 `(n, C, H, W)`, `original`, `known`).
@@ -252,6 +252,8 @@ def complete(
     'approximate'
     """
     path = None if out is None else check_out(out, SUFFIXES)
+    if sweeps < 0:
+        raise InputError(f"sweeps={sweeps} must be at least 0, e.g. --sweeps 2")
     if n < 1 or particles < 1 or steps < 1:
         raise InputError(
             f"n={n}, particles={particles} and steps={steps} must be at least 1, e.g. -n 8 --particles {PARTICLES} --steps {STEPS}"
@@ -270,7 +272,7 @@ def complete(
         assert value is not None and model.given is not None
         x = model.given.fill(value, model.space).to(model.device)
     with torch.inference_mode(), evaluating(model):
-        made = _made(model, x, kept, value, n, particles, steps, seed, progress)
+        made = _made(model, x, kept, value, n, particles, sweeps, steps, seed, progress)
         truth = None if original is None or made.cost is None else made.cost()
     images = torch.where(kept, x.cpu(), made.x.cpu()).clone()
     told = x[0].cpu()
@@ -300,8 +302,10 @@ def complete(
             if path.suffix.lower() == ".png":
                 result.sheet().save(file, "PNG")
             else:
-                more = {} if original is None else {"original": original[0].cpu().numpy()}
-                np.savez_compressed(file, x=images.numpy(), known=kept.numpy(), kind=made.kind, **more)
+                arrays = {"x": images.numpy(), "known": kept.numpy(), "kind": np.array(made.kind)}
+                np.savez_compressed(
+                    file, allow_pickle=False, **arrays | ({} if original is None else {"original": original[0].cpu().numpy()})
+                )
     return result
 
 
@@ -373,6 +377,7 @@ def _made(
     value: Tensor | None,
     n: int,
     particles: int,
+    sweeps: int,
     steps: int,
     seed: int,
     progress: Progress | None,
@@ -391,13 +396,17 @@ def _made(
             drawn = _continued(model, x, kept, value, n, seed, progress)
             return _Made(drawn, "exact", "continued in the model's own order", cost=lambda: _terms(model, x, value, hole, 0.0, "exact"))
         found = smc(model, x, kept, value, n, particles, seed, progress)
-        note = f"The {n} completions come from {found.distinct} of {max(particles, n)} beginnings; {_advice(model, kept)}"
+        images, method, moved = found.x, "sequential Monte Carlo", ""
+        if sweeps:
+            images, share = gibbs(model, images, kept, value, sweeps, seed, progress)
+            method, moved = f"{method}, then {sweeps} sweeps of Metropolis within Gibbs", f"{share:.0%} of later changes were accepted; "
+        note = f"The {n} completions come from {found.distinct} of {max(particles, n)} beginnings; {moved}{_advice(model, kept)}"
         where = hole | met_later(model, paid, hole)
         dims = int(hole.sum())
         return _Made(
-            found.x,
+            images,
             "approximate",
-            "sequential Monte Carlo",
+            method,
             note,
             found,
             lambda: _terms(model, x, value, where, found.log_evidence, "estimate", dims),
