@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from pofx.cli.common import Answer, Common, Flag, load_images, load_model, run_info
+from pofx.cli.common import Answer, Common, DataFlags, Flag, load_images, load_model, run_info
 from pofx.errors import InputError, nearest
 
 
@@ -122,7 +122,9 @@ def view_value(
         own = next((flag for flag, (_, kind) in flags.items() if isinstance(view, kind)), "like")
         raise InputError(f"{run} is p(x | {type(view).__name__.lower()}): it does not take --{said[0]}. Use --{own}.")
     if like is not None:
-        images = load_images(like, model.space, common=common, run=run_info(run))
+        info = run_info(run)
+        own = {key: value for key, value in (info.stored.get("spec") or {}).items() if key in ("size", "levels", "gray")}
+        images = load_images(like, model.space, DataFlags(**own), common, info)  # converted as in training
         x, y = images.split.take(torch.arange(n) % len(images.split))
         return view.value(x, y)
     if caption is not None:
