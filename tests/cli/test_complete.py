@@ -73,7 +73,8 @@ def test_half(half: Path, ask: Ask, refuse: Refuse, tmp_path: Path) -> None:
 
 def test_refusals(runs: Path, refuse: Refuse, tmp_path: Path) -> None:
     pixelcnn, image = runs / "pixelcnn", "digits:test#3"
-    assert "pofx train pixelcnn digits --given gray" in refuse("complete", pixelcnn, image, "--gray")
+    assert "needs images of 3 channels" in refuse("complete", pixelcnn, image, "--gray")
+    assert "pofx train pixelcnn digits --given half" in refuse("complete", pixelcnn, image, "--half")
     assert "pofx train vae digits --given half" in refuse("complete", runs / "vae", image, "--half")
     assert "both say" in refuse("complete", pixelcnn, image, "--keep", "top:2", "--half")
     assert "keeps nothing" in refuse("complete", pixelcnn, image, "--keep", "top:0")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from pofx.model import ImageModel
     from pofx.tasks.complete import Completion
+    from pofx.views import View
 
 SIGNS = {"exact": "=", "lower bound": "≤", "estimate": "≈"}
 
@@ -71,8 +72,12 @@ def complete(
     model, info = load_model(run, common), run_info(run)
     for wanted, view, what, name in ((gray, Gray, "give colours", "gray"), (half, Half, "make images larger", "half")):
         if wanted and not isinstance(model.given, view):
+            try:
+                view().check_space(model.space)
+            except InputError as error:
+                raise InputError(f"--{name}: the images of {run} are {model.space}. {error}") from error
             found = "p(x)" if model.given is None else f"p(x | {type(model.given).__name__.lower()})"
-            raise InputError(f"{run} is {found}; to {what}, train a run for it:\n{_train(model, info, name)}")
+            raise InputError(f"{run} is {found}; to {what}, train a run for it:\n{_train(model, info, view, name)}")
     space = model.space
     known = None
     if keep is not None:
@@ -100,14 +105,15 @@ def _lines(result: Completion, heading: str, said: str) -> list[str]:
     return lines
 
 
-def _train(model: ImageModel, info: RunData, view: str) -> str:
+def _train(model: ImageModel, info: RunData, view: type[View], flag: str) -> str:
     """The command that trains such a run on the same data."""
     from pofx.catalog import name_of
     from pofx.model import Labeler, Sampler
 
     stored = info.stored.get("spec") or {}
-    name = name_of(model) if isinstance(model, Sampler) and not isinstance(model, Labeler) else "gated-pixelcnn"
-    return f"pofx train {name} {stored.get('spec', 'DATA')} --given {view} --out runs/{view}"
+    fits = isinstance(model, Sampler) and not isinstance(model, Labeler) and view not in model.refuses
+    name = name_of(model) if fits else "gated-pixelcnn"
+    return f"pofx train {name} {stored.get('spec', 'DATA')} --given {flag} --out runs/{flag}"
 
 
 def _image(
