@@ -94,7 +94,7 @@ def _text(result: Any, heading: str, names: tuple[str, ...] | None, pooled: bool
             lines.append("A classifier alone never says “outlier”: add --density RUN, a run of p(x) on the same images.")
     seen = result.coverage
     if seen is not None:
-        verdict = "holds" if seen.holds else "does NOT hold: calibration images and these differ"
+        verdict = "holds" if seen.holds else f"does NOT hold (chance {seen.chance:.1g}): calibration images and these differ"
         lines += [
             f"coverage on held-out images: {_share(seen.covered)}; promised at least {1 - result.alpha:.2%}: {verdict}",
             f"least covered: {_name(seen.least[0], names)}, {_share(seen.least[1])}; nothing fits: {_share(seen.rejected)}",

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +38,7 @@ from pofx.tasks.outliers import conformal_p_values, oddness_from
 from pofx.tasks.score import costs
 from pofx.views import Label
 
+FEWEST = 30  # valid images of a class from which on it has a median of its own
 VERDICTS = ("answer", "ambiguous", "outlier")
 
 
@@ -77,7 +79,7 @@ class Coverage:
         rejected: the set is empty: false alarms.
         answered: the set is one label; right: of those, that it is the true one (None where none is).
         least: the class that is covered least, and its share.
-        holds: the interval of `covered` reaches 1 − alpha.
+        chance: the probability that no more are covered, over calibration and held-out images, where the promise is just kept.
     """
 
     covered: Share
@@ -85,7 +87,12 @@ class Coverage:
     answered: Share
     right: Share | None
     least: tuple[int, Share]
-    holds: bool
+    chance: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether what is seen is compatible with the promise, at 2.5 %."""
+        return self.chance > 0.025
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -94,6 +101,7 @@ class Coverage:
             "answered": self.answered.to_json(),
             "right": None if self.right is None else self.right.to_json(),
             "least": {"label": self.least[0]} | self.least[1].to_json(),
+            "chance": self.chance,
             "holds": self.holds,
         }
 
@@ -267,9 +275,7 @@ class Rejecter:
         """`(n, classes)`, combined by Bonferroni."""
         found = []
         for score, calib in zip(self.scores(told), self.calib, strict=True):
-            columns = [
-                conformal_p_values(score[:, y].contiguous(), calib if self.pooled else calib[self.y == y]) for y in range(self.classes)
-            ]
+            columns = [conformal_p_values(score[:, y].clone(), calib if self.pooled else calib[self.y == y]) for y in range(self.classes)]
             found.append(torch.stack(columns, 1))
         return (len(found) * torch.stack(found).amin(0)).clamp(max=1)
 
@@ -288,7 +294,7 @@ def _rejecter(calib: _Told, center: _Told | None, classes: int, alpha: float, po
             at = _labelled(center, classes, "valid")
             own = cost.gather(1, at[:, None])[:, 0]
             # A class with few valid images takes the median of all: it is then less sharp, and no less valid.
-            columns = [oddness_from(own[at == k] if int((at == k).sum()) >= 10 else own)[0] for k in range(classes)]
+            columns = [oddness_from(own[at == k] if int((at == k).sum()) >= FEWEST else own)[0] for k in range(classes)]
 
             def by_class(found: Tensor) -> Tensor:
                 return torch.stack([f(found[:, k]) for k, f in enumerate(columns)], 1)
@@ -299,10 +305,35 @@ def _rejecter(calib: _Told, center: _Told | None, classes: int, alpha: float, po
     return Rejecter(oddness, mine, y, classes, pooled)
 
 
-def coverage(p_value: Tensor, y: Tensor, alpha: float) -> Coverage:
+def chance_of(missed: int, groups: Sequence[tuple[int, int]], alpha: float) -> float:
+    """P(at least so many are missed) where sets keep their promise and no more.
+
+    With n calibration images and l = ⌊α(n+1)⌋ the share that is missed is Beta(l, n+1−l), so that of m held-out images a beta-binomial
+    number is; numbers of several classes add.
+
+    Args:
+        groups: (m, n) of each class, or of all together.
+
+    >>> round(chance_of(1, [(1, 19)], 0.05), 6)
+    0.05
+    """
+    from scipy.stats import betabinom
+
+    total = np.ones(1)
+    for m, n in groups:
+        low = math.floor(alpha * (n + 1) + 1e-9)
+        if m:
+            total = np.convolve(total, betabinom.pmf(np.arange(m + 1), m, low, n + 1 - low) if low else np.eye(1, m + 1)[0])
+    return float(min(1.0, total[missed:].sum()))
+
+
+def coverage(p_value: Tensor, y: Tensor, alpha: float, calibration: Sequence[int], *, pooled: bool = False) -> Coverage:
     """What sets of p-values `(n, classes)` at level alpha are worth where labels int64 `(n,)` are known.
 
-    >>> found = coverage(torch.tensor([[0.9, 0.01], [0.3, 0.4], [0.01, 0.02]]), torch.tensor([0, 1, 1]), 0.05)
+    Args:
+        calibration: images of each class that the p-values rest on; pooled: on all of them together.
+
+    >>> found = coverage(torch.tensor([[0.9, 0.01], [0.3, 0.4], [0.01, 0.02]]), torch.tensor([0, 1, 1]), 0.05, [19, 19])
     >>> found.covered.k, found.rejected.k, found.answered.k
     (2, 1, 1)
     """
@@ -311,6 +342,7 @@ def coverage(p_value: Tensor, y: Tensor, alpha: float) -> Coverage:
     one = size == 1
     classes = [(int(k), Share.of(int(hit[y == k].sum()), int((y == k).sum()))) for k in y.unique()]
     covered = Share.of(int(hit.sum()), len(y))
+    groups = [(len(y), sum(calibration))] if pooled else [(seen.n, calibration[k]) for k, seen in classes]
     right = Share.of(int(hit[one].sum()), int(one.sum())) if bool(one.any()) else None
     return Coverage(
         covered,
@@ -318,7 +350,7 @@ def coverage(p_value: Tensor, y: Tensor, alpha: float) -> Coverage:
         Share.of(int(one.sum()), len(y)),
         right,
         min(classes, key=lambda found: found[1].share),
-        covered.high >= 1 - alpha,
+        chance_of(covered.n - covered.k, groups, alpha),
     )
 
 
@@ -398,11 +430,12 @@ def classify(
     result = Classified(list(images.ids), label, sure.exp(), kind, accuracy=accuracy)
     if rejecter is not None:
         p_value = rejecter.p_values(told)
+        counts = tuple(torch.bincount(rejecter.y, minlength=labeler.classes).tolist())
         check = told if held_out is None else tell(held_out)
         seen = None
         if check.y is not None:
             y = _labelled(check, labeler.classes, "held-out")
-            seen = coverage(p_value if held_out is None else rejecter.p_values(check), y, alpha)
+            seen = coverage(p_value if held_out is None else rejecter.p_values(check), y, alpha, counts, pooled=pooled)
         result = Classified(
             result.ids,
             label,
@@ -411,7 +444,7 @@ def classify(
             p_value,
             alpha,
             (*(("density",) if rejecter.oddness is not None else ()), "label"),
-            tuple(torch.bincount(rejecter.y, minlength=labeler.classes).tolist()),
+            counts,
             accuracy,
             seen,
         )
