@@ -19,7 +19,7 @@ def classify(
     alpha: float = 0.05,
     density: str | None = None,
     pooled: Flag = False,
-    reject: bool = True,
+    no_reject: Flag = False,
     check: int = 1000,
     samples: int = 16,
     seed: int = 0,
@@ -38,7 +38,7 @@ def classify(
         alpha: share of images of each class whose label the set may miss.
         density: a run of p(x) on the same images; without it a classifier takes anything for one of its classes.
         pooled: calibrate all classes together, where there are few images of each; the guarantee is for all together.
-        reject: say where no label fits; it needs labelled images that training did not see. Else only labels and probabilities.
+        no_reject: only labels and probabilities. A reject needs labelled images that training did not see.
         check: test images on which coverage is checked, where DATA is not the run's own; 0 for none.
         samples: draws per image and class, for a model that gives a bound.
         seed: of those draws.
@@ -53,7 +53,7 @@ def classify(
     more: dict[str, Any] = {}
     if density is not None:
         more["density"] = load_model(density, common)
-    if reject:
+    if not no_reject:
         own = info.load_data(common)
         more |= {"calib": own.calib, "center": own.valid}
         # Labels of other data may mean other things.

@@ -214,7 +214,7 @@ def features_run(
     from pofx.training.runs import describe
 
     classes = data.classes
-    labelled = data.train.y is not None and len(data.train.y.unique()) > 1
+    labelled = data.train.y is not None and data.train.y.ndim == 1 and len(data.train.y.unique()) > 1
     kind = f"labels{classes}" if labelled else "turns4"
     source = data
     if not labelled:
