@@ -58,6 +58,7 @@ from pofx.tasks.invert import POOL, TOGETHER, descend
 from pofx.views import Masked, Top
 
 PARTICLES, STEPS, ROUNDS, DRAWS = 128, 200, 30, 64  # draws of z for a bound
+FEW = 4  # an effective sample size that carries no estimate
 SUFFIXES = (".png", ".npz")
 SIDES = ("top", "bottom", "left", "right")
 ACROSS = 10  # images in a row of a sheet
@@ -280,7 +281,9 @@ def complete(
         told = (
             F.interpolate(value.cpu().float(), model.space.shape[1:], mode="nearest").to(torch.uint8)[0].expand(model.space.shape).clone()
         )
-    drawn = made.drawn
+    drawn, note = made.drawn, made.note
+    if drawn is not None and drawn.ess < FEW:
+        note = f"With an effective sample size of {drawn.ess:.1f} these completions are a guess or two, and estimates say little. {note}"
     result = Completion(
         images,
         made.kind,
@@ -294,7 +297,7 @@ def complete(
         None if drawn is None else max(particles, n),
         () if drawn is None else drawn.stages,
         truth,
-        made.note,
+        note,
         path,
     )
     if path is not None:
@@ -438,7 +441,8 @@ def _advice(model: ImageModel, kept: Tensor) -> str:
     rows = int(kept.all(0).all(1).sum())
     if model.space.height > 1 and bool(kept[:, :rows].all()) and not bool(kept[:, rows:].any()):
         return f"exact: a run trained with --given top --given.rows {rows}" if Top not in model.refuses else "more --particles come nearer."
-    return "more --particles come nearer; a run trained with --given masked is exact for any hole."
+    more = "more --particles and --sweeps come nearer" if isinstance(model, Autoregressive) else "more --particles come nearer"
+    return f"{more}; a run trained with --given masked is exact for any hole."
 
 
 def _continued(
