@@ -381,3 +381,34 @@ def test_a_run_that_is_no_run_is_refused(verb: str, refuse: Refuse, tmp_path: Pa
 def test_data_that_is_not_there(refuse: Refuse, tmp_path: Path) -> None:
     assert "digits" in refuse("data", "digitz")
     assert "nowhere" in refuse("train", "vae", tmp_path / "nowhere", "--out", tmp_path / "r", "--steps", "1")
+
+
+def test_runs_given_attributes_captions_and_masks(tmp_path: Path, ask: Ask, refuse: Refuse) -> None:
+    from PIL import Image
+
+    images = tmp_path / "images"
+    images.mkdir()
+    rows = ["file,hat,smiling,caption"]
+    for i in range(30):
+        Image.fromarray(np.full((4, 4), 8 * i, np.uint8)).save(images / f"{i}.png")
+        rows.append(f"{i}.png,{i % 2},{'' if i == 3 else 1},word {i}")
+    (images / "list.csv").write_text("\n".join(rows))
+    small = ("--layers", 1, "--channels", 4, "--levels", 2, "--steps", 2, "--batch-size", 8, "--quiet")
+    for name, settings in (("attributes", ["--given.names", "hat,smiling"]), ("caption", ["--given.length", 9]), ("masked", [])):
+        ask("train", "pixelcnn", images, "--given", name, *settings, "--out", tmp_path / name, *small)
+    a, c, m = (tmp_path / name for name in ("attributes", "caption", "masked"))
+    out = tmp_path / "x.npy"
+    assert ask("sample", a, "-n", 2, "--attributes", "smiling=1,hat=0", "-o", out)["given"] == "Attributes(names=('hat', 'smiling'))"
+    ask("sample", c, "-n", 2, "--caption", "word 3", "-o", out)
+    for run in (a, c, m):
+        assert ask("sample", run, "-n", 3, "--like", images, "-o", out)["n"] == 3
+        assert ask("score", run, images, "--levels", 2, "-o", tmp_path / "s.csv")["n"] == 30
+    assert "--attributes hat=1" in refuse("sample", a)
+    assert "write NAME=1 or NAME=0" in refuse("sample", a, "--attributes", "hat")
+    assert "Did you mean 'smiling'" in refuse("sample", a, "--attributes", "smilling=1")
+    assert "Use --caption" in refuse("sample", c, "--attributes", "hat=1")
+    assert "this model reads 9" in refuse("sample", c, "--caption", "a long caption")
+    assert "--like" in refuse("sample", m)
+    assert "'beard'" in refuse(
+        "train", "pixelcnn", images, "--given", "attributes", "--given.names", "beard", "--steps", 2, "--out", tmp_path / "b"
+    )
