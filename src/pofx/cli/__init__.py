@@ -40,7 +40,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "traverse": ("What each latent dimension does, the most used first.", "pofx traverse runs/vae -o dimensions.png"),
     "edit": ("Change an attribute of images: learn it, then add it.", "pofx edit runs/vae digits:test --add three=1 -o edited.png"),
     "complete": (
-        "Fill the hole of an image, or give it colours or size.",
+        "Fill the hole of an image; kept pixels come back bit for bit.",
         "pofx complete runs/digits digits:test#3 --keep top:4 -o sheet.png",
     ),
     "latents": ("A map of the latent space, coloured by label.", "pofx latents runs/vae -o map.png"),
