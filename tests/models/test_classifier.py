@@ -59,7 +59,7 @@ def test_a_run_keeps_the_temperature_of_valid_and_evaluate_reports_it(tmp_path) 
     assert isinstance(loaded, Classifier)
     t = loaded.fitted_temperature()
     z = loaded.label(data.valid.x).log_prob.detach() * t
-    assert t == pytest.approx(best_temperature(z, data.valid.y), rel=1e-3) and t != 1  # type: ignore[arg-type]
+    assert t == pytest.approx(best_temperature(z, data.valid.y), rel=1e-2) and t != 1  # type: ignore[arg-type]
     found = evaluate(loaded, data).main.calibration
     assert found is not None and found.temperature == t and 0 <= found.after.ece <= 1 and found.after.ece != found.before.ece
 
