@@ -123,6 +123,26 @@ def test_arguments_survive_json(value: dict) -> None:
     assert catalog.arguments_from_json(json.loads(json.dumps(catalog.arguments_to_json(value)))) == value
 
 
+def test_a_part_is_stored_by_its_arguments_and_made_with_fresh_weights() -> None:
+    import torch
+
+    from pofx.models.autoregressive.pixelcnn import PixelCNN
+    from pofx.space import ImageSpace
+
+    part = PixelCNN(ImageSpace(1, 3, 3, levels=2), Label(3), layers=2, channels=4)
+    state = torch.get_rng_state()
+    text = catalog.arguments_to_json({"parts": [part]})
+    (again,) = catalog.arguments_from_json(text)["parts"]
+    assert isinstance(again, PixelCNN) and again.config() == part.config()
+    assert torch.equal(state, torch.get_rng_state())
+    with pytest.raises(InputError, match="Did you mean 'pixelcnn'"):
+        catalog.arguments_from_json({"part": "pixelcn", "arguments": {}})
+    with pytest.raises(InputError, match="stored part"):
+        catalog.arguments_from_json({"part": "pixelcnn"})
+    with pytest.raises(InputError, match="Did you mean 'layers'"):
+        catalog.arguments_from_json({"part": "pixelcnn", "arguments": text["parts"][0]["arguments"] | {"layer": 1}})
+
+
 def test_arguments_are_strict() -> None:
     with pytest.raises(InputError, match="Did you mean 'Label'"):
         catalog.arguments_from_json({"given": {"type": "Labl", "classes": 3}})
