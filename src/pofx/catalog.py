@@ -232,18 +232,18 @@ def arguments_to_json(value: Any) -> Any:
         return {str(key): arguments_to_json(item) for key, item in value.items()}
     if is_dataclass(value) and not isinstance(value, type) and settings().get(type(value).__name__) is type(value):
         return {"type": type(value).__name__} | {f.name: arguments_to_json(getattr(value, f.name)) for f in fields(value) if f.init}
-    if _is_model(value):
-        name = name_of(value)
+    if (model := _model(value)) is not None:
+        name = name_of(model)
         if name not in entries() or entries()[name].class_name != type(value).__name__:
             raise InputError(f"A {type(value).__name__} cannot be stored as a part: only models of the catalogue can. See: pofx models")
-        return {"part": name, "arguments": arguments_to_json(value.config())}
+        return {"part": name, "arguments": arguments_to_json(model.config())}
     raise InputError(f"An argument {value!r} ({type(value).__name__}) cannot be stored. Use JSON values or one of pofx.catalog.settings().")
 
 
-def _is_model(value: Any) -> bool:
+def _model(value: Any) -> ImageModel | None:
     from pofx.model import ImageModel
 
-    return isinstance(value, ImageModel)
+    return value if isinstance(value, ImageModel) else None
 
 
 def _part(value: Mapping[str, Any]) -> ImageModel:

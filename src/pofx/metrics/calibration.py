@@ -64,7 +64,7 @@ def calibration(confidence: Tensor, right: Tensor, *, bins: int = BINS, binning:
     else:
         ordered = p.sort().values
         # The place of an image is that of the first one of its confidence, so that equal ones stay together.
-        at = torch.searchsorted(ordered, p) * bins // len(p)
+        at = torch.searchsorted(ordered, p.contiguous()) * bins // len(p)
     sums = torch.zeros(3, bins, dtype=torch.double).index_add_(1, at, torch.stack([torch.ones_like(p), p, right]))
     n, conf, hit = sums[:, sums[0] > 0]
     ece = float((hit - conf).abs().sum() / len(p))

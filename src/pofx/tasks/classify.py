@@ -220,9 +220,7 @@ class _Told:
     y: Tensor | None
 
 
-def _tell(
-    model: Labeler, density: ImageModel | None, images: Images, prior: Tensor | None, *, samples: int, seed: int, progress: Progress | None
-) -> _Told:
+def _tell(model: Labeler, density: ImageModel | None, images: Images, *, samples: int, seed: int, progress: Progress | None) -> _Told:
     n = model.classes
 
     def told(x: Tensor, y: Tensor | None) -> Tensor:
@@ -230,7 +228,9 @@ def _tell(
         if isinstance(model, ClassLikelihood):
             # log p(y | x) follows from what costs most, once
             likelihood = model.class_log_prob(x).log_prob.double().cpu()
-            return torch.cat([(likelihood + prior).log_softmax(1), -likelihood, label[:, None].double()], 1)
+            return torch.cat(
+                [(likelihood + model.log_class_prior().double().cpu()).log_softmax(1), -likelihood, label[:, None].double()], 1
+            )
         log_prob = model.label(model.space.check(x).to(model.device)).log_prob.double().cpu()
         return torch.cat([log_prob, label[:, None].double()], 1)
 
@@ -412,10 +412,9 @@ def classify(
         and (center is None or not len(as_images(center)))
     ):
         raise InputError("classify needs images for median costs; give center=data.valid, whose part must not be empty.")
-    log_prior = log_prior_of(labeler)
 
     def tell(what: Images | Tensor, progress: Progress | None = None) -> _Told:
-        return _tell(labeler, density, as_images(what), log_prior, samples=samples, seed=seed, progress=progress)
+        return _tell(labeler, density, as_images(what), samples=samples, seed=seed, progress=progress)
 
     rejecter = None
     if calib is not None:
@@ -452,13 +451,6 @@ def classify(
         write_table(path, _columns(result, names), {"model": type(model).__name__, "alpha": str(result.alpha)})
         result = Classified(**{f: getattr(result, f) for f in result.__dataclass_fields__ if f != "path"}, path=path)
     return result
-
-
-def log_prior_of(labeler: Labeler) -> Tensor | None:
-    """log p(y) that a labeler by Bayes' rule uses, float64 `(classes,)`; None of any other."""
-    if not isinstance(labeler, ClassLikelihood):
-        return None
-    return labeler.log_class_prior().double().cpu()
 
 
 def _enough(calib: Images, labeler: Labeler, density: ImageModel | None, alpha: float, pooled: bool) -> None:

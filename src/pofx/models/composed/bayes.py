@@ -54,7 +54,7 @@ PATIENCE = 20_000  # samples of p(x) that a draw of p(x | y) waits for, on avera
 def made(part: str | ImageModel, space: ImageSpace, given: View | None, **settings: Any) -> ImageModel:
     """A part: the model itself, or one of the catalogue by its name; InputError where it is of other images."""
     if isinstance(part, str):
-        return catalog.get(part)(space, given, **settings)  # type: ignore[call-arg]
+        return catalog.get(part)(space, given, **settings)
     if part.space != space:
         raise InputError(
             f"The {type(part).__name__} is a model of {part.space}, and the whole of {space}. Both must be of the same images."
@@ -330,7 +330,7 @@ class BayesConditional(Sampler):
             )
         if draws < 2:
             raise InputError(f"BayesConditional: draws={draws} must be at least 2, for a standard error.")
-        classes = () if given is None else given.classes if isinstance(given, Labels) else (given.classes,)
+        classes: tuple[int, ...] = () if given is None else given.classes if isinstance(given, Labels) else (given.classes,)
         labelers = tuple(labelers)
         if len(labelers) != len(classes) and given is not None:
             raise InputError(f"{len(labelers)} labelers for {len(classes)} labels of {given}; give one p(y | x) for each.")
@@ -348,7 +348,7 @@ class BayesConditional(Sampler):
             self.evidences.append(part)
         if prior and len(classes) != 1:
             raise InputError(f"prior= is p(y) of one label; this model has {len(classes)}.")
-        self.log_prior = _log_prior(prior, classes[0]) if prior else None
+        self.log_prior = _log_prior(prior, sum(classes)) if prior else None
         self._seen: tuple[Any, list[Tensor]] | None = None
 
     @classmethod

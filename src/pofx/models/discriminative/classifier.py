@@ -100,7 +100,8 @@ class Classifier(Labeler, Features):
         if optimizer not in ("AdamW", "Muon"):
             raise InputError(f"Classifier: optimizer={optimizer!r} must be AdamW or Muon.")
         self.classes, self.channels, self.stages, self.depth = classes, channels, stages, depth
-        self.dropout, self.smoothing, self.optimizer, self.lr = dropout, smoothing, optimizer, lr
+        self.dropout, self.smoothing, self.lr = dropout, smoothing, lr
+        self.optimizer: Literal["AdamW", "Muon"] = optimizer
         sizes = pyramid(space.height, space.width, stages)
         widths = [channels * 2**i for i in range(len(sizes))]
         self.stem = nn.Conv2d(space.channels, channels, 3, padding=1)
