@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pofx.errors import InputError
-from pofx.model import Sampler
+from pofx.model import Decoder, ExactLikelihood, Sampler
 from pofx.models.adversarial.gan import GAN
 from pofx.models.autoencoding.autoencoder import Autoencoder
 from pofx.models.autoregressive.fvbn import FVBN
@@ -113,6 +113,7 @@ def test_random_masks_leave_something_to_complete_and_are_mixed(size: tuple[int,
 def test_masked_probabilities_sum_to_one_over_the_unknown_pixels_and_known_ones_are_free(model) -> None:
     space = ImageSpace(1, 2, 3, levels=3)
     made = densify(model.small(space, Masked()).double())
+    assert isinstance(made, ExactLikelihood)
     images = every_image(space)
     known = torch.tensor([[True, False, False], [True, True, False]])
     for at in (0, 100, 700):
@@ -130,6 +131,7 @@ def test_masked_probabilities_sum_to_one_over_the_unknown_pixels_and_known_ones_
 def test_masked_draws_follow_the_conditional() -> None:
     space = ImageSpace(1, 2, 2, levels=2)
     model = densify(PixelCNN.small(space, Masked()).double())
+    assert isinstance(model, PixelCNN)
     x, known = torch.tensor([[[[1, 0], [0, 1]]]], dtype=torch.uint8), torch.tensor([[False, False], [False, True]])
     value = Masked.cut(x, known)
     images = every_image(space)[1::2]  # the last pixel is 1
@@ -147,7 +149,11 @@ def test_known_pixels_come_back_bit_for_bit_whatever_the_mask_of_each_image(mode
     x = random_images(20, space)
     value = Masked().value(x, None)
     known = Masked().known(space, value)
-    shown = made.sample(20, value) if isinstance(made, Sampler) else made.decode(torch.zeros(20, made.latent_dims), value).mean
+    if isinstance(made, Sampler):
+        shown = made.sample(20, value)
+    else:
+        assert isinstance(made, Decoder)
+        shown = made.decode(torch.zeros(20, made.latent_dims), value).mean
     assert known is not None and torch.equal(shown[known].to(torch.uint8), x[known])
 
 
@@ -160,7 +166,7 @@ def test_the_gradient_of_known_pixels_is_zero() -> None:
     loss, logs = model.nll(terms - 1, value)
     loss.backward()
     known = Masked().known(model.space, value)
-    assert terms.grad is not None and torch.equal(terms.grad == 0, known)
+    assert terms.grad is not None and known is not None and torch.equal(terms.grad == 0, known)
     assert set(terms.grad[~known].tolist()) == {-1 / (6 * 16)}, "unknown sub-pixels weigh differently"
     assert float(logs["bits_per_dim"]) == pytest.approx(1 / math.log(2)), "an image costs 1 nat per unknown sub-pixel of its own"
 
@@ -210,7 +216,7 @@ def test_attributes_are_read_by_name_and_have_an_indicator_for_unknown() -> None
     assert value is not None and value.tolist() == [[0, 1], [1, 2], [2, 0]]
     assert view.features(value, SPACES[0]).tolist()[1] == [0, 1, 0, 0, 0, 1]
     assert view.check({"hat": 1}, 3, SPACES[0]).tolist() == [[1, 2]] * 3
-    assert Attributes("hat,smiling") == view == Attributes(("hat,smiling",))  # as a command line gives them
+    assert Attributes("hat,smiling") == view == Attributes(("hat,smiling",))  # type: ignore[arg-type]  # as a command line gives them
 
 
 def test_wrong_attributes_are_refused() -> None:

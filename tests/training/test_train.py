@@ -296,11 +296,11 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(data: Data, tmp_path: Pa
     class Interrupt:
         calls = 0
 
-        def __call__(self, x: Tensor, y: Tensor | None = None) -> Batch:
+        def __call__(self, x: Tensor, y: Tensor | None = None, noise: Noise | None = None) -> Batch:
             self.calls += 1
             if self.calls == at + 3:  # one call checks the view, one initialises
                 os.kill(os.getpid(), signal.SIGINT)
-            return play(x, y)
+            return play(x, y, noise)
 
     object.__setattr__(victim, "batch", Interrupt())
     handler = signal.getsignal(signal.SIGINT)
