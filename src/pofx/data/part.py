@@ -115,7 +115,7 @@ class Split:
         tensor([[1],
                 [2]])
         """
-        y = None if view is None else view.read(self.written, self.ids)
+        y = None if view is None else view.read({name: column.tolist() for name, column in self.written.items()}, self.ids)
         return self if y is None else replace(self, y=y)
 
 
