@@ -636,10 +636,6 @@ class ClassLikelihood(Labeler):
     def log_class_prior(self) -> Tensor:
         """log p(y), `(classes,)` nats: log p(y | x) = log p(x | y) + log p(y) − logsumexp over y."""
 
-    @abstractmethod
-    def log_class_prior(self) -> Tensor:
-        """log p(y), `(classes,)` nats: log p(y | x) = log p(x | y) + log p(y) − logsumexp over y."""
-
 
 CAPABILITIES: dict[str, type[ImageModel]] = {
     c.__name__: c
