@@ -152,6 +152,7 @@ def test_weights_of_a_wasserstein_critic_stay_clipped_in_training(tmp_path: Path
     data = pofx.load_data("digits")
     model = GAN(data.space, loss=Wasserstein(clip=0.05), channels=4, latents=4)
     run = pofx.train(model, data, out=tmp_path / "run", steps=3, average=0, quiet=True)
+    assert isinstance(run.model, GAN)
     assert all(float(p.detach().abs().max()) <= 0.05 + 1e-7 for p in run.model.critic.parameters())
 
 
@@ -203,7 +204,7 @@ def test_few_images_and_equal_images_train(n: int, tmp_path: Path) -> None:
     np.save(path, np.full((n, 8, 8), 7, dtype=np.uint8))
     data = pofx.load_data(path)
     run = pofx.train(GAN(data.space, channels=4, latents=2), data, out=tmp_path / "run", steps=3, quiet=True)
-    assert run.model.sample(2).shape == (2, 1, 8, 8)
+    assert isinstance(run.model, GAN) and run.model.sample(2).shape == (2, 1, 8, 8)
 
 
 @pytest.mark.parametrize("settings", [{"latents": 0}, {"channels": 0}, {"stages": -1}, {"critic_steps": 0}, {"network": "transformer"}])
