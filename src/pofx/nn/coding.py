@@ -220,7 +220,7 @@ def decoder(
     stages: int = 3,
     hidden: int = 200,
     layers: int = 2,
-) -> nn.Module:
+) -> DenseDecoder | ConvolutionalDecoder | ResidualDecoder:
     """A network z `(n, latents)` → `(n, outputs, H, W)`, called as `net(z, context, noise=None, dropout=0.0)`."""
     if network == "mlp":
         return DenseDecoder(space, latents, outputs, hidden, layers, context)
