@@ -60,10 +60,15 @@ class Plain:
             nn.Conv2d(w[1], w[2], 5, 2, 2, bias=False), nn.BatchNorm2d(w[2]), nn.LeakyReLU(0.2),
             nn.Flatten(), nn.Linear(w[2] * 16, 1),
         )  # fmt: skip
-        for net, source in ((self.g, like.generator.net), (self.d, like.critic.net)):
-            theirs = {tuple(p.shape): p for p in source.parameters()}
-            for p in net.parameters():
-                p.data.copy_(theirs[tuple(p.shape)].data)
+        g, d = like.generator.net, like.critic.net
+        theirs = [g.start, *(part for pair in zip(g.norms, g.up, strict=True) for part in pair)]
+        theirs += [d.down[0], *(part for i in (1, 2) for part in (d.down[i], d.norms[i])), d.out]
+        ours = [p for net in (self.g, self.d) for p in net.parameters()]
+        for p, q in zip(ours, [q for part in theirs for q in part.parameters()], strict=True):
+            assert p.shape == q.shape
+            p.data.copy_(q.data)
+        z, real = torch.randn(4, LATENTS), x[:4].float() / 127.5 - 1
+        assert torch.allclose(self.g(z), g(z, None), atol=1e-5) and torch.allclose(self.d(real)[:, 0], d(real, None), atol=1e-4)
         assert sum(p.numel() for p in (*self.g.parameters(), *self.d.parameters())) == sum(p.numel() for p in like.parameters())
         self.adam = [torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for net in (self.d, self.g)]
         self.real = (x.float() / 127.5 - 1).split(BATCH)

@@ -152,6 +152,7 @@ def test_weights_of_a_wasserstein_critic_stay_clipped_in_training(tmp_path: Path
     data = pofx.load_data("digits")
     model = GAN(data.space, loss=Wasserstein(clip=0.05), channels=4, latents=4)
     run = pofx.train(model, data, out=tmp_path / "run", steps=3, average=0, quiet=True)
+    assert isinstance(run.model, GAN)
     assert all(float(p.detach().abs().max()) <= 0.05 + 1e-7 for p in run.model.critic.parameters())
 
 
@@ -178,13 +179,53 @@ def test_geometry_moves_pixels_and_changes_none() -> None:
 # Troubles ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_collapse_and_a_certain_critic_are_said_with_advice() -> None:
+def test_troubles_are_said_with_advice() -> None:
     model = GAN(ImageSpace(1, 4, 4), loss=Minimax(), network="mlp")
-    healthy = {"train_critic_accuracy": 0.7, "train_critic_spread": 0.9}
+    healthy = {"train_critic_accuracy": 1.0, "train_critic_spread": 0.9, "train_critic_margin": 5.0, "train_critic_outputs": 2.0}
     assert model.diagnose({}) == model.diagnose(healthy) == {}
     assert "collapsed" in model.diagnose(healthy | {"train_critic_spread": 0.01})["collapse"]
-    assert "--loss relativistic" in model.diagnose(healthy | {"train_critic_accuracy": 0.999})["certain critic"]
-    assert not GAN(ImageSpace(1, 4, 4), loss=WassersteinGP(), network="mlp").diagnose({"train_critic_accuracy": 1.0})
+    certain = healthy | {"train_critic_margin": 20.0}
+    assert "--loss relativistic" in model.diagnose(certain)["certain critic"]
+    assert "same of every image" in model.diagnose(healthy | {"train_critic_outputs": 0.0})["flat critic"]
+    assert "diverges" in model.diagnose(healthy | {"train_critic_outputs": 1e6})["wild critic"]
+    for loss in (NonSaturating(), LeastSquares(), WassersteinGP(), Relativistic()):  # their slopes do not die
+        assert not GAN(ImageSpace(1, 4, 4), loss=loss, network="mlp").diagnose(certain)
+    own = GAN(ImageSpace(1, 4, 4), network="mlp").diagnose(healthy | {"train_critic_spread": 0.01})["collapse"]
+    assert "--loss relativistic" not in own and "--loss wasserstein-gp" in own
+
+
+def test_nothing_is_said_of_a_healthy_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = pofx.load_data("digits")
+    pofx.train(GAN(data.space, channels=8, latents=8), data, out=tmp_path / "run", steps=150)
+    said = capsys.readouterr().err
+    assert "Try" not in said and "collapsed" not in said
+
+
+def test_averaged_weights_are_spectrally_normalised(tmp_path: Path) -> None:
+    data = pofx.load_data("digits")
+    model = GAN(data.space, loss=NonSaturating(), normalisation="spectral", channels=8, latents=4, lr=1e-2)
+    run = pofx.train(model, data, out=tmp_path / "run", steps=60, quiet=True)
+    kept = pofx.load(run.path)
+    assert isinstance(kept, GAN)
+    weights = [module.weight for module in kept.critic.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)]
+    assert len(weights) > 2
+    for weight in weights:
+        assert float(torch.linalg.matrix_norm(weight.detach().flatten(1), 2)) == pytest.approx(1, abs=1e-4)
+
+
+def test_no_value_is_the_real_images_alone() -> None:
+    space = ImageSpace(1, 40, 40, levels=4)
+    model = GAN.small(space)
+    for level, low, high in ((0, -1.0, -1 + 1 / 3), (3, 1 - 1 / 3, 1.0), (1, -1 + 1 / 3, -1 + 1)):
+        real = model._real(model.batch(torch.full((2, 1, 40, 40), level, dtype=torch.uint8)), Noise(0, torch.arange(2)))
+        assert len(real.unique()) > 0.95 * real.numel() and low - 1e-6 <= float(real.min()) <= float(real.max()) <= high + 1e-6
+
+
+def test_diffaugment_and_a_view_of_planes_are_refused() -> None:
+    with pytest.raises(InputError, match="unmoved"):
+        GAN(ImageSpace(1, 8, 8), Top(2), diffaugment="geometry")
+    model = GAN(ImageSpace(1, 8, 8), Label(3), diffaugment="all", channels=4, latents=2)
+    assert torch.isfinite(model.objectives()[0].loss(random_batch(model, 8), CONTEXT)[0])
 
 
 def test_a_collapse_is_said_once_while_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,7 +244,7 @@ def test_few_images_and_equal_images_train(n: int, tmp_path: Path) -> None:
     np.save(path, np.full((n, 8, 8), 7, dtype=np.uint8))
     data = pofx.load_data(path)
     run = pofx.train(GAN(data.space, channels=4, latents=2), data, out=tmp_path / "run", steps=3, quiet=True)
-    assert run.model.sample(2).shape == (2, 1, 8, 8)
+    assert isinstance(run.model, GAN) and run.model.sample(2).shape == (2, 1, 8, 8)
 
 
 @pytest.mark.parametrize("settings", [{"latents": 0}, {"channels": 0}, {"stages": -1}, {"critic_steps": 0}, {"network": "transformer"}])

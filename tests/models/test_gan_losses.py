@@ -43,7 +43,7 @@ def optimum(loss: Loss) -> Tensor:
         value.backward()
         return value
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)
     return f.detach()
 
 

@@ -287,6 +287,19 @@ def test_where_no_early_layer_is_named_pca_looks_at_the_image():
         discover(small(LadderVAE))
 
 
+@pytest.mark.parametrize(
+    "settings", [{"network": "mlp"}, {"network": "mlp", "layers": 0}, {"network": "convolutional"}, {"network": "residual"}]
+)
+def test_sefa_of_a_vae_is_that_of_its_decoder(settings: dict[str, Any]):
+    model = VAE(SPACE, latents=4, channels=8, hidden=8, stages=1, **settings)
+    z = torch.randn(3, 4)
+    h = model.first_layer(z)
+    assert torch.allclose(model.first_layer(z.flip(0)), h.flip(0), atol=1e-6) and h.shape[0] == 3
+    affine = model.first_layer(z[:1] + z[1:2]) + model.first_layer(torch.zeros(1, 4))
+    assert torch.allclose(affine, h[:1] + h[1:2], atol=1e-5)
+    assert [d.name for d in discover(model, count=2).directions] == ["sefa-1", "sefa-2"]
+
+
 def test_bad_discoveries_are_refused(tmp_path: Path):
     model = gan()
     wrongs: list[dict[str, Any]] = [{"count": 0}, {"count": 6}, {"method": "ica"}, {"columns": 1}, {"reach": 0.0}]

@@ -93,7 +93,7 @@ def test_every_loss_can_be_played(loss: Loss) -> None:
     for frame in game.frames:
         assert -LOG_4 - 1e-9 <= frame.best <= 0
         if frame.value is not None:
-            assert frame.value <= frame.best and frame.gap is not None and frame.gap >= 0
+            assert frame.gap is not None and frame.gap >= -1e-9  # in the same cells no D is better than D*
         if frame.transport is not None:
             assert frame.transport <= 1.3  # W1 is 1 at the start
     assert (game.last.value is None) == isinstance(loss, Hinge | Wasserstein | WassersteinGP)
@@ -131,7 +131,7 @@ def test_the_game_reaches_its_equilibrium(loss: Loss, seed: int) -> None:
     assert last.value == pytest.approx(-LOG_4, abs=0.02)
     assert last.best == pytest.approx(-LOG_4, abs=0.02)
     assert last.off < 0.05
-    assert 0 <= last.gap < 0.01
+    assert -1e-9 <= last.gap < 0.01
     assert game.frames[0].best == pytest.approx(exactly(P, "normal(3, 1)").value, abs=1e-4)
 
 

@@ -74,6 +74,10 @@ class DenseDecoder(nn.Module):
         self.shape = (outputs, space.height, space.width)
         self.net = MLP(latents, math.prod(self.shape), hidden, layers, context, "decoder")
 
+    def first(self, z: Tensor) -> Tensor:
+        """Affine in z: `(n, h)`."""
+        return (self.net.layers[0] if len(self.net.layers) else self.net.out)(z)
+
     def forward(self, z: Tensor, context: Tensor | None, noise: Noise | None = None, dropout: float = 0.0) -> Tensor:
         return self.net(z, context, noise, dropout).reshape(-1, *self.shape)
 
@@ -115,6 +119,10 @@ class ConvolutionalDecoder(nn.Module):
         self.given = nn.ModuleList(context.into(width) for width in widths[:-1])
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
 
+    def first(self, z: Tensor) -> Tensor:
+        """Affine in z: `(n, h)`."""
+        return self.start(z)
+
     def forward(self, z: Tensor, context: Tensor | None, noise: Noise | None = None, dropout: float = 0.0) -> Tensor:
         h = self.start(z).reshape(len(z), -1, *self.sizes[0])
         for i, (conv, given) in enumerate(zip(self.convs, self.given, strict=True)):
@@ -152,6 +160,10 @@ class ResidualDecoder(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(channels, context) for _ in self.sizes)
         self.up = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in self.sizes[1:])
         self.out = nn.Conv2d(channels, outputs, 3, padding=1)
+
+    def first(self, z: Tensor) -> Tensor:
+        """Affine in z: `(n, h)`."""
+        return self.start(z)
 
     def forward(self, z: Tensor, context: Tensor | None, noise: Noise | None = None, dropout: float = 0.0) -> Tensor:
         h = self.start(z).reshape(len(z), -1, *self.sizes[0])
@@ -208,7 +220,7 @@ def decoder(
     stages: int = 3,
     hidden: int = 200,
     layers: int = 2,
-) -> nn.Module:
+) -> DenseDecoder | ConvolutionalDecoder | ResidualDecoder:
     """A network z `(n, latents)` → `(n, outputs, H, W)`, called as `net(z, context, noise=None, dropout=0.0)`."""
     if network == "mlp":
         return DenseDecoder(space, latents, outputs, hidden, layers, context)

@@ -61,7 +61,11 @@ class Equilibrium:
     error: float
 
     def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"unit": "nats"}
+        """Its numbers; JSON has no infinity, so that `kl_pq_note` says whether a KL that is null is infinite or did not converge."""
+        found = {name: getattr(self, name) for name in self.__dataclass_fields__} | {"unit": "nats"}
+        notes = {f"{name}_note": "infinite" if math.isinf(v) else "did not converge" if math.isnan(v) else "" for name, v in
+                 (("kl_pq", self.kl_pq), ("kl_qp", self.kl_qp))}  # fmt: skip
+        return found | notes
 
 
 def as_density(density: Density | str) -> Density:

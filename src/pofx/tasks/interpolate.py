@@ -176,6 +176,8 @@ def _draws(model: Decoder, pairs: Sequence[tuple[int, int]]) -> Tensor:
     """z of two samples, each a (seed, number)."""
     if len(pairs) != 2:
         raise InputError(f"{len(pairs)} ends were given; an interpolation has two, e.g. --samples 3,7 or --seeds 3,7")
+    if pairs[0] == pairs[1]:
+        raise InputError("Both ends are the same sample: there is nothing between them. Give two, e.g. --samples 3,7")
     return torch.cat([draws(model, [number], seed) for seed, number in pairs])
 
 

@@ -41,6 +41,8 @@ from pofx.training.plan import MEASURED, Plan, learning_rate
 from pofx.training.progress import SIGNS, Report, kind_of
 from pofx.training.validation import validate
 
+SETTLING = 100  # steps in which a training may look odd
+
 
 def stream(seed: int, step: int) -> int:
     """The seed of torch's own generator at a step, for models that use its random functions: 63 bits, a function of (seed, step)."""
@@ -399,7 +401,9 @@ class Keeper(pl.Callback):
             raise Stopped(self.signum, game.step)
 
     def _advise(self, game: Game, row: dict[str, float]) -> None:
-        """Say what ails the training: each trouble once, when two rows in a row show it."""
+        """Say what ails the training: each trouble once, when two rows in a row show it and a hundred steps were made."""
+        if game.step < SETTLING:
+            return
         found = game.model.diagnose(row)
         for name in self.ailing & found.keys() - self.said:
             self.said.add(name)

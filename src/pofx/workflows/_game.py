@@ -226,7 +226,7 @@ class Frame:
     @property
     def gap(self) -> float | None:
         """V* − V(D) ≥ 0."""
-        return None if self.value is None else max(self.best - self.value, 0.0)
+        return None if self.value is None else self.best - self.value
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -309,7 +309,7 @@ def _look(step: int, loss: Loss, generator: Generator, critic: CriticNet, fine: 
     shown_d = None if logit is None else merged(torch.sigmoid(logit), by) / by**d
     return Frame(
         step, few / shown.volume, f_shown, shown_d, torch.where(small > 1e-9, shown.p / small, math.nan),
-        value, max(best, value) if value is not None else best, transport, samples, off,
+        value, best, transport, samples, off,
     )  # fmt: skip
 
 

@@ -410,6 +410,8 @@ def read_points(path: str | Path) -> torch.Tensor:
                 raise InputError(f"--points {path}, line {number}: {len(values)} numbers, and {len(rows[0])} in the lines before.")
             if values:
                 rows.append(values)
+    if not rows:
+        raise InputError(f"--points {path} holds no points. Each line is one point, e.g. 0.5,1.25")
     return torch.tensor(rows, dtype=torch.double).reshape(len(rows), -1)
 
 
@@ -454,14 +456,14 @@ def equilibrium(
     data = kernel(read_points(points), str(points)) if points is not None else parse(p or P)
     start = parse(q) if q is not None else _start(data)
     game_loss = loss or NonSaturating()
-    if smoothing:
+    if smoothing and not exact:
         if not isinstance(game_loss, Logistic):
-            if not exact:
-                raise InputError(
-                    f"{type(game_loss).__name__} has no labels to smooth: leave out --smoothing, or give --loss minimax or non-saturating."
-                )
-        else:
-            game_loss = replace(game_loss, smoothing=smoothing)
+            raise InputError(
+                f"{type(game_loss).__name__} has no labels to smooth: leave out --smoothing, or give --loss minimax or non-saturating."
+            )
+        if not 0 <= smoothing < 0.5:
+            raise InputError(f"--smoothing {smoothing}: a game needs it in [0, 0.5), e.g. --smoothing 0.1; with --exact up to 1.")
+        game_loss = replace(game_loss, smoothing=smoothing)
     shift = smoothing if smoothing is not None else getattr(game_loss, "smoothing", 0.0)
     found = exactly(data, start, smoothing=shift)
     game = None

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import os
 import time
 import tomllib
@@ -200,6 +201,8 @@ def load_recipe(recipe: str | Path) -> Recipe:
         raise InputError(f"{path}: expected.metric is {expected.get('metric')!r}; use one of {', '.join(METRICS)}.")
     if expected.setdefault("split", "test") not in ("test", "valid"):
         raise InputError(f"{path}: expected.split is {expected['split']!r}; use test or valid.")
+    if expected["metric"] == "shares" and expected["split"] != "test":
+        raise InputError(f"{path}: expected.split is {expected['split']!r}; shares are measured against test.")
     if expected.get("compare", "estimate") not in ("estimate", "bound"):
         raise InputError(f"{path}: expected.compare is {expected['compare']!r}; use estimate or bound.")
     limit = "at_least" if expected["metric"] == "shares" else "at_most"
@@ -377,13 +380,18 @@ def reproduce(
         **({} if finer is None else {"estimate_of_500": finer.to_json()}),
         "expected": dict(recipe.expected) | {"source": recipe.source},
         "found": value,
-        "met": value >= recipe.expected["at_least"] if more else value <= recipe.expected["at_most"],
-        "stretch_met": value <= recipe.expected["stretch"] if "stretch" in recipe.expected else None,
+        "met": _reached(value, recipe.expected["at_least" if more else "at_most"], more),
+        "stretch_met": _reached(value, recipe.expected["stretch"], more) if "stretch" in recipe.expected else None,
         "curve": curve(run.path / "metrics.csv"),
         "pofx": pofx_version(),
     }
     write_text(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return Reproduction(recipe, run.path, path, found)
+
+
+def _reached(value: float, limit: float, shares: Any) -> bool:
+    """Shares are to be large, costs small."""
+    return value >= limit if shares else value <= limit
 
 
 def _shares(
@@ -400,7 +408,10 @@ def _shares(
     shares = None if found.quality is None else found.quality.shares
     if found.quality is None or shares is None:
         raise InputError(f"{recipe.path}: {type(model).__name__} gives no samples, so there are no shares to expect.")
-    return found.main, {"samples": found.quality.to_json(), "least_share": min(shares.values())}
+    return found.main, {
+        "samples": found.quality.to_json(),
+        "least_share": min(0.0 if math.isnan(share) else share for share in shares.values()),
+    }
 
 
 def curve(metrics: Path) -> list[dict[str, float]]:

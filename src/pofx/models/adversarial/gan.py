@@ -7,16 +7,17 @@ The density q is implicit: x = round(G(z)), z ~ N(0, I). There is no log p(x), a
 
 Differences from the papers: z is Gaussian, so that all latents of this library mean the same; the weights are averaged and the average is what is
 kept, sampled and judged by; known pixels of a view are pasted into what the critic sees; the critic sees pixels with uniform dequantization
-noise of one level, so that it cannot tell reals by their being integers.
+noise of one level, reflected at the ends, so that it cannot tell reals by their being integers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from pofx.errors import InputError
 from pofx.model import Batch, Context, Critic, Decoder, Features, Objective, OptimizerSpec, Progress, Sampler, evaluating
@@ -29,7 +30,12 @@ from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.views import View
 
-CERTAIN, ALIKE = 0.995, 0.05  # from which on, and up to which, something is said
+CERTAIN, ALIKE, FLAT, WILD = (
+    10.0,
+    0.05,
+    1e-7,
+    1e4,
+)  # margin in nats, spread of images, spread and size of outputs: something is said beyond them
 
 
 class Generated:
@@ -121,6 +127,11 @@ class GAN(Sampler, Decoder, Critic, Features):
                 f"GAN: {type(loss).__name__} forbids {norm} normalisation in the critic: {loss.refuses[norm]}. "
                 "Use --normalisation layer, spectral or none."
             )
+        if diffaugment != "none" and given is not None and len(given.feature_shape(space)) == 3:
+            raise InputError(
+                f"GAN: --diffaugment moves images, and {type(given).__name__} is seen beside them, unmoved: the two do not go together. "
+                "Leave --diffaugment out, or condition on labels."
+            )
         self.loss, self.network, self.normalisation = loss, network, normalisation
         self.latents, self.channels, self.stages, self.hidden, self.layers = latents, channels, stages, hidden, layers
         self.diffaugment: Augment = diffaugment
@@ -164,52 +175,79 @@ class GAN(Sampler, Decoder, Critic, Features):
         return x * (2 / (self.space.levels - 1)) - 1
 
     def _real(self, batch: Batch, noise: Noise) -> Tensor:
+        """x + u with u ~ U(−½, ½), reflected at the ends, so that no value is the images' alone; on [−1, 1]."""
+        top = self.space.levels - 1
         u = noise.uniform("dequantize", *self.space.shape).to(self.device, self.dtype) - 0.5
-        return self._scale((batch.x.to(self.dtype) + u).clamp(0, self.space.levels - 1))
+        return self._scale(top - (top - (batch.x.to(self.dtype) + u).abs()).abs())
 
-    def _judge(self, x: Tensor, given: Tensor | None, noise: Noise, site: str) -> Tensor:
-        """The critic's outputs, of augmented images: the batch's first ones, or reals and generated ones of the whole batch."""
-        parts = x.split(len(noise))
-        x = torch.cat(
-            [augment(part, self.diffaugment, Noise(noise.seed, noise.images[: len(part)]), f"{site}/{k}") for k, part in enumerate(parts)]
-        )
-        return self.critic(x, None if given is None else torch.cat([given[: len(part)] for part in parts]))
+    def _seen(self, x: Tensor, noise: Noise, site: str) -> Tensor:
+        """What the critic sees of images on [−1, 1]."""
+        return augment(x, self.diffaugment, noise, site)
+
+    def _judge(self, x: Tensor, given: Tensor | None, n: int) -> Tensor:
+        """The critic's outputs: of the first images of a batch of n, or of all reals and then all generated ones."""
+        return self.critic(x, None if given is None else torch.cat([given[: len(part)] for part in x.split(n)]))
 
     def _critic_loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        noise = context.noise
+        noise, n = context.noise, len(batch.x)
         real = self._real(batch, noise)
         with torch.no_grad():
             fake = self._fake(batch, noise, "z/critic")
         u = noise.uniform("between", 1)[:, 0].to(real)
-        turn = self.loss.against(lambda x: self._judge(x, batch.given, noise, "critic"), real, fake, u, apart=self._apart)
-        logs = {"accuracy": (turn.real > turn.fake).double().mean(), "value": -turn.loss.detach()}
-        logs["spread"] = fake.std(0).mean() / real.std(0).mean().clamp(min=1e-3) if len(real) > 1 else torch.ones(())
+        seen = self._seen(real, noise, "critic/real"), self._seen(fake, noise, "critic/fake")
+        turn = self.loss.against(lambda x: self._judge(x, batch.given, n), *seen, u, apart=self._apart)
+        real_out, fake_out = turn.real.detach(), turn.fake.detach()
+        logs = {"accuracy": (real_out > fake_out).double().mean(), "value": -turn.loss.detach()}
+        logs["margin"] = real_out.mean() - fake_out.mean()
+        logs["outputs"] = torch.cat([real_out, fake_out]).std(correction=0)
+        logs["spread"] = fake.std(0).mean() / real.std(0).mean().clamp(min=1e-3) if n > 1 else torch.ones(())
         if turn.penalty is not None:
             logs["penalty"] = turn.penalty.detach()
         return turn.total, logs
 
     def _generator_loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        noise = context.noise
-        fake = self._fake(batch, noise, "z/generator")
-        out = self._judge(fake, batch.given, noise, "generator")
+        noise, n = context.noise, len(batch.x)
+        fake = self._seen(self._fake(batch, noise, "z/generator"), noise, "generator/fake")
+        out = self._judge(fake, batch.given, n)
         real = out
         if self.loss.needs_real:
             with torch.no_grad():
-                real = self._judge(self._real(batch, noise), batch.given, noise, "generator/real")
+                real = self._judge(self._seen(self._real(batch, noise), noise, "generator/real"), batch.given, n)
         return self.loss.generator(real, out), {}
 
+    def settle(self, batches: Iterator[Batch]) -> None:
+        """Spectral normalisation divides by uᵀWv; averages of u and v belong to no weight, so those of the averaged weights are put in their place."""
+        for module in self.critic.modules():
+            if parametrize.is_parametrized(module, "weight"):
+                spectral: Any = module.parametrizations.weight  # type: ignore[union-attr]
+                left, _, right = torch.linalg.svd(spectral.original.detach().flatten(1).double(), full_matrices=False)
+                spectral[0]._u.copy_(left[:, 0])
+                spectral[0]._v.copy_(right[0])
+
     def diagnose(self, logs: Mapping[str, float]) -> dict[str, str]:
-        accuracy, spread = logs.get("train_critic_accuracy", 0.5), logs.get("train_critic_spread", 1.0)
         found = {}
+        spread, margin = logs.get("train_critic_spread", 1.0), logs.get("train_critic_margin", 0.0)
+        outputs = logs.get("train_critic_outputs", 1.0)
+        others = " or ".join(
+            f"--loss {name}" for name in ("relativistic", "wasserstein-gp") if type(self.loss).__name__.lower() != name.replace("-", "")
+        )
         if spread < ALIKE:
             found["collapse"] = (
                 f"the generator makes nearly the same image each time ({spread:.0%} of the spread of real ones): it has collapsed. "
-                "Try --loss relativistic or --loss wasserstein-gp, a lower --lr, or --diffaugment geometry."
+                f"Try {others}, a lower --lr, or --diffaugment geometry."
             )
-        if accuracy > CERTAIN and self.loss.dies:
+        if self.loss.dies and margin > CERTAIN:
             found["certain critic"] = (
-                f"the critic tells real from generated in {accuracy:.1%} of all pairs: a {type(self.loss).__name__} generator learns little "
-                "from one so certain. Try --loss relativistic or --loss wasserstein-gp, a lower --lr, or --diffaugment geometry."
+                f"the critic is certain of every image (real and generated ones lie {margin:.0f} nats apart), where the gradient of "
+                f"{type(self.loss).__name__} is dead. Try --loss non-saturating or {others}, or a lower --lr."
+            )
+        if outputs < FLAT:
+            found["flat critic"] = (
+                "the critic says the same of every image: it has collapsed, and teaches nothing. Try a lower --lr, or another --loss."
+            )
+        if outputs > WILD:
+            found["wild critic"] = (
+                f"the critic's outputs have grown to {outputs:.0e}: the game diverges. Try a lower --lr, or --loss relativistic."
             )
         return found
 

@@ -78,7 +78,7 @@ class Loss(ABC):
 
     needs_real: ClassVar[bool] = False  # whether `generator` does
     only_differences: ClassVar[bool] = False  # a number added to all outputs of the critic changes nothing: it needs no bias
-    dies: ClassVar[bool] = True  # the generator's gradient dies, or is as good as noise, where the critic is certain
+    dies: ClassVar[bool] = False  # the generator's gradient dies where the critic is certain
 
     def smoothness(self, critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, u: Tensor) -> Tensor | None:
         """The penalty that is added to the critic's loss, from images `(n, …)` and uniform numbers `(n,)`; a scalar, or None. A hook."""
@@ -136,6 +136,8 @@ class Minimax(Logistic):
     1.386294
     """
 
+    dies: ClassVar = True
+
     def generator(self, real: Tensor, fake: Tensor) -> Tensor:
         return -F.softplus(fake).mean()
 
@@ -175,7 +177,6 @@ class _Transport(Loss, ABC):
     """sup over Lipschitz f of E f(x) − E f(G(z)): the Wasserstein-1 distance."""
 
     steps: ClassVar = 5
-    dies: ClassVar = False
     only_differences: ClassVar = True
 
     @final

@@ -122,3 +122,6 @@ class VAE(Variational):
 
     def generate(self, z: Tensor, context: Tensor | None) -> Tensor:
         return self.decoder(z, context)
+
+    def first_layer(self, z: Tensor) -> Tensor:
+        return self.decoder.first(z.to(self.device, self.dtype))
