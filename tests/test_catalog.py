@@ -241,7 +241,9 @@ def test_settings_read_from_source_are_those_of_the_class() -> None:
         assert list(shown) == list(parameters), name
         for key, parameter in parameters.items():
             default = parameter.default
-            if not dataclasses.is_dataclass(default):
+            if isinstance(default, tuple):
+                assert shown[key].default == (" ".join(map(str, default)) or "none")
+            elif not dataclasses.is_dataclass(default):
                 assert shown[key].default == ("none" if default is None else str(default))
             assert shown[key].help, f"{name}: {key} is missing in the docstring's Args"
         views = {catalog.kebab(n) for n, c in catalog.settings().items() if issubclass(c, View)}

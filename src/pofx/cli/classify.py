@@ -26,7 +26,7 @@ def classify(
     data_flags: DataFlags = DataFlags(),
     common: Common = Common(),
 ) -> Answer:
-    """Label each image, or say that none or several labels fit.
+    """Label images, or say that no label fits.
 
     RUN is a classifier, or p(x | label) of any family with a likelihood or a bound. A set of labels is given to each image: one is an
     answer, several are ambiguous, none is an outlier. For each class, the set misses the label of at most a share ALPHA of its images.

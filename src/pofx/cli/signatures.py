@@ -204,7 +204,7 @@ def _shown(default: ast.expr | None) -> str | None:
     if isinstance(default, ast.Constant):
         return "none" if default.value is None else str(default.value)
     if isinstance(default, ast.Tuple | ast.List):
-        return " ".join(ast.unparse(item) for item in default.elts) or "none"
+        return " ".join(str(_shown(item)) for item in default.elts) or "none"
     if isinstance(default, ast.Call):
         return catalog.kebab(ast.unparse(default.func).rpartition(".")[2])
     return ast.unparse(default)
