@@ -1,0 +1,84 @@
+"""What p(x | label) is worth as a classifier that can say "none of these": accuracy by Bayes' rule, coverage, rejects, and its own samples judged.
+
+    python benchmarks/bayes.py RUN --other fashion-mnist:threshold --out results/bayes-mnist.json [--alpha 0.01] [--judge RUN]
+
+RUN is p(x | label) with a likelihood. Accuracy and coverage are of the whole test split; calibration images (`calib`) are of no use to training.
+The share of `--other` images for which no label fits is what an outlier set of the name is worth here: no setting was chosen on it. Samples, as
+many of each class, are judged by a classifier that was trained apart: the run `--judge`, or the features run of the data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import torch
+
+import pofx
+from pofx.model import Labeler, require
+from pofx.tasks.classify import Share, classify, coverage
+from pofx.training import read_run
+from pofx.training.loop import hardware
+from pofx.workflows.features import features_run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--other", required=True, help="images of something else, as DATA")
+    parser.add_argument("--judge", type=Path, help="a run of a classifier on the same images")
+    parser.add_argument("--alpha", type=float, default=0.01)
+    parser.add_argument("--images", type=int, default=10_000, help="of the test split")
+    parser.add_argument("--others", type=int, default=2_000, help="of the test split of --other")
+    parser.add_argument("--draw", type=int, default=100, help="samples of each class")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    model, stored = pofx.load(options.run), read_run(options.run).json["data"]
+    data, other = pofx.load_data(**stored["spec"]), pofx.load_data(options.other)
+
+    x, y = data.test.take(torch.arange(min(options.images, len(data.test))))
+    odd, _ = other.test.take(torch.arange(min(options.others, len(other.test))))
+    n = len(x)
+    # One call for both: calibration images are looked at once, and no image knows where it comes from.
+    told = classify(model, torch.cat([x, odd]), calib=data.calib, center=data.valid, alpha=options.alpha)
+    assert y is not None and told.p_value is not None
+    judge = features_run(data)
+    labeler = require(judge.model if options.judge is None else pofx.load(options.judge), Labeler, to="judge samples")
+    asked = torch.arange(labeler.classes).repeat_interleave(options.draw)
+    drawn = model.sample(len(asked), given=asked, seed=0)
+    seen = torch.cat([labeler.label(part).log_prob.argmax(1) for part in drawn.split(1000)])
+    truth = torch.cat([labeler.label(part).log_prob.argmax(1) for part in x.split(1000)])
+    right = seen == asked
+    found = {
+        "run": options.run.name,
+        "model": type(model).__name__,
+        "data": data.heading,
+        "fingerprint": data.fingerprint,
+        "kind": told.kind,
+        "accuracy": Share.of(int((told.label[:n] == y).sum()), n).to_json(),
+        "alpha": options.alpha,
+        "calibration": list(told.calibration),
+        "coverage": coverage(told.p_value[:n], y, options.alpha, told.calibration).to_json(),
+        "other": {"data": other.heading, "rejected": Share.of(told.verdicts[n:].count("outlier"), len(odd)).to_json()},
+        "samples": {
+            "judge": judge.name if options.judge is None else options.judge.name,
+            "judge_accuracy": Share.of(int((truth == y).sum()), len(y)).to_json(),
+            "of_the_asked_class": Share.of(int(right.sum()), len(right)).to_json(),
+            "by_class": [float(share) for share in right.reshape(labeler.classes, -1).double().mean(1)],
+        },
+        "threads": options.threads,
+        "hardware": hardware(torch.device("cpu")),
+        "load": os.getloadavg()[0],
+    }
+    print(json.dumps(found, indent=1))
+    if options.out is not None:
+        options.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        main()
