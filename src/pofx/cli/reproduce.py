@@ -61,7 +61,6 @@ def reproduce(
             found,
             out=out,
             minutes=minutes,
-            seed=seed,
             results=results,
             device=common.device,
             quiet=common.quiet,

@@ -34,7 +34,7 @@ from pofx.errors import InputError, nearest
 if TYPE_CHECKING:
     from pofx.data import Data
     from pofx.model import ImageModel, Progress
-    from pofx.tasks.evaluate import SplitResult
+    from pofx.tasks._samples import SampleQuality
     from pofx.training import TrainingPlan
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -337,18 +337,18 @@ def reproduce(
     begun = time.perf_counter()
     weighed = load_model(run.path, device=chosen)  # as `pofx evaluate` does: the same number to the last digit
     test, k, fine = getattr(data, split), recipe.expected.get("estimate", 0), recipe.expected.get("estimate_of_500", 0)
-    more: dict[str, Any] = {}
-    if recipe.expected["metric"] == "shares":
-        measured, more = _shares(recipe, weighed, data, say=say, progress=progress)
-        value = more["least_share"]
+    measured = evaluate(weighed, test, heading=data.heading, split=split, draw=0, estimate=k, progress=progress).main
+    metric, more = recipe.expected["metric"], {}
+    rises = metric == "shares"  # they are to be large, costs small
+    if rises:
+        samples, shares = _samples(recipe, weighed, data, say=say, progress=progress)
+        value = min(0.0 if math.isnan(share) else share for share in shares.values())
+        more = {"samples": samples.to_json(), "least_share": value}
     else:
-        measured = evaluate(weighed, test, heading=data.heading, split=split, draw=0, estimate=k, progress=progress).main
         better = None if recipe.expected.get("compare") == "bound" else measured.estimate
-        cost = getattr(better or measured, recipe.expected["metric"])
+        cost = getattr(better or measured, metric)
         if cost is None:
-            raise InputError(
-                f"{recipe.path}: {type(model).__name__} has no likelihood, so there are no {recipe.expected['metric']} to expect."
-            )
+            raise InputError(f"{recipe.path}: {type(model).__name__} has no likelihood, so there are no {metric} to expect.")
         value = cost.mean
     finer = None
     if fine:
@@ -380,8 +380,8 @@ def reproduce(
         **({} if finer is None else {"estimate_of_500": finer.to_json()}),
         "expected": dict(recipe.expected) | {"source": recipe.source},
         "found": value,
-        "met": _reached(value, recipe.expected["at_least" if more else "at_most"], more),
-        "stretch_met": _reached(value, recipe.expected["stretch"], more) if "stretch" in recipe.expected else None,
+        "met": _reached(value, recipe.expected["at_least" if rises else "at_most"], rises),
+        "stretch_met": _reached(value, recipe.expected["stretch"], rises) if "stretch" in recipe.expected else None,
         "curve": curve(run.path / "metrics.csv"),
         "pofx": pofx_version(),
     }
@@ -389,29 +389,32 @@ def reproduce(
     return Reproduction(recipe, run.path, path, found)
 
 
-def _reached(value: float, limit: float, shares: Any) -> bool:
-    """Shares are to be large, costs small."""
-    return value >= limit if shares else value <= limit
+def _reached(value: float, limit: float, rises: bool) -> bool:
+    return value >= limit if rises else value <= limit
 
 
-def _shares(
+def _samples(
     recipe: Recipe, model: ImageModel, data: Data, *, say: Callable[[str], None] | None, progress: Progress | None
-) -> tuple[SplitResult, dict[str, Any]]:
-    """What was measured of a sampler's images, and the least of its shares."""
-    from pofx.tasks.evaluate import evaluate
+) -> tuple[SampleQuality, dict[str, float]]:
+    """What `evaluate` measures of a sampler's images in the features of the data's own run, and their shares; copies are not looked for."""
+    from pofx.model import Sampler
+    from pofx.tasks._samples import draws, viewed, yardstick
+    from pofx.tasks.bulk import subset
+    from pofx.tasks.evaluate import REFERENCE_LIMIT
     from pofx.workflows.features import features_run
 
-    judge = features_run(data, say=say)
-    found = evaluate(
-        model, data, features=judge.model, features_name=judge.name, draw=recipe.expected.get("draw", DRAW), estimate=0, progress=progress
-    )
-    shares = None if found.quality is None else found.quality.shares
-    if found.quality is None or shares is None:
+    if not isinstance(model, Sampler):
         raise InputError(f"{recipe.path}: {type(model).__name__} gives no samples, so there are no shares to expect.")
-    return found.main, {
-        "samples": found.quality.to_json(),
-        "least_share": min(0.0 if math.isnan(share) else share for share in shares.values()),
-    }
+    features, n = features_run(data, say=say), recipe.expected.get("draw", DRAW)
+    like, reference, _ = viewed(model, subset(data.test, REFERENCE_LIMIT), data)
+    drawn = draws(model, n, like, progress=progress)
+    judge = yardstick(features.model, reference, data.train, n, name=features.name, data=data.heading, split="test")
+    found = judge.measure(drawn)
+    if found.shares is None:
+        raise InputError(
+            f"{recipe.path}: {data.heading} has {len(data.train)} training images, too few for shares of what real images get."
+        )
+    return found, found.shares
 
 
 def curve(metrics: Path) -> list[dict[str, float]]:
