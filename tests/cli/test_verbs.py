@@ -54,7 +54,7 @@ def test_models_fit_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert main(["models"]) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
-    assert "pixelcnn sample, exact p(x), step by step" in " ".join(out.split())
+    assert "classifier features, labeler" in " ".join(out.split())
 
 
 def test_tree(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:

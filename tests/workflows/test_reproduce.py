@@ -13,8 +13,9 @@ import torch
 from pofx import catalog
 from pofx.cli import main
 from pofx.data import load_data
-from pofx.errors import InputError
+from pofx.errors import CapabilityError, InputError
 from pofx.space import ImageSpace
+from pofx.tasks.classify import as_labeler
 from pofx.tasks.score import costs
 from pofx.training import load_model
 from pofx.workflows import reproduce as module
@@ -23,6 +24,7 @@ from pofx.workflows.reproduce import load_recipe, recipe_names, reproduce
 SPACES = {
     "binarized-mnist": ImageSpace(1, 28, 28, levels=2),
     "mnist": ImageSpace(1, 28, 28),
+    "mnist:threshold": ImageSpace(1, 28, 28, levels=2),
     "mnist:dynamic": ImageSpace(1, 28, 28, levels=2),
     "fashion-mnist": ImageSpace(1, 28, 28),
     "cifar10": ImageSpace(3, 32, 32),
@@ -113,6 +115,8 @@ def test_there_is_a_recipe_for_each_result() -> None:
     assert {name: load_recipe(name).expected["at_most"] for name in promised} == promised
     shares = {"mnist-gan": 0.8, "fashion-mnist-gan": 0.6, "mnist-wgan-gp": 0.6, "fashion-mnist-wgan-gp": 0.45}
     assert {name: load_recipe(name).expected["at_least"] for name in shares} == shares
+    accuracies = {"mnist-classifier": 0.993, "mnist-gated-label": 0.985}
+    assert {name: load_recipe(name).expected["at_least"] for name in accuracies} == accuracies
 
 
 def test_a_baseline_has_the_budget_and_the_nets_of_what_it_is_compared_with() -> None:
@@ -240,7 +244,7 @@ def test_what_is_expected_may_be_missed(tiny: Callable[..., Path]) -> None:
         ({"steps": 'steps = "4"'}, "train.steps is '4'; it must be a whole number"),
         ({"steps": "steps = true"}, "whole number"),
         ({"lr": 'lr = "fast"'}, "it must be a number"),
-        ({"metric": 'metric = "fid"'}, "use one of nats, bits_per_dim, shares"),
+        ({"metric": 'metric = "fid"'}, "use one of nats, bits_per_dim, accuracy, shares"),
         ({"metric": 'metric = "nats"\nsplit = "train"'}, "use test or valid"),
         ({"at_most": ""}, "at_most is missing"),
         ({"title": ""}, "'title' is missing"),
@@ -339,6 +343,28 @@ def test_a_sampler_is_measured_by_its_least_share_seed_by_seed(tmp_path: Path, m
     other = reproduce("game.toml", seed=1, quiet=True)
     assert other.path == Path("results/game-seed1.json") and other.run == Path("runs/game-seed1")
     assert other.found["train"]["seed"] == 1 and reproduce("game.toml", seed=0, quiet=True).path == first.path
+
+
+def test_p_of_x_given_a_label_is_measured_as_a_classifier(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """The accuracy of Bayes' rule over the run, and not of the run's likelihood."""
+    recipe = tiny(
+        metric='metric = "accuracy"',
+        at_most="at_least = 0.05",
+        stretch="",
+        layers='layers = 1\ngiven = { type = "Label", classes = 10 }',
+    )
+    assert main(["reproduce", str(recipe), "--out", "r", "--quiet"]) == 0
+    assert "accuracy" in (out := capsys.readouterr().out) and "expected ≥ 0.05" in out
+    found = json.loads(Path("results/tiny.json").read_text())
+    data, model = load_data("digits", levels=4), load_model("r")
+    right = as_labeler(model).label(data.test.x).log_prob.argmax(1) == data.test.y
+    assert found["found"] == found["test"]["accuracy"]["mean"] == pytest.approx(float(right.double().mean()), abs=1e-12)
+    assert found["met"] == (found["found"] >= 0.05)
+
+
+def test_a_model_that_gives_no_labels_has_no_accuracy(tiny: Callable[..., Path]) -> None:
+    with pytest.raises(CapabilityError, match="trained without labels"):
+        reproduce(tiny(metric='metric = "accuracy"', at_most="at_least = 0.05", stretch=""), quiet=True)
 
 
 def test_shares_need_a_limit_from_below(tmp_path: Path) -> None:

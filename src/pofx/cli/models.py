@@ -78,7 +78,8 @@ def _table() -> Answer:
         wide.add_row(name, *("●" if c in can else "·" for c in CAPABILITIES), *accepts)
         narrow.add_row(name, ", ".join(heads[c] for c in can), *accepts)
         for why in dict.fromkeys(refused.values()):
-            remarks.append(f"{name} takes no --given {', '.join(view for view in refused if refused[view] == why)}: {why}")
+            which = ", ".join(view for view in refused if refused[view] == why)
+            remarks.append(f"{name} takes no --given{f' {which}' if given else ''}: {why}")
     legend = f"--given is one of: {', '.join(views)}. Settings of a model: pofx train MODEL --help"
 
     def draw(console: Any) -> None:

@@ -101,6 +101,10 @@ def _text(result: Reproduction) -> list[Any]:
             f"Fréchet distance {s['frechet']:.4g} (real images: {s['frechet_of_real_images']:.4g}), {s['n']:,} samples, {s['features']}"
         )
         return [f"{result.recipe.title}: {spent}", "", said, distance, f"classes of the samples: {s['classes']}", "", end]
+    if "accuracy" in part:
+        ece = f"expected calibration error {part['calibration']['ece']:.2%}"
+        said = f"accuracy {part['accuracy']['mean']:.2%} ± {part['accuracy']['se']:.2%} of {part['n']} images, expected {_limit(expected)}: {verdict}"
+        return [f"{result.recipe.title}: {spent}", "", said, ece, "", end]
     shown = table("part", "images", "nats", "± se", "bits/dim", "expected", "", right=("images", "nats", "bits/dim"))
     sign = {"exact": "=", "lower bound": "≤"}.get(part["kind"], "≈")
     nats, bits = part["nats"], part["bits_per_dim"]

@@ -51,7 +51,7 @@ def calibration(confidence: Tensor, right: Tensor, *, bins: int = BINS, binning:
     Raises:
         InputError: no answers, two lengths, probabilities outside [0, 1], or fewer than one bin.
 
-    >>> calibration(torch.tensor([0.8] * 10).double(), torch.tensor([True] * 6 + [False] * 4)).ece
+    >>> round(calibration(torch.tensor([0.8] * 10), torch.tensor([True] * 6 + [False] * 4)).ece, 6)
     0.2
     """
     p, right = confidence.detach().double().cpu().reshape(-1), right.detach().double().cpu().reshape(-1)

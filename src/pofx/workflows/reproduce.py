@@ -6,9 +6,10 @@
     source, hardware, minutes, get        where the number comes from, what it was planned for, how to have the data
     [expected]   metric = "nats" | "bits_per_dim", split, at_most, stretch; estimate, estimate_of_500: of a model with a bound, draws of
                  its importance-weighted estimate, on the whole split and on 500 fixed images; compare = "estimate" | "bound": the number found.
+                 Or metric = "accuracy", split, at_least: of a classifier, or of p(x | label) by Bayes' rule.
                  Or metric = "shares", split, at_least, draw: of a sampler, the least of precision, recall, density and coverage of `draw`
                  samples, each over what real images get, in the features of the data's own features run
-    [settings]   arguments of the model
+    [settings]   arguments of the model; given = { type = "Label", classes = 10 } as in model.json
     [train]      arguments of `pofx train`: minutes | steps | epochs, batch_size, lr, optimizer, average, seed, precision, threads, augment, device
     [convert]    arguments of `load_data`: size, levels, gray, keep_labels, drop_labels, split_seed
 
@@ -42,7 +43,8 @@ FOLDERS = (PACKAGE / "recipes", PACKAGE.parents[1] / "recipes")  # in a wheel; i
 
 DRAW = 5000  # samples whose shares are measured, unless a recipe says otherwise
 BUDGETS = ("minutes", "steps", "epochs")
-METRICS = ("nats", "bits_per_dim", "shares")
+METRICS = ("nats", "bits_per_dim", "accuracy", "shares")
+RISING = ("accuracy", "shares")  # they are to be large, costs small
 _TEXT: dict[str, tuple[type, ...]] = dict.fromkeys(("title", "model", "data", "source", "hardware", "get"), (str,))
 _NUMBER = (int, float)
 _TOP: dict[str, tuple[type, ...]] = _TEXT | {"minutes": _NUMBER} | dict.fromkeys(("expected", "settings", "train", "convert"), (dict,))
@@ -205,7 +207,7 @@ def load_recipe(recipe: str | Path) -> Recipe:
         raise InputError(f"{path}: expected.split is {expected['split']!r}; shares are measured against test.")
     if expected.get("compare", "estimate") not in ("estimate", "bound"):
         raise InputError(f"{path}: expected.compare is {expected['compare']!r}; use estimate or bound.")
-    limit = "at_least" if expected["metric"] == "shares" else "at_most"
+    limit = "at_least" if expected["metric"] in RISING else "at_most"
     if limit not in expected:
         raise InputError(f"{path}: expected.{limit} is missing: the number to reach, in {expected['metric']}.")
     budgets = [name for name in BUDGETS if name in train]
@@ -304,6 +306,7 @@ def reproduce(
     """
     from pofx.tasks._files import write_text
     from pofx.tasks.bulk import subset
+    from pofx.tasks.classify import as_labeler
     from pofx.tasks.evaluate import evaluate
     from pofx.training import Run, load_model, read_run, train
     from pofx.training.files import write_json
@@ -335,20 +338,22 @@ def reproduce(
         write_json(memory, {"weights": weights, "load_average": load_average})
     split = recipe.expected["split"]
     begun = time.perf_counter()
+    metric, more = recipe.expected["metric"], {}
+    rises = metric in RISING
     weighed = load_model(run.path, device=chosen)  # as `pofx evaluate` does: the same number to the last digit
+    weighed = as_labeler(weighed) if metric == "accuracy" else weighed
     test, k, fine = getattr(data, split), recipe.expected.get("estimate", 0), recipe.expected.get("estimate_of_500", 0)
     measured = evaluate(weighed, test, heading=data.heading, split=split, draw=0, estimate=k, progress=progress).main
-    metric, more = recipe.expected["metric"], {}
-    rises = metric == "shares"  # they are to be large, costs small
-    if rises:
+    if metric == "shares":
         samples, shares = _samples(recipe, weighed, data, say=say, progress=progress)
         value = min(0.0 if math.isnan(share) else share for share in shares.values())
         more = {"samples": samples.to_json(), "least_share": value}
     else:
-        better = None if recipe.expected.get("compare") == "bound" else measured.estimate
+        better = None if metric == "accuracy" or recipe.expected.get("compare") == "bound" else measured.estimate
         cost = getattr(better or measured, metric)
         if cost is None:
-            raise InputError(f"{recipe.path}: {type(model).__name__} has no likelihood, so there are no {metric} to expect.")
+            lacks = "labels to judge" if metric == "accuracy" else "likelihood"
+            raise InputError(f"{recipe.path}: {type(model).__name__} has no {lacks}, so there are no {metric} to expect.")
         value = cost.mean
     finer = None
     if fine:

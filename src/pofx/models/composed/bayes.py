@@ -43,7 +43,7 @@ from pofx.model import (
 )
 from pofx.noise import Noise
 from pofx.space import ImageSpace
-from pofx.views import Label, View
+from pofx.views import Label, PartialLabel, View
 
 ENUMERABLE = 2**14  # images of a space whose evidence is a sum over all of them
 COUNTED = 100  # batches whose labels are counted for the prior
@@ -287,7 +287,7 @@ class Resampled:
 
 _OTHERS = {
     view: "it knows an image by its labels; p(x) of a part takes no view." for view in View.__subclasses__() if view not in (Label, Labels)
-}
+} | {PartialLabel: "an image whose label is not known is an image of p(x): leave given out."}
 
 
 class BayesConditional(Sampler):
@@ -324,7 +324,7 @@ class BayesConditional(Sampler):
         draws: int = 1000,
     ) -> None:
         super().__init__(space, given)
-        if given is not None and not isinstance(given, Label | Labels):
+        if given is not None and type(given) not in (Label, Labels):
             raise InputError(
                 f"BayesConditional cannot take given={type(given).__name__}: it knows an image by its labels, e.g. given=Label(10)."
             )
