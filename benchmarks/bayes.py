@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import pofx
-from pofx.model import Labeler, require
+from pofx.model import Labeler, Sampler, require
 from pofx.tasks.classify import Share, classify, coverage
 from pofx.training import read_run
 from pofx.training.loop import hardware
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model, stored = pofx.load(options.run), read_run(options.run).json["data"]
+    model, stored = require(pofx.load(options.run), Sampler, to="draw samples of a class"), read_run(options.run).json["data"]
     data, other = pofx.load_data(**stored["spec"]), pofx.load_data(options.other)
 
     x, y = data.test.take(torch.arange(min(options.images, len(data.test))))

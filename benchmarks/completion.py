@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 import pofx
+from pofx.model import ExactLikelihood
 from pofx.tasks.score import score
 from pofx.training.loop import hardware
 
@@ -45,6 +46,7 @@ def main() -> None:
         model = pofx.models.GatedPixelCNN(data.space, given=given, **SETTINGS)
         folder = options.folder / name.replace(" ", "-")
         run = pofx.train(model, data, out=folder, minutes=options.minutes, threads=options.threads, quiet=True, **TRAINING)
+        assert isinstance(run.model, ExactLikelihood)
         found = score(run.model, data.test.take(test)[0]).score
         bits[name] = found.bits_per_dim
         rows[name] = {

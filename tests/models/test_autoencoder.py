@@ -24,9 +24,9 @@ def context(n: int, seed: int = 0) -> Context:
     return Context(0, 0.0, Noise(seed, torch.arange(n)))
 
 
-def loss(model: Autoencoder, x: torch.Tensor, seed: int = 0, **more: torch.Tensor) -> torch.Tensor:
+def loss(model: Autoencoder, x: torch.Tensor, seed: int = 0, y: torch.Tensor | None = None) -> torch.Tensor:
     [objective] = model.objectives()
-    return objective.loss(model.batch(x, **more), context(len(x), seed))[0]
+    return objective.loss(model.batch(x, y), context(len(x), seed))[0]
 
 
 def test_a_linear_one_reaches_pca() -> None:

@@ -324,7 +324,7 @@ class BayesConditional(Sampler):
         draws: int = 1000,
     ) -> None:
         super().__init__(space, given)
-        if given is not None and type(given) not in (Label, Labels):
+        if isinstance(given, PartialLabel) or not isinstance(given, Label | Labels | None):
             raise InputError(
                 f"BayesConditional cannot take given={type(given).__name__}: it knows an image by its labels, e.g. given=Label(10)."
             )
