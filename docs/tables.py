@@ -1,5 +1,5 @@
-"""The tables of docs/autoregressive.md, docs/variational.md and docs/adversarial.md, made of what was measured: results/*.json, between <!-- NAME --> and
-<!-- /NAME -->.
+"""The tables of docs/autoregressive.md, variational.md, adversarial.md and conditional.md, made of what was measured: results/*.json, between
+<!-- NAME --> and <!-- /NAME -->.
 
     python docs/tables.py        (`make readme`; tests/test_docs.py holds the pages to it)
 
@@ -268,10 +268,12 @@ def ablation(results: Path) -> str:
 def recipes(results: Path, family: str, folder: Path = RECIPES) -> str:
     """What `pofx reproduce` measured of one family's models, and which recipes were not run."""
     models = {name for name, entry in entries().items() if f".{family}." in entry.module}
-    found = [row for path in sorted(results.glob("*.json")) if "recipe" in (row := read(path)) and row["model"] in models]
+    rated = [row for path in sorted(results.glob("*.json")) if "recipe" in (row := read(path)) and row["expected"]["metric"] in UNITS]
+    found = [row for row in rated if row["model"] in models]
     rows = [_recipe(row) for row in sorted(found, key=lambda row: (row["recipe"], row.get("budget", {}).get("shorter", False)))]
     head = ["recipe", "what", "parameters", "minutes", "on", "images seen", "found on test", "expected", ""]
-    names = sorted(path.stem for path in folder.glob("*.toml") if tomllib.loads(path.read_text(encoding="utf-8"))["model"] in models)
+    asked = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.toml"))}
+    names = [name for name, recipe in asked.items() if recipe["model"] in models and recipe["expected"]["metric"] in UNITS]
     run = {row["recipe"] for row in found}
     left = [f"`{name}`" for name in names if name not in run]
     note = f"Recorded: {len(names) - len(left)} of {len(names)} recipes."
@@ -321,6 +323,79 @@ def _learning_rate(recipe: str) -> float | None:
     return tomllib.loads(path.read_text(encoding="utf-8"))["train"].get("lr") if path.is_file() else None
 
 
+def accuracies(results: Path, folder: Path = RECIPES) -> str:
+    """What `pofx reproduce` measured of models that label images."""
+    found = [row for path in sorted(results.glob("*.json")) if (row := read(path)).get("expected", {}).get("metric") == "accuracy"]
+    names = [path.stem for path in sorted(folder.glob("*.toml")) if 'metric = "accuracy"' in path.read_text(encoding="utf-8")]
+    left = [f"`{name}`" for name in names if name not in {row["recipe"] for row in found}]
+    note = f"Not run, or not recorded: {', '.join(left)}.\n" if left else ""
+    if not found:
+        return missing(f"pofx reproduce {names[0]}") + f"\n{note}"
+    head = ["recipe", "what", "parameters", "minutes", "images seen", "accuracy on test", "calibration error", "expected", ""]
+    rows = []
+    for row in found:
+        part, budget = row[row["expected"]["split"]], row["budget"]
+        short = f"; {row['minutes']:.0f} of {budget['asked']['minutes']:g} minutes" if budget["shorter"] else ""
+        rows.append(
+            [
+                f"`{row['recipe']}`",
+                row["title"],
+                number(row.get("parameters"), ",d"),
+                number(row.get("minutes"), ".1f"),
+                number(row.get("images"), ",d"),
+                f"{part['accuracy']['mean']:.2%} ± {part['accuracy']['se']:.2%}",
+                f"{part['calibration']['ece']:.2%}",
+                f"≥ {row['expected']['at_least']:.1%}",
+                ("met" if row["met"] else "missed") + short,
+            ]
+        )
+    return markdown(head, rows, words=2) + (f"\n{note}" if note else "")
+
+
+def share(found: Row) -> str:
+    low, high = found["interval95"]
+    return f"{found['share']:.2%} ({low:.2%} … {high:.2%})"
+
+
+def bayes(results: Path) -> str:
+    """p(x | label) as a classifier with a reject, of `benchmarks/bayes.py`."""
+    found = read(results / "bayes-mnist.json")
+    if not found:
+        return missing("python benchmarks/bayes.py results/weights/mnist-gated-label --other fashion-mnist:threshold --out results/bayes-mnist.json")
+    cover, odd, seen = found["coverage"], found["other"], found["samples"]
+    rows = [
+        [f"test images of {found['data']}: label right", f"{found['accuracy']['n']:,}", share(found["accuracy"]), ""],
+        ["their label is in the set", f"{cover['covered']['n']:,}", share(cover["covered"]), f"promised ≥ {1 - found['alpha']:.0%}"],
+        ["no label fits (false alarms)", f"{cover['rejected']['n']:,}", share(cover["rejected"]), f"promised ≤ {found['alpha']:.0%}"],
+        ["one label fits", f"{cover['answered']['n']:,}", share(cover["answered"]), ""],
+        ["of those, it is right", f"{cover['right']['n']:,}", share(cover["right"]), ""],
+        [f"{odd['data']}: no label fits", f"{odd['rejected']['n']:,}", share(odd["rejected"]), "asked ≥ 99 %"],
+        [
+            f"its own samples of a class, as {seen['judge']} sees them",
+            f"{seen['of_the_asked_class']['n']:,}",
+            share(seen["of_the_asked_class"]),
+            f"asked ≥ 97 %; the judge is right on {seen['judge_accuracy']['share']:.2%} of test images",
+        ],
+    ]
+    table = "".join(f"| {' | '.join(row)} |\n" for row in (["", "images", "share (95 % interval)", ""], ["---", "--:", "--:", "---"], *rows))
+    return f"{table}\nalpha = {found['alpha']:g}, {sum(found['calibration']):,} calibration images; {measured(found)}.\n"
+
+
+def completion(results: Path) -> str:
+    """The lower half given the upper, of `benchmarks/completion.py`."""
+    found = read(results / "completion-fashion-mnist.json")
+    if not found:
+        return missing("python benchmarks/completion.py --minutes 20 --out results/completion-fashion-mnist.json")
+    rows = []
+    for name, what in (("lower given upper", "−log p(lower half, given the upper)"), ("lower", "−log p(lower half) alone")):
+        bits, nats = found[name]["bits_per_dim"], found[name]["nats"]
+        rows.append([what, f"= {nats['mean']:.1f} ± {nats['se']:.1f}", f"= {bits['mean']:.3f} ± {bits['se']:.3f}"])
+    told = found["upper_tells_bits_per_dim"]
+    note = f"The upper half is worth {told['mean']:.3f} ± {told['se']:.3f} bits/dim, image by image. {found['data']}, "
+    note += f"{found['lower']['n']:,} test images, {found['lower']['dims']} pixels each, the same net for {found['minutes']:g} minutes; {measured(found)}."
+    return markdown(["", "nats", "bits/dim"], rows) + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
+
+
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "autoregressive": {
         "sampling": sampling,
@@ -334,6 +409,11 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "modes": modes,
         "survival": survival,
         "throughput": throughput_gan,
+    },
+    "conditional": {
+        "accuracies": accuracies,
+        "bayes": bayes,
+        "completion": completion,
     },
     "variational": {
         "throughput": throughput,
