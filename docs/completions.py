@@ -1,6 +1,6 @@
 """Draw docs/pictures/completions.png: one digit, completed by runs of four kinds from results/weights.
 
-    python docs/completions.py [--out docs/pictures/completions.png]     (needs MNIST and binarized MNIST in $POFX_DATA)
+python docs/completions.py [--out docs/pictures/completions.png]     (needs MNIST and binarized MNIST in $POFX_DATA)
 """
 
 from __future__ import annotations

@@ -272,8 +272,8 @@ def recipes(results: Path, family: str, folder: Path = RECIPES) -> str:
     found = [row for row in rated if row["model"] in models]
     rows = [_recipe(row) for row in sorted(found, key=lambda row: (row["recipe"], row.get("budget", {}).get("shorter", False)))]
     head = ["recipe", "what", "parameters", "minutes", "on", "images seen", "found on test", "expected", ""]
-    asked = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.toml"))}
-    names = [name for name, recipe in asked.items() if recipe["model"] in models and recipe["expected"]["metric"] in UNITS]
+    asked = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.toml")}
+    names = sorted(name for name, recipe in asked.items() if recipe["model"] in models and recipe["expected"]["metric"] in UNITS)
     run = {row["recipe"] for row in found}
     left = [f"`{name}`" for name in names if name not in run]
     note = f"Recorded: {len(names) - len(left)} of {len(names)} recipes."
@@ -361,7 +361,9 @@ def bayes(results: Path) -> str:
     """p(x | label) as a classifier with a reject, of `benchmarks/bayes.py`."""
     found = read(results / "bayes-mnist.json")
     if not found:
-        return missing("python benchmarks/bayes.py results/weights/mnist-gated-label --other fashion-mnist:threshold --out results/bayes-mnist.json")
+        return missing(
+            "python benchmarks/bayes.py results/weights/mnist-gated-label --other fashion-mnist:threshold --out results/bayes-mnist.json"
+        )
     cover, odd, seen = found["coverage"], found["other"], found["samples"]
     rows = [
         [f"test images of {found['data']}: label right", f"{found['accuracy']['n']:,}", share(found["accuracy"]), ""],
@@ -377,7 +379,9 @@ def bayes(results: Path) -> str:
             f"asked ≥ 97 %; the judge is right on {seen['judge_accuracy']['share']:.2%} of test images",
         ],
     ]
-    table = "".join(f"| {' | '.join(row)} |\n" for row in (["", "images", "share (95 % interval)", ""], ["---", "--:", "--:", "---"], *rows))
+    table = "".join(
+        f"| {' | '.join(row)} |\n" for row in (["", "images", "share (95 % interval)", ""], ["---", "--:", "--:", "---"], *rows)
+    )
     return f"{table}\nalpha = {found['alpha']:g}, {sum(found['calibration']):,} calibration images; {measured(found)}.\n"
 
 
