@@ -37,7 +37,6 @@ def main() -> None:
         assert isinstance(model, ImageModel)
         x, _ = load_data(spec).test.take(torch.tensor([WHICH]))
         done = complete(model, x, kept_region(keep, model.space.height, model.space.width), n=8)
-        print(f"{name}, {keep}: {done.summary}", flush=True)
         sheets.append(done.sheet().convert("RGB"))
     page = Image.new("RGB", (max(s.width for s in sheets), sum(s.height for s in sheets)), "white")
     top = 0
