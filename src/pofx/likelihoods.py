@@ -124,6 +124,27 @@ class PixelDistribution(ABC):
             out.append((p * (v - (p @ v)[..., None]) ** 2).sum(-1).sqrt())
         return torch.stack(out, 1)
 
+    def masses(self, channel: int, earlier: Tensor) -> Tensor:
+        """p(· | earlier) of one channel, `(n, *S, levels)`: what sums over all levels need, where a relative error in far tails does no harm."""
+        return self.table(channel, earlier).exp()
+
+    @final
+    def surprise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of −log p(X_c | x_<c) where X_c is drawn: `(n, C, *S)` nats (the entropy) and nats².
+
+        >>> coin = Likelihood("bernoulli", ImageSpace(1, 1, 1, 2))(torch.zeros(1, 1, 1, 1))
+        >>> [round(float(t), 4) for t in coin.surprise(torch.zeros(1, 1, 1, 1))]
+        [0.6931, 0.0]
+        """
+        mean, variance = [], []
+        for c in range(self.space.channels):
+            p = self.masses(c, x[:, :c])
+            nats = torch.special.entr(p)  # −p log p, 0 at 0
+            h = nats.sum(-1)
+            mean.append(h)
+            variance.append(((nats.square() / p.clamp(min=torch.finfo(p.dtype).tiny)).sum(-1) - h.square()).clamp(min=0))
+        return torch.stack(mean, 1), torch.stack(variance, 1)
+
     def quantile(self, channel: int, earlier: Tensor, u: Tensor) -> Tensor:
         """The value of one channel whose cumulative probability first exceeds `u` `(n, *S)`: int64 `(n, *S)`."""
         return inverse_cdf(self.table(channel, earlier).double(), u)
@@ -302,6 +323,17 @@ class LogisticMixturePixels(PixelDistribution):
         x = torch.arange(self.space.levels, dtype=mean.dtype, device=mean.device)
         mass = log_bin_mass(x, mean[..., None], log_scale[..., None], self.space.levels)
         return torch.logsumexp(weights[..., None] + mass, 1)
+
+    def masses(self, channel: int, earlier: Tensor) -> Tensor:
+        """Differences of the CDF: one logistic function per edge, a sixth of the time of `table`."""
+        weights, levels = self._posterior(channel, earlier).softmax(1), self.space.levels
+        edges = torch.arange(levels - 1, dtype=weights.dtype, device=weights.device)
+        inverse = torch.exp(-self.log_scales[:, channel].clamp(min=-7))
+        slope, offset = inverse * (2 / (levels - 1)), ((1 / (levels - 1) - 1) - self._mean(channel, earlier)) * inverse
+        below = 0 * edges
+        for k in range(self.log_pi.shape[1]):  # component by component, so that the memory is that of one table
+            below = below + weights[:, k, ..., None] * torch.addcmul(offset[:, k, ..., None], slope[:, k, ..., None], edges).sigmoid_()
+        return F.pad(F.pad(below, (0, 1), value=1.0), (1, 0)).diff(dim=-1).clamp_(min=0)
 
     def quantile(self, channel: int, earlier: Tensor, u: Tensor) -> Tensor:
         pi = self._posterior(channel, earlier).softmax(1)

@@ -390,6 +390,31 @@ class Steps(ABC):
         still fixed, with the same values, and then cost nothing. A hook: by default they are stepped through."""
 
 
+@dataclass(frozen=True)
+class Predictive:
+    """What a distribution said of each sub-pixel before it was seen, and what came: `(n, C, H, W)` nats each.
+
+    Attributes:
+        log_prob: log p(x_i | …).
+        entropy, variance: mean and variance of −log p(X_i | …), X_i drawn from it. Both are 0 where the view knows the sub-pixel.
+    """
+
+    log_prob: Tensor
+    entropy: Tensor
+    variance: Tensor
+
+    @property
+    def excess(self) -> Tensor:
+        """−log p(x_i | …) − H_i: how much more surprising than expected. Of images of the model itself its mean is 0."""
+        return -self.log_prob - self.entropy
+
+    def without(self, known: Tensor | None) -> Predictive:
+        """The same with 0 at known sub-pixels, bool `(C, H, W)` or `(n, C, H, W)`."""
+        if known is None:
+            return self
+        return Predictive(*(t.masked_fill(known, 0) for t in (self.log_prob, self.entropy, self.variance)))
+
+
 class Autoregressive(ExactLikelihood, Sampler):
     """p(x) = ∏ p(x_i | x_<i). The product of the distributions read step by step equals `log_prob`."""
 
@@ -402,6 +427,24 @@ class Autoregressive(ExactLikelihood, Sampler):
     def log_prob(self, x: Tensor, given: Any = None) -> Tensor:
         x, value = self.check_pair(x, given)
         return self.unknown_sum(self.conditional_log_prob(x, value), value)
+
+    def predictive(self, x: Tensor, given: Tensor | None) -> Predictive:
+        """What p(x_i | x_<i) expected of every sub-pixel, and what came; arguments as of `conditional_log_prob`. A hook for models that need
+        one pass; it must say what this default says, which goes step by step."""
+        n, groups = len(x), self.order()
+        flat = torch.cat(groups)
+        values = x.flatten(1).long()[:, flat].split([len(group) for group in groups], 1)
+        found = torch.zeros(3, n, self.space.dims, dtype=self.dtype, device=self.device)
+        steps = self.begin(n, given)
+        for group, value in zip(groups, values, strict=True):
+            log_p = steps.distribution()
+            nats = torch.special.entr(log_p.exp())
+            found[0, :, group] = log_p.gather(-1, value[..., None])[..., 0].to(self.dtype)
+            found[1, :, group] = nats.sum(-1).to(self.dtype)
+            second = (nats * -log_p.clamp(min=-1e4)).sum(-1)
+            found[2, :, group] = (second - nats.sum(-1).square()).clamp(min=0).to(self.dtype)
+            steps.fix(value)
+        return Predictive(*found.reshape(3, n, *self.space.shape)).without(self.known(given))
 
     @final
     def nll(self, log_prob: Tensor, given: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:

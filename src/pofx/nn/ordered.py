@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pofx.likelihoods import Likelihood, normalised
-from pofx.model import Autoregressive, Batch, Context, Objective, OptimizerSpec, Steps
+from pofx.likelihoods import Likelihood, PixelDistribution, normalised
+from pofx.model import Autoregressive, Batch, Context, Objective, OptimizerSpec, Predictive, Steps
 from pofx.nn import conditioning
 from pofx.nn.linear import linear
 from pofx.nn.raster import raster
@@ -110,11 +110,23 @@ class OrderedModel(Autoregressive):
         return self.nll(self.conditional_log_prob(batch.x, batch.given), batch.given)
 
     def conditional_log_prob(self, x: Tensor, given: Tensor | None) -> Tensor:
-        c, h, w = self.space.shape
+        pixels, ordered = self._pixels(x, given)
+        return self._places(pixels.log_prob(ordered))
+
+    def predictive(self, x: Tensor, given: Tensor | None) -> Predictive:
+        pixels, ordered = self._pixels(x, given)
+        found = (pixels.log_prob(ordered), *pixels.surprise(ordered))
+        return Predictive(*map(self._places, found)).without(self.known(given))
+
+    def _pixels(self, x: Tensor, given: Tensor | None) -> tuple[PixelDistribution, Tensor]:
+        """p(x_i | x_<i) and x itself, sub-pixels in order: `(n, 1, D)`."""
         ordered = x.permute(0, 2, 3, 1).flatten(1)
-        parameters = self.net(normalised(ordered, self.space.levels, self.dtype), self.context(given))
-        log_prob = self.head(parameters).log_prob(ordered[:, None])[:, 0]
-        return log_prob.reshape(len(x), h, w, c).permute(0, 3, 1, 2)
+        return self.head(self.net(normalised(ordered, self.space.levels, self.dtype), self.context(given))), ordered[:, None]
+
+    def _places(self, ordered: Tensor) -> Tensor:
+        """`(n, 1, D)` in order → `(n, C, H, W)`."""
+        c, h, w = self.space.shape
+        return ordered.reshape(len(ordered), h, w, c).permute(0, 3, 1, 2)
 
     def order(self) -> list[Tensor]:
         return raster(self.space)

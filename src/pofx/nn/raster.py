@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pofx.likelihoods import Likelihood, PixelDistribution, normalised
-from pofx.model import Autoregressive, Batch, Context, Objective, OptimizerSpec, Steps, all_threads
+from pofx.model import Autoregressive, Batch, Context, Objective, OptimizerSpec, Predictive, Steps, all_threads
 from pofx.nn import conditioning
 from pofx.nn.tape import Scratch, Tape
 from pofx.noise import Noise
@@ -286,11 +286,28 @@ class RasterModel(Autoregressive):
 
     @final
     def conditional_log_prob(self, x: Tensor, given: Tensor | None) -> Tensor:
+        return torch.cat([self._pixels(*part).log_prob(part[0]) for part in self._parts(x, given)])
+
+    @final
+    def predictive(self, x: Tensor, given: Tensor | None) -> Predictive:
+        found = []
+        for part in self._parts(x, given):
+            pixels = self._pixels(*part)
+            found.append((pixels.log_prob(part[0]), *pixels.surprise(part[0])))
+        return Predictive(*(torch.cat(each) for each in zip(*found, strict=True))).without(self.known(given))
+
+    @final
+    def _pixels(self, x: Tensor, given: Tensor | None) -> PixelDistribution:
+        return self.head(self.full(self.seen(x), self.context(given)))
+
+    @final
+    def _parts(self, x: Tensor, given: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+        """Images and values of the view, as many as are scored together."""
         n = max(1, self.at_once // (self.space.height * self.space.width)) if self.at_once else len(x)
         if len(x) <= n or torch.is_grad_enabled() or self.device.type != "cpu":
-            return self.head(self.full(self.seen(x), self.context(given))).log_prob(x)
-        parts = zip(x.split(n), [None] * len(x) if given is None else given.split(n), strict=False)
-        return torch.cat([self.conditional_log_prob(*part) for part in parts])
+            return [(x, given)]
+        values = [None] * len(x) if given is None else given.split(n)
+        return list(zip(x.split(n), values, strict=False))
 
     @final
     def objectives(self) -> Sequence[Objective]:
