@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pofx.data import Data, Split
     from pofx.model import ImageModel
     from pofx.space import ImageSpace
+    from pofx.tasks.bulk import Images
     from pofx.views import View
 
 EVERYWHERE = Group("Every verb", sort_key=10)
@@ -115,17 +116,33 @@ def load_model(run: str, common: Common) -> ImageModel:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Images that a verb was given: `heading` names them with their part and transforms; `part` is one of the set's, or "all"."""
+    """Images that a verb was given: `heading` names them with their part and transforms; `part` is one of the set's, or "all".
+
+    `images`: the same images, or their tiles where they are larger than the model and tiles were asked for."""
 
     split: Split
     heading: str
     part: str
+    images: Images
+
+    @property
+    def transforms(self) -> tuple[str, ...]:
+        """Their conversions, as the heading names them."""
+        inside = self.split.heading.partition(" [")[2].rstrip("]")
+        return tuple(inside.split(", ")) if inside else ()
 
 
 def load_images(
-    spec: str, space: ImageSpace, flags: DataFlags = DataFlags(), common: Common = Common(), run: RunData | None = None
+    spec: str,
+    space: ImageSpace,
+    flags: DataFlags = DataFlags(),
+    common: Common = Common(),
+    run: RunData | None = None,
+    *,
+    stride: int | None = None,
 ) -> Loaded:
     """Images to score or condition on, which must be of a run's space; `run` says how its own data was converted. DATA#3 is one of them.
+    With a `stride` they may be larger, and `Loaded.images` are their tiles.
 
     Raises:
         InputError: they are not; the flags that convert them are in the message. There is no image of that number.
@@ -134,6 +151,7 @@ def load_images(
 
     from pofx.data import load_images, parse
     from pofx.data.sources import is_name
+    from pofx.tasks._tiles import Tiles
 
     base, mark, number = spec.rpartition("#")
     chosen = int(number) if mark and number.isdecimal() and not Path(spec).expanduser().exists() else None
@@ -141,7 +159,7 @@ def load_images(
     # Letters are numbered by the run's alphabet, not by that of the text in hand.
     split, found = load_images(spec, **flags.arguments(), alphabet=None if run is None else run.stored.get("alphabet"))
     _skipped(split.skipped, common)
-    if found != space:
+    if (found if stride is None else replace(found, height=space.height, width=space.width)) != space:
         fix = _conversion(found, space, flags, () if run is None else run.transforms)
         raise InputError(f"The run is a model of {space}; {spec} holds {found}. {fix}")
     heading = split.heading
@@ -151,7 +169,8 @@ def load_images(
             raise InputError(f"There is no image {chosen} in {spec}: it holds {len(split)}, numbered 0 … {len(split) - 1}, e.g. '{spec}#0'")
         split, heading = split.select(np.array([chosen])), f"{heading} #{chosen}"
     parsed = parse(spec)
-    return Loaded(split, heading, parsed.part or ("test" if is_name(parsed.base) else "all"))
+    images = split if stride is None else Tiles(split, space, (found.height, found.width), stride)
+    return Loaded(split, heading, parsed.part or ("test" if is_name(parsed.base) else "all"), images)
 
 
 def _conversion(found: ImageSpace, space: ImageSpace, flags: DataFlags, transforms: Sequence[str]) -> str:

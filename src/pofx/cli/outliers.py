@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from pofx.cli.common import Answer, Common, DataFlags, load_images, load_model, run_info, table
+from pofx.cli.common import Answer, Common, DataFlags, Flag, load_images, load_model, run_info, table
 
 
 def outliers(
@@ -17,38 +17,98 @@ def outliers(
     *,
     out: Annotated[Path | None, Parameter(name=["-o", "--out"])] = None,
     alpha: float = 0.05,
+    guarantee: Literal["marginal", "calibration"] = "marginal",
+    fdr: float | None = None,
+    statistic: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    known_outliers: str | None = None,
+    calib: str | None = None,
+    background: str | None = None,
+    stream: Flag = False,
+    tile: int | None = None,
+    stride: int | None = None,
     samples: int = 1,
     seed: int = 0,
     data_flags: DataFlags = DataFlags(),
     common: Common = Common(),
 ) -> Answer:
-    """Flag the images that do not fit.
+    """Flag the images that do not fit, and show where.
 
-    At most a share ALPHA of normal images is flagged. The threshold comes from images of the run's own data that training did not see.
+    At most a share ALPHA of normal images is flagged: the threshold comes from images of the run's own data that training did not see. All
+    that the model can tell at little cost makes one score; no outlier is needed.
 
     Args:
         run: a run folder or a Hub id.
         data: name[:part][:transform], a folder, .npz, .npy, IDX or Parquet.
-        out: a folder; scores.parquet with id, score, p_value, outlier is written into it (score: higher is odder).
+        out: a folder for scores.parquet, scores.csv (id, score, p_value, outlier, rank, statistics; higher is odder) and index.html.
         alpha: share of normal images that may be flagged.
+        guarantee: marginal: on average over calibration sets; calibration: of this one, with 95 % confidence.
+        fdr: flag so that of the flagged images at most this share is normal, e.g. 0.1 (Benjamini-Hochberg).
+        statistic: only these, e.g. bits_per_dim, over_codec, max_surprise, regret.
+        known_outliers: a few, as DATA: they choose what evidence counts.
+        calib: good images that the model has not seen, as DATA, in the place of the run's own.
+        background: a run trained with --augment mutate: what is odd against it.
+        stream: the images came in this order; is there a drift?
+        tile: for photographs larger than the model: the size of its images.
+        stride: pixels from one tile to the next; half a tile by default.
         samples: draws per image, for a model that gives a bound.
         seed: of those draws.
     """
+    from pofx.tasks._tiles import check_tile
     from pofx.tasks.outliers import outliers as task
+    from pofx.workflows.outliers import check_new, resizing, wall, write_page
 
     model = load_model(run, common)
     info = run_info(run)
-    images = load_images(data, model.space, data_flags, common, info)
+    step = check_tile(tile, stride, model.space)
+    images = load_images(data, model.space, data_flags, common, info, stride=step)
     own = info.load_data(common)
+    normal = own.calib
+    if calib is not None:
+        good = load_images(calib, model.space, data_flags, common, info, stride=step)
+        check_new(good.split, own, calib)
+        normal = good.images
+    known = None if known_outliers is None else load_images(known_outliers, model.space, data_flags, common, info, stride=step).images
+    behind = None if background is None else load_model(background, common)
+    warning = resizing(info.transforms, images.transforms)
+    notes = [] if warning is None or step is not None else [warning]
+    for note in notes:
+        common.note(f"Note: {note}")
     with common.progress("scoring") as progress:
         result = task(
-            model, images.split, calib=own.calib, center=own.valid, alpha=alpha, out=out, samples=samples, seed=seed, progress=progress
+            model,
+            images.images,
+            calib=normal,
+            center=own.valid,
+            train=own.train,
+            alpha=alpha,
+            guarantee=guarantee,
+            fdr=fdr,
+            statistics=statistic,
+            background=behind,
+            known=known,
+            stream=stream,
+            out=out,
+            samples=samples,
+            seed=seed,
+            progress=progress,
+        )
+    page = None
+    if out is not None:
+        with common.progress("maps") as progress:
+            shown = wall(model, images.images, result, calib=normal, background=behind, seed=seed, progress=progress)
+        page = write_page(
+            out / "index.html", run=run, heading=images.heading, levels=model.space.levels, found=result, shown=shown, notes=notes
         )
     facts = result.to_json()
-    shown = table("oddest", "score", "p", right=("score", "p"))
+    lines = table("oddest", "score", "p", "", right=("score", "p"))
     for row in facts["oddest"][:10]:
-        shown.add_row(row["id"], f"{row['score']:.4f}", f"{row['p_value']:.4f}")
-    head = f"{images.heading}: {facts['outliers']} of {facts['n']} images are odd (p ≤ {alpha:g})"
-    rate = f"At most {alpha:.0%} of normal images are flagged on average; with {facts['calibration']} calibration images it may be up to {result.rate95:.0%}."
-    tail = f"{result.path}" if result.path else "Add -o DIR for one row per image."
-    return Answer({"run": run, "data": images.heading} | facts, [head, rate, "", shown, "", tail])
+        lines.add_row(row["id"], f"{row['score']:.4g}", f"{row['p_value']:.4f}", "odd" if row["outlier"] else "")
+    n = facts["n"]
+    rule = f"false discovery rate ≤ {fdr:g}" if fdr is not None else f"p ≤ {result.cut:.4g}"
+    head = f"{images.heading}: {facts['outliers']} of {n} image{'s' * (n != 1)} are odd ({rule})"
+    text = [head, result.promise, f"evidence: {' + '.join(result.used)}", "", lines, ""]
+    if result.drift is not None:
+        alarm = result.drift.alarm
+        text += ["no drift" if alarm is None else f"drift: the alarm is at image {alarm + 1}, {result.ids[alarm]}", ""]
+    text.append(f"{result.path}\n{page}" if page else "Add -o DIR for one row per image and a page that shows where.")
+    return Answer({"run": run, "data": images.heading, "page": None if page is None else str(page)} | facts | {"notes": notes}, text)

@@ -1,12 +1,12 @@
 """What training images look like in a space of few numbers, so that any model, of any family, has something to say of the shape of an image.
 
     z = V'(v − m)          the K leading principal components of vectors v of training images: pixels, or features of the model
-    residual               ‖v − m − V z‖²       what the components do not hold
-    distance               to the `NEAREST`-th of the training images, in z            (Ramaswamy et al. 2000)
-    mahalanobis            Σ_k z_k² / λ_k       within them                             (Hotelling 1931)
+    residual        ‖v − m − V z‖²       what the components do not hold
+    distance        squared, to the `NEAREST`-th of the training images, in z      (Ramaswamy et al. 2000)
+    mahalanobis     Σ_k z_k² / λ_k       within them                               (Hotelling 1931)
 
-Plain, and hard to beat where images are aligned (faces of parts, modules, digits). The number of components holds `SHARE` of the variance. Statistics of other
-images come from training images alone: those of the stats and of the calibration images are as honest as those of new ones.
+All are squares, as −log of a normal density is: that is their natural unit. Plain, and hard to beat where images are aligned (modules, digits).
+Components hold `SHARE` of the variance. Only training images are looked at here: others, of whatever part, are all new to it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from pofx.metrics.nearest import nearest
 
 SHARE, MOST = 0.95, 100  # of the variance; components
-NEAREST = 5
+NEAREST = 2
 IMAGES = 5000  # of train that are kept as neighbours
 FLOOR = 1e-12
 
@@ -55,10 +55,10 @@ class Reference:
         return cls(mean, axes, variance, centered @ axes, max(total - float(variance.sum()), FLOOR * max(total, 1.0)))
 
     def measure(self, vectors: Tensor) -> Tensor:
-        """log residual, log distance and log Mahalanobis distance, each over what is usual of it: `(n, 3)` float64."""
+        """Residual, squared distance and Mahalanobis distance, each over its mean of training images or their variance: `(n, 3)` float64."""
         centered = vectors.double().cpu() - self.mean
         z = centered @ self.axes
         residual = (centered.square().sum(1) - z.square().sum(1)).clamp(min=0) / self.rest
-        distance = nearest(z, self.codes, min(NEAREST, len(self.codes))).distance[:, -1] / self.variance.sum().sqrt()
+        distance = nearest(z, self.codes, min(NEAREST, len(self.codes))).distance[:, -1].square() / self.variance.sum()
         mahalanobis = (z.square() / self.variance).mean(1)
-        return torch.stack([residual, distance, mahalanobis], 1).clamp(min=1e-3).log()
+        return torch.stack([residual, distance, mahalanobis], 1)

@@ -5,14 +5,16 @@
     over_background     bits/dim less those of a model of mutated images (Ren et al. 2019, arXiv:1906.02845)
     typicality          |bits/dim − mean of normal images| (Nalisnick et al. 2019, arXiv:1906.02994)
     surprise_z          Σ_i (s_i − H_i) / √Σ_i Var s_i,   s_i = −log p(x_i | x_<i): more surprising than the model itself expected
-    surprise_spread     log Σ_i (s_i − H_i)² / Σ_i Var s_i: surprises that are too large and too small at once
+    surprise_spread     Σ_i (s_i − H_i)² / Σ_i Var s_i: surprises that are too large and too small at once
     max_surprise        largest 3×3 mean of s_i − H_i, in bits: a small defect in a large image
-    reconstruction, kl  parts of the ELBO, bits/dim;  latent_norm ‖μ_z‖, latent_spread log ‖σ_z‖, squared_error ‖x − E[x|z]‖²
+    reconstruction, kl  parts of the ELBO, bits/dim;  latent_norm ‖μ_z‖, latent_spread log ‖σ_z‖
+    squared_error       ‖x − E[x|z]‖², and max_squared_error, its largest 3×3 mean
     regret              ELBO at the best q for this image less that at q(z|x) (Xiao, Yan and Amit 2020, arXiv:2003.02977)
     realism             what the critic says;  inversion_error  squared error of the best code that was found
     pixels_*, features_*    distance from training images (`_reference.py`), of pixels and of the model's own features
 
-A VAE has p(x_i | z) in the place of p(x_i | x_<i). The default is all that are cheap: one pass of the model and a table of training images.
+A VAE has p(x_i | z) in the place of p(x_i | x_<i). The default is all that are cheap: one pass of the model and a table of training images. Features are
+not part of it: those of a likelihood model are means over the image, and where they were measured they told less than pixels.
 
 Adding a statistic is one function here, with `@statistic(…)`.
 """
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -40,17 +42,20 @@ from pofx.model import (
     Encoder,
     ExactLikelihood,
     Features,
+    Gaussian,
     ImageModel,
     LatentVariable,
     LowerBound,
     Predictive,
     Progress,
+    evaluating,
     require,
 )
+from pofx.noise import Noise, hash_images
 from pofx.tasks._codec import codec_bits
 from pofx.tasks._decoding import has_prior
 from pofx.tasks._reference import IMAGES, Reference
-from pofx.tasks.bulk import Images, as_images, batch_size, per_image, subset
+from pofx.tasks.bulk import Images, as_images, per_image, subset
 from pofx.tasks.invert import invert
 
 LN2 = math.log(2)
@@ -146,16 +151,20 @@ class Statistic:
     """A number for each image of a batch.
 
     Attributes:
+        group: of what kind of evidence it is: see `_oddness.py`.
         needs: the model has all of these capabilities, or one of each tuple of them.
         asks: names of `Known` that must be there.
         cheap: it takes about one pass, and is part of the default.
+        above: by itself, only large values are odd; else both sides are.
     """
 
     name: str
     function: Callable[[Seen], Tensor]
+    group: str
     needs: tuple[Any, ...]
     asks: tuple[str, ...]
     cheap: bool
+    above: bool
 
     def fits(self, model: ImageModel, known: Known) -> bool:
         return all(isinstance(model, need) for need in self.needs) and all(getattr(known, name) is not None for name in self.asks)
@@ -179,12 +188,14 @@ LIKELIHOOD = (ExactLikelihood, LowerBound)
 PIXELWISE = (Autoregressive, LatentVariable)
 
 
-def statistic(*needs: Any, asks: Sequence[str] = (), cheap: bool = True) -> Callable[[Callable[[Seen], Tensor]], Callable[[Seen], Tensor]]:
+def statistic(
+    group: str, *needs: Any, asks: Sequence[str] = (), cheap: bool = True, above: bool = False
+) -> Callable[[Callable[[Seen], Tensor]], Callable[[Seen], Tensor]]:
     """Enter a function of `Seen` → `(n,)` into the table, under its own name."""
 
     def enter(function: Callable[[Seen], Tensor]) -> Callable[[Seen], Tensor]:
         name = function.__name__
-        STATISTICS[name] = Statistic(name, function, needs, tuple(asks), cheap)
+        STATISTICS[name] = Statistic(name, function, group, needs, tuple(asks), cheap, above)
         return function
 
     return enter
@@ -193,17 +204,17 @@ def statistic(*needs: Any, asks: Sequence[str] = (), cheap: bool = True) -> Call
 # Any likelihood ---------------------------------------------------------------------------------------------------------
 
 
-@statistic(LIKELIHOOD)
+@statistic("likelihood", LIKELIHOOD)
 def bits_per_dim(seen: Seen) -> Tensor:
     return seen.bits_per_dim
 
 
-@statistic(LIKELIHOOD)
+@statistic("likelihood", LIKELIHOOD)
 def over_codec(seen: Seen) -> Tensor:
     return seen.bits_per_dim - codec_bits(seen.x, seen.model.space).cpu() / seen.model.space.dims
 
 
-@statistic(LIKELIHOOD, asks=["background"])
+@statistic("likelihood", LIKELIHOOD, asks=["background"])
 def over_background(seen: Seen) -> Tensor:
     background = seen.known.background
     assert background is not None
@@ -211,27 +222,29 @@ def over_background(seen: Seen) -> Tensor:
     return seen.bits_per_dim - cost_of(background, seen.x, given, seen.known).cpu() / (seen.dims * LN2)
 
 
-@statistic(LIKELIHOOD, asks=["center"], cheap=False)
+@statistic("likelihood", LIKELIHOOD, asks=["center"], cheap=False, above=True)
 def typicality(seen: Seen) -> Tensor:
-    return (seen.bits_per_dim - seen.known.center).abs()
+    center = seen.known.center
+    assert center is not None
+    return (seen.bits_per_dim - center).abs()
 
 
 # What was expected of each pixel ----------------------------------------------------------------------------------------
 
 
-@statistic(PIXELWISE)
+@statistic("likelihood", PIXELWISE)
 def surprise_z(seen: Seen) -> Tensor:
     p = seen.predictive
     return p.excess.double().flatten(1).sum(1) / p.variance.double().flatten(1).sum(1).clamp(min=1e-9).sqrt()
 
 
-@statistic(PIXELWISE)
+@statistic("likelihood", PIXELWISE)
 def surprise_spread(seen: Seen) -> Tensor:
     p = seen.predictive
-    return (p.excess.double().square().flatten(1).sum(1).clamp(min=1e-9) / p.variance.double().flatten(1).sum(1).clamp(min=1e-9)).log()
+    return p.excess.double().square().flatten(1).sum(1) / p.variance.double().flatten(1).sum(1).clamp(min=1e-9)
 
 
-@statistic(PIXELWISE)
+@statistic("likelihood", PIXELWISE, above=True)
 def max_surprise(seen: Seen) -> Tensor:
     return smooth(seen.predictive.excess.sum(1, keepdim=True) / LN2).flatten(1).amax(1)
 
@@ -244,37 +257,37 @@ def smooth(x: Tensor, box: int = BOX) -> Tensor:
 # Codes ------------------------------------------------------------------------------------------------------------------
 
 
-@statistic(LatentVariable)
+@statistic("code", LatentVariable)
 def reconstruction(seen: Seen) -> Tensor:
     return -seen.bound.log_likelihood.double().cpu() / (seen.dims * LN2)
 
 
-@statistic(LatentVariable)
+@statistic("code", LatentVariable)
 def kl(seen: Seen) -> Tensor:
     return seen.bound.kl.double().sum(1).cpu() / (seen.dims * LN2)
 
 
-@statistic(LatentVariable)
+@statistic("code", LatentVariable)
 def latent_norm(seen: Seen) -> Tensor:
     return require(seen.model, LatentVariable, to="encode").posterior(seen.x, seen.given).mean.double().norm(dim=1)
 
 
-@statistic(LatentVariable)
+@statistic("code", LatentVariable)
 def latent_spread(seen: Seen) -> Tensor:
     return 0.5 * require(seen.model, LatentVariable, to="encode").posterior(seen.x, seen.given).log_variance.double().logsumexp(1)
 
 
-@statistic(Encoder, Decoder)
+@statistic("code", Encoder, Decoder, above=True)
 def squared_error(seen: Seen) -> Tensor:
-    return seen.squared_error.flatten(1).sum(1).clamp(min=1e-9).log()
+    return seen.squared_error.flatten(1).sum(1)
 
 
-@statistic(Encoder, Decoder)
+@statistic("code", Encoder, Decoder, above=True)
 def max_squared_error(seen: Seen) -> Tensor:
-    return smooth(seen.squared_error.sum(1, keepdim=True)).flatten(1).amax(1).clamp(min=1e-9).log()
+    return smooth(seen.squared_error.sum(1, keepdim=True)).flatten(1).amax(1)
 
 
-@statistic(LatentVariable, cheap=False)
+@statistic("code", LatentVariable, cheap=False, above=True)
 def regret(seen: Seen) -> Tensor:
     model = require(seen.model, LatentVariable, to="improve its bound")
     return likelihood_regret(model, seen.x, seen.given, seed=seen.known.seed) / (seen.dims * LN2)
@@ -284,9 +297,6 @@ def likelihood_regret(model: LatentVariable, x: Tensor, given: Tensor | None, *,
     """What the bound of each image gains where q = N(m, s²) is fitted to it alone, by Adam from q(z|x): `(n,)` nats ≥ 0, float64.
 
     One fixed draw of ε is used all the way, so that the gain is of q and not of luck (Xiao et al. 2020, eq. 6)."""
-    from pofx.model import Gaussian, evaluating
-    from pofx.noise import Noise, hash_images
-
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
         x, given = x.clone(), None if given is None else given.clone()
         q = model.posterior(x, given)
@@ -309,16 +319,16 @@ def likelihood_regret(model: LatentVariable, x: Tensor, given: Tensor | None, *,
 # Adversaries ------------------------------------------------------------------------------------------------------------
 
 
-@statistic(Critic)
+@statistic("critic", Critic)
 def realism(seen: Seen) -> Tensor:
     return require(seen.model, Critic, to="judge images").realism(seen.x, seen.given)
 
 
-@statistic(Decoder, asks=[], cheap=False)
+@statistic("code", Decoder, cheap=False, above=True)
 def inversion_error(seen: Seen) -> Tensor:
     if not has_prior(seen.model):
         raise CapabilityError(f"{type(seen.model).__name__} has no prior to start an inversion from; use --statistic squared_error.")
-    return invert(seen.model, seen.x.cpu(), seen.given, seed=seen.known.seed).squared_error.clamp(min=1e-9).log()
+    return invert(seen.model, seen.x.cpu(), seen.given, seed=seen.known.seed).squared_error
 
 
 # Training images --------------------------------------------------------------------------------------------------------
@@ -347,9 +357,10 @@ def feature_vectors(model: ImageModel, x: Tensor) -> Tensor:
     return require(model, Features, to="compare features").features(x).double().cpu()
 
 
-for _which, _needs in (("pixels", ()), ("features", (Features,))):
-    for _column in range(3):
-        statistic(*_needs, asks=[_which])(_referred(_which, _column))
+for _column in range(3):
+    # Of three that say nearly the same two are enough: the residual and the distance together hold what is far within the components.
+    statistic("pixels", asks=["pixels"], cheap=_column < 2, above=True)(_referred("pixels", _column))
+    statistic("features", Features, asks=["features"], cheap=False, above=True)(_referred("features", _column))
 
 
 # All together -----------------------------------------------------------------------------------------------------------
@@ -394,24 +405,20 @@ def chosen(model: ImageModel, known: Known, names: Sequence[str] = ()) -> tuple[
     return found
 
 
-def refer(model: ImageModel, train: Images | Tensor | None, known: Known, *, progress: Progress | None = None) -> Known:
-    """`known` with what training images look like in pixels and, where the model has features without a view, in those."""
-    from dataclasses import replace
-
+def refer(model: ImageModel, train: Images | Tensor | None, known: Known, *, features: bool = False) -> Known:
+    """`known` with what training images look like in pixels and, where they are asked for, in the model's features."""
     if train is None or len(as_images(train)) < 2:
         return known
     images = subset(as_images(train), IMAGES)
     levels = model.space.levels
     pixels = Reference.fit(per_image(model, lambda x, y: pixel_vectors(model.space.check(x), levels), images))
-    features = None
-    if isinstance(model, Features) and model.given is None:
-        features = Reference.fit(per_image(model, lambda x, y: feature_vectors(model, x), images, progress=progress))
-    return replace(known, pixels=pixels, features=features)
+    known = replace(known, pixels=pixels)
+    if features and isinstance(model, Features) and model.given is None:
+        known = replace(known, features=Reference.fit(per_image(model, lambda x, y: feature_vectors(model, x), images)))
+    return known
 
 
-def measure(
-    model: ImageModel, images: Images | Tensor, names: Sequence[str], known: Known, *, progress: Progress | None = None
-) -> Table:
+def measure(model: ImageModel, images: Images | Tensor, names: Sequence[str], known: Known, *, progress: Progress | None = None) -> Table:
     """Statistics of each image.
 
     Raises:

@@ -1,21 +1,18 @@
-"""Which images are odd? Split-conformal p-values of the cost in bits/dim (Vovk et al. 2005; Papadopoulos et al. 2002).
+"""Which images are odd, and how sure is that? All that a model can tell, made one score on a stats split, then calibrated on images apart.
 
-    s(x) = |cost(x) − m| / d±          m: median cost of `center`; d+, d−: mean distance from m of those above, and below
-    p(x) = (1 + #{calibration images with s ≥ s(x)}) / (n + 1)
-    outlier: p ≤ α
+    statistics → t(x)       `_statistics.py`: all cheap ones that the model supports, or the one that is asked for
+    density    → s(x)       `_oddness.py`: −log of their density over the stats split (the valid part): two-sided
+    calibrate  → p(x)       `_conformal.py`: p = (1 + #{calibration images with s ≥ s(x)}) / (n + 1);   outlier: p ≤ k / (n + 1)
 
-Two-sided, so that too dear and too cheap are both odd, each in units of its own tail. Why: plain −log p *inverts* on published
-pairs; simple images (MNIST under a model of clothes) are cheaper than the normal ones. m and d± come from other images than the
-calibration ones (the valid split), so that a normal image and the n calibration images are exchangeable and P(p ≤ α) ≤ α holds
-exactly, whatever the model. It is a rate over calibration sets: for one fixed set the rate is Beta(k, n+1−k) distributed,
-k = ⌊α(n+1)⌋, and its 95th percentile is reported.
+Why so: every single score *inverts* on some published pair; simple images (MNIST under a model of clothes) are cheaper than normal ones. The stats split,
+the training images and known outliers decide on s; calibration images are looked at last and once, so that a normal image and they are exchangeable
+and P(p ≤ α) ≤ α holds exactly, whatever the model and the score are worth.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +21,23 @@ from torch import Tensor
 
 from pofx.errors import InputError
 from pofx.model import ImageModel, Progress, Score
+from pofx.tasks import _oddness
+from pofx.tasks._conformal import (
+    Drift,
+    Guarantee,
+    benjamini_hochberg,
+    check_alpha,
+    conformal_p_values,
+    drift,
+    rank,
+    rate95,
+)
 from pofx.tasks._files import TABLES, check_out, write_table
+from pofx.tasks._statistics import STATISTICS, Known, chosen, measure, refer
+from pofx.tasks._tiles import Tiles
 from pofx.tasks.bulk import Images, as_images
-from pofx.tasks.score import costs
+
+__all__ = ["Outliers", "check_alpha", "conformal_p_values", "judge", "oddness_from", "outliers", "rate95", "verdicts"]
 
 
 @dataclass(frozen=True)
@@ -35,64 +46,149 @@ class Outliers:
 
     Attributes:
         ids: names, in order.
-        score: `(n,)` distance from the median cost, in mean distances on that side; higher is odder.
+        score: `(n,)` float64; higher is odder.
         p_value: `(n,)` in [1/(calibration+1), 1].
-        outlier: `(n,)` bool, p ≤ alpha.
-        bits_per_dim: `(n,)`, the signed cost that the score comes from.
-        center: median cost, bits/dim.
-        calibration: images the p-values rest on.
-        rate95: with 95 % certainty over calibration sets, at most this share of normal images is flagged.
+        outlier: `(n,)` bool.
+        statistics: name → `(n,)`, what the score was made of; of tiles, those of the oddest one.
+        alpha: share of normal images that may be flagged; fdr: of the flagged images, the share that may be normal, or None.
+        guarantee: what alpha is a share of: "marginal" or "calibration".
+        calibration: `(m,)`, scores of calibration images, ascending.
+        cut: an image is flagged where p ≤ cut (without fdr); threshold: that is, where its score is above it.
+        rate95: with 95 % certainty over calibration sets, at most this share of normal images is flagged; None with fdr.
+        used: groups of statistics in the score; tried: where known outliers chose them, the AUROC of each combination.
+        drift: where the images are a stream, in this order.
+        tiles: of each image; 1: images are of the model's size.
     """
 
     ids: Sequence[str]
     score: Tensor
     p_value: Tensor
     outlier: Tensor
-    bits_per_dim: Tensor
-    kind: str
+    statistics: dict[str, Tensor]
     alpha: float
-    center: float
-    calibration: int
-    rate95: float
+    guarantee: Guarantee
+    calibration: Tensor
+    cut: float
+    threshold: float
+    rate95: float | None
+    fdr: float | None = None
+    used: tuple[str, ...] = ()
+    tried: dict[str, float] = field(default_factory=dict)
+    drift: Drift | None = None
+    tiles: int = 1
     path: Path | None = None
 
+    @property
+    def rank(self) -> Tensor:
+        """`(n,)` int64: 1 is the oddest; images of equal score stand in their order."""
+        order = self.score.argsort(descending=True, stable=True)
+        return torch.empty_like(order).scatter_(0, order, torch.arange(1, len(order) + 1))
+
+    @property
+    def oddest(self) -> Tensor:
+        """Positions of the images, oddest first."""
+        return self.score.argsort(descending=True, stable=True)
+
+    @property
+    def promise(self) -> str:
+        """What is guaranteed, in plain words."""
+        n = len(self.calibration)
+        share, k = f"{100 * self.alpha:g} %", round(self.cut * (n + 1))
+        what = "images like the calibration images"
+        if self.fdr is not None:
+            return (
+                f"Of the flagged images at most {100 * self.fdr:g} % are false alarms on average (false discovery rate, Benjamini–Hochberg "
+                f"over these {len(self.ids)} images), provided that normal ones are {what}. This is not a rate of false alarms among normal images."
+            )
+        if self.guarantee == "calibration":
+            return (
+                f"With 95 % confidence, these {n} calibration images flag at most {share} of all further {what}: flagged is what is odder than "
+                f"all but {k - 1} of them."
+            )
+        assert self.rate95 is not None
+        return (
+            f"At most {share} of {what} are flagged, on average over sets of {n} calibration images. For this one set the share may be more: "
+            f"with 95 % confidence at most {100 * self.rate95:.2g} %."
+        )
+
     def to_json(self) -> dict[str, Any]:
-        oddest = self.p_value.argsort(stable=True)[:20].tolist()
-        oddest = sorted(oddest, key=lambda i: (float(self.p_value[i]), -float(self.score[i])))
         return {
             "n": len(self.ids),
             "outliers": int(self.outlier.sum()),
             "alpha": self.alpha,
-            "kind": self.kind,
-            "center": self.center,
-            "calibration": self.calibration,
+            "guarantee": self.guarantee,
+            "fdr": self.fdr,
+            "promise": self.promise,
+            "calibration": len(self.calibration),
+            "cut": self.cut,
+            "threshold": self.threshold,
             "false_alarms_at_95_percent": self.rate95,
-            "oddest": [{"id": self.ids[i], "score": float(self.score[i]), "p_value": float(self.p_value[i])} for i in oddest],
+            "statistics": list(self.statistics),
+            "used": list(self.used),
+            "tried": self.tried or None,
+            "tiles": self.tiles,
+            "stream": None if self.drift is None else self.drift.to_json(),
+            "oddest": [
+                {"id": self.ids[i], "score": float(self.score[i]), "p_value": float(self.p_value[i]), "outlier": bool(self.outlier[i])}
+                for i in self.oddest[:20].tolist()
+            ],
             "out": None if self.path is None else str(self.path),
         }
 
+    def write(self, path: Path, **metadata: str) -> Path:
+        """id, score, p_value, outlier, rank, and each statistic, as Parquet, CSV or JSONL."""
+        columns: dict[str, Sequence[Any]] = {
+            "id": self.ids,
+            "score": self.score.tolist(),
+            "p_value": self.p_value.tolist(),
+            "outlier": self.outlier.tolist(),
+            "rank": self.rank.tolist(),
+        }
+        write_table(path, columns | {name: values.tolist() for name, values in self.statistics.items()}, metadata)
+        return path
 
-def conformal_p_values(scores: Tensor, calibration: Tensor) -> Tensor:
-    """p = (1 + #{calibration ≥ s}) / (n + 1) for each score: `(m,)`, `(n,)` → `(m,)` float64.
 
-    >>> conformal_p_values(torch.tensor([0.5, 9.0]), torch.tensor([1.0, 2.0, 3.0])).tolist()
-    [1.0, 0.25]
+def verdicts(
+    ids: Sequence[str],
+    score: Tensor,
+    calibration: Tensor,
+    statistics: dict[str, Tensor] | None = None,
+    *,
+    alpha: float,
+    guarantee: Guarantee = "marginal",
+    fdr: float | None = None,
+    stream: bool = False,
+    seed: int = 0,
+) -> Outliers:
+    """p-values and verdicts of scores `(n,)` against those of calibration images `(m,)`; higher is odder.
+
+    Raises:
+        InputError: alpha cannot be guaranteed with so few calibration images; fdr is not between 0 and 1.
+
+    >>> verdicts(["a", "b"], torch.tensor([0.5, 200.0]), torch.arange(99.0), alpha=0.05).outlier.tolist()
+    [False, True]
     """
+    n = len(calibration)
+    k = rank(alpha, n, guarantee)
+    p_value = conformal_p_values(score, calibration)
     ordered = calibration.double().sort().values
-    below = torch.searchsorted(ordered, scores.double(), right=False)  # #{calibration < s}
-    return (1 + len(ordered) - below).double() / (len(ordered) + 1)
-
-
-def check_alpha(alpha: float, n: int) -> None:
-    """Raise InputError where n calibration images cannot give a p-value as small as alpha."""
-    if not 0 < alpha < 1:
-        raise InputError(f"--alpha {alpha} must be between 0 and 1, e.g. --alpha 0.05.")
-    needed = math.ceil(round(1 / alpha, 9)) - 1
-    if n < needed:
-        raise InputError(
-            f"alpha={alpha:g} cannot be reached with {n} calibration images: the smallest p-value is {1 / (n + 1):.3g}. "
-            f"It takes {needed} of them; with these, use --alpha {math.ceil(1000 / (n + 1)) / 1000:g} or more."
-        )
+    cut = k / (n + 1)
+    flagged = p_value <= cut + 1e-12 if fdr is None else benjamini_hochberg(p_value, fdr)
+    return Outliers(
+        ids,
+        score.double(),
+        p_value,
+        flagged,
+        statistics or {},
+        alpha,
+        guarantee,
+        ordered,
+        cut,
+        float(ordered[n - k]),
+        rate95(k, n) if fdr is None else None,
+        fdr,
+        drift=drift(score, calibration, alpha=alpha, seed=seed) if stream else None,
+    )
 
 
 def outliers(
@@ -101,7 +197,14 @@ def outliers(
     *,
     calib: Images | Tensor,
     center: Images | Tensor,
+    train: Images | Tensor | None = None,
     alpha: float = 0.05,
+    guarantee: Guarantee = "marginal",
+    fdr: float | None = None,
+    statistics: Sequence[str] = (),
+    background: ImageModel | None = None,
+    known: Images | Tensor | None = None,
+    stream: bool = False,
     out: str | Path | None = None,
     samples: int = 1,
     seed: int = 0,
@@ -110,15 +213,24 @@ def outliers(
     """Flag the odd ones among `images`, with at most a share `alpha` of false alarms.
 
     Args:
-        images: a `Split`, or uint8 `(n, C, H, W)`.
+        images: a `Split`, uint8 `(n, C, H, W)`, or `Tiles` of photographs; `calib` is then tiles of photographs of the same size.
         calib: normal images that neither training nor selection saw (`data.calib`).
-        center: other normal images that give the median cost (`data.valid`).
+        center: other normal images, which say what statistics are normal (`data.valid`).
+        train: training images, for distances from them; without any, those statistics are left out.
         alpha: share of normal images that may be flagged.
-        out: a folder; writes `scores.parquet` with id, score, p_value, outlier.
+        guarantee: "marginal", over calibration sets, or "calibration": with 95 % confidence for this one.
+        fdr: flag instead so that of the flagged images at most this share is normal, on average.
+        statistics: names, in the place of all cheap ones.
+        background: a model of mutated images, for `over_background`.
+        known: a few outliers; they choose between combinations of statistics, before calibration.
+        stream: the images came in this order; say whether they drift away from the calibration images.
+        out: a folder; writes `scores.parquet` and `scores.csv`.
+        samples, seed: draws per image, for a model that gives a bound.
 
     Raises:
-        CapabilityError: the model has neither likelihood nor bound.
-        InputError: alpha cannot be reached with so few calibration images; images of another space.
+        CapabilityError: the model has nothing that tells odd images, or not the statistic that is asked for.
+        InputError: alpha cannot be guaranteed with so few calibration images; images of another space.
+        RunError: a statistic that is not finite; the message names the image.
 
     >>> from pofx.models.autoregressive.pixelcnn import PixelCNN
     >>> from pofx.space import ImageSpace
@@ -127,26 +239,52 @@ def outliers(
     0
     """
     images, calib, center = as_images(images), as_images(calib), as_images(center)
-    check_alpha(alpha, len(calib))
-    if not len(center):
-        raise InputError("outliers needs images for the median cost; the valid part is empty.")
-    path = None if out is None else check_out(Path(out) / "scores.parquet", TABLES)
-    middle = costs(model, center, samples=samples, seed=seed)
-    normal = costs(model, calib, samples=samples, seed=seed)
-    result = judge(list(images.ids), costs(model, images, samples=samples, seed=seed, progress=progress), normal, middle, alpha=alpha)
-    if path is not None:
-        columns = {
-            "id": result.ids,
-            "score": result.score.tolist(),
-            "p_value": result.p_value.tolist(),
-            "outlier": result.outlier.tolist(),
-        }
-        write_table(
-            path,
-            columns,
-            {"model": type(model).__name__, "alpha": str(alpha), "calibration": str(len(calib)), "center": str(result.center)},
+    each = images.each if isinstance(images, Tiles) else 1
+    if each != (calib.each if isinstance(calib, Tiles) else 1):
+        raise InputError(
+            f"An image has {each} tiles and a calibration image {calib.each if isinstance(calib, Tiles) else 1}: the guarantee is of images of "
+            "one size. Give good photographs of the same size: --calib DATA"
         )
-    return replace(result, path=path)
+    rank(alpha, len(calib) // each, guarantee)
+    if fdr is not None:
+        benjamini_hochberg(torch.ones(1), fdr)
+    if not len(center):
+        raise InputError("outliers needs images for what is normal; the valid part is empty.")
+    if out is not None:
+        check_out(Path(out) / "scores.parquet", TABLES)
+    told = refer(model, train, Known(background=background, samples=samples, seed=seed), features=any("features_" in s for s in statistics))
+    if "typicality" in statistics:
+        told = replace(told, center=float(measure(model, center, ["bits_per_dim"], told).values.mean()))
+    names = chosen(model, told, statistics)
+    stats = measure(model, center, names, told)
+    oddness, tried = _oddness.fit(stats), {}
+    if known is not None:
+        oddness, tried = _oddness.choose(oddness, stats, measure(model, known, names, told))
+    calibration = _per_image(calib, oddness(measure(model, calib, names, told)))
+    table = measure(model, images, names, told, progress=progress)
+    score = oddness(table)
+    owner, ids = torch.arange(len(score)), list(images.ids)
+    if isinstance(images, Tiles):
+        owner = torch.arange(len(score) // each) * each + score.reshape(-1, each).argmax(1)
+        ids = list(images.images.ids)
+    shown = {name: table.column(name)[owner] for name in names}
+    found = verdicts(
+        ids, _per_image(images, score), calibration, shown, alpha=alpha, guarantee=guarantee, fdr=fdr, stream=stream, seed=seed
+    )
+    found = replace(found, used=oddness.groups or tuple(STATISTICS[n].group for n in names[:1]), tried=tried, tiles=each)
+    if out is None:
+        return found
+    metadata = {"model": type(model).__name__, "alpha": str(alpha), "guarantee": guarantee, "calibration": str(len(calibration))}
+    metadata |= {"threshold": repr(found.threshold)} | ({} if fdr is None else {"fdr": str(fdr)})
+    found.write(Path(out) / "scores.csv")
+    return replace(found, path=found.write(Path(out) / "scores.parquet", **metadata))
+
+
+def _per_image(images: Images, score: Tensor) -> Tensor:
+    return images.oddest(score) if isinstance(images, Tiles) else score
+
+
+# Costs alone ------------------------------------------------------------------------------------------------------------
 
 
 def oddness_from(center: Tensor) -> tuple[Callable[[Tensor], Tensor], float]:
@@ -165,22 +303,7 @@ def oddness_from(center: Tensor) -> tuple[Callable[[Tensor], Tensor], float]:
 
 
 def judge(ids: Sequence[str], cost: Score, calib: Score, center: Score, *, alpha: float) -> Outliers:
-    """The same from costs that are there already: of the images, of calibration images, and of those that give the median."""
-    check_alpha(alpha, len(calib.nats))
-    oddness, middle = oddness_from(center.bits_per_dim)
+    """Verdicts from costs alone that are there already: of the images, of calibration images, and of those that give the median."""
+    oddness, _ = oddness_from(center.bits_per_dim)
     score = oddness(cost.bits_per_dim)
-    p_value = conformal_p_values(score, oddness(calib.bits_per_dim))
-    n = len(calib.nats)
-    return Outliers(ids, score, p_value, p_value <= alpha + 1e-12, cost.bits_per_dim, cost.kind, alpha, middle, n, rate95(alpha, n))
-
-
-def rate95(alpha: float, n: int) -> float:
-    """95th percentile of the share of normal images flagged, over calibration sets of n images: Beta(k, n+1−k).
-
-    >>> round(rate95(0.01, 100), 3)
-    0.03
-    """
-    from scipy.stats import beta
-
-    k = math.floor(alpha * (n + 1) + 1e-9)
-    return float(beta.ppf(0.95, k, n + 1 - k))
+    return verdicts(ids, score, oddness(calib.bits_per_dim), {"bits_per_dim": cost.bits_per_dim}, alpha=alpha)

@@ -276,13 +276,12 @@ def odd_part(f: Findings, count: int = 12) -> str:
     if f.odd is None or f.scored is None:
         return "".join(html.paragraph(note, "soft") for note in f.notes)
     odd, (images, _) = f.odd, f.scored
-    index = torch.tensor(sorted(range(len(odd.ids)), key=lambda i: (float(odd.p_value[i]), -float(odd.score[i])))[:count])
+    index = odd.oddest[:count]
     x, _ = images.take(index)
-    captions = [f"p = {odd.p_value[i]:.3f}\n{odd.bits_per_dim[i]:.2f} bits" for i in index.tolist()]
+    captions = [f"p = {odd.p_value[i]:.3f}\n{odd.statistics['bits_per_dim'][i]:.2f} bits" for i in index.tolist()]
     text = (
-        f"{int(odd.outlier.sum())} of {len(odd.ids):,} test images have p ≤ {odd.alpha:.3g}. Of normal images {100 * odd.alpha:.1f} % do on average, "
-        f"and with 95 % certainty at most {100 * odd.rate95:.1f} % ({odd.calibration} calibration images). "
-        f"Odd is what costs much more or much less than the median, {odd.center:.2f} bits/dim."
+        f"{int(odd.outlier.sum())} of {len(odd.ids):,} test images cost much more or much less than the median image (p ≤ {odd.cut:.3g}). {odd.promise} "
+        "pofx outliers RUN DATA -o DIR looks closer: all statistics together, and where."
     )
     return html.paragraph(text) + html.tiles(x, f.data.space.levels, captions)
 

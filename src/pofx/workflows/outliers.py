@@ -1,0 +1,271 @@
+"""`pofx outliers`: what to calibrate on, what must not be mixed up, and the page that shows the oddest images and where they are odd.
+
+`index.html` is one file without scripts or links to elsewhere; it opens from a mail attachment and prints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from pofx import pictures
+from pofx.errors import InputError
+from pofx.model import Autoregressive, ImageModel, Progress
+from pofx.tasks._files import write_text
+from pofx.tasks._tiles import Tiles
+from pofx.tasks.bulk import Images, Subset, as_images
+from pofx.tasks.heat_maps import HeatMaps, has_map, heat_maps, restored
+from pofx.tasks.outliers import Outliers
+from pofx.workflows import _page as html
+
+if TYPE_CHECKING:
+    from pofx.data import Data, Split
+
+SHOWN = 24  # oddest images on the page
+RESTORED = 8  # of them that are shown restored
+RESTORED_DIMS = 4096  # above so many sub-pixels drawing anew takes too long for a page
+MAPPED = 500  # calibration images whose maps set the threshold of pixels
+_HEAT = np.array([(18, 18, 30), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], float)  # dark to bright
+
+
+def check_new(calib: Split, data: Data, spec: str) -> None:
+    """Raise InputError where calibration images were in training or selection: their p-values would be too good."""
+    for part in ("train", "valid"):
+        seen = np.isin(calib.keys, data.parts[part].keys)
+        if seen.any():
+            first = calib.ids[int(np.flatnonzero(seen)[0])]
+            raise InputError(
+                f"--calib {spec}: {int(seen.sum())} of its {len(calib)} images were in the run's {part} part (the same pixels), e.g. {first!r}. "
+                "The false-alarm rate would not hold. Give good images that the model has not seen, or leave out --calib."
+            )
+
+
+def resizing(run: Sequence[str], images: Sequence[str]) -> str | None:
+    """A warning where images were resized in another way than the training images, as far as their conversions tell; else None.
+
+    >>> resizing(["size 28x28"], ["size 28x28"]) is None, resizing(["size 28x28"], [])[:36]
+    (True, 'the training images were resized (si')
+    """
+    sizes = [next((name for name in names if name.startswith("size")), None) for names in (run, images)]
+    if sizes[0] == sizes[1]:
+        return None
+    trained, given = sizes
+    was = (
+        f"the training images were resized ({trained}), these were not"
+        if trained
+        else f"these images were resized ({given}), the training images were not"
+    )
+    return f"{was}: images resized in another way differ in their blur, and that alone can make them odd. Give both as they were taken, with the same --size."
+
+
+@dataclass(frozen=True)
+class Wall:
+    """The oddest images: positions `index` in the result, images uint8 `(k, C, H, W)`, maps of them, and the first few restored, or None."""
+
+    index: Tensor
+    x: Tensor
+    maps: HeatMaps | None
+    restored: Tensor | None
+
+
+def wall(
+    model: ImageModel,
+    images: Images,
+    found: Outliers,
+    *,
+    calib: Images,
+    background: ImageModel | None = None,
+    shown: int = SHOWN,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Wall:
+    """What the page shows. Of `Tiles` whole photographs, stitched."""
+    index = found.oddest[:shown]
+    whole = images.images if isinstance(images, Tiles) else images
+    x, y = whole.take(index)
+    if not has_map(model):
+        return Wall(index, x, None, None)
+    n = len(calib.images) if isinstance(calib, Tiles) else len(calib)
+    # Any of them do, as long as their maps do not choose: spread evenly
+    few = Subset(calib.images if isinstance(calib, Tiles) else calib, torch.arange(0, n, max(1, -(-n // MAPPED))))
+    enough = len(few) >= 1 / found.alpha - 1 and (found.guarantee == "marginal")
+    normal = few if enough else Subset(few.images, torch.arange(n))
+
+    def as_given(part: Images) -> Images:
+        return Tiles(part, images.space, images.size, images.stride) if isinstance(images, Tiles) else part
+
+    maps = heat_maps(
+        model,
+        as_given(Subset(whole, index)),
+        calib=as_given(normal),
+        alpha=found.alpha,
+        guarantee=found.guarantee,
+        background=background,
+        progress=progress,
+    )
+    again = None
+    if not isinstance(images, Tiles) and (model.space.dims <= RESTORED_DIMS or not isinstance(model, Autoregressive)):
+        first = slice(0, RESTORED)
+        again = restored(model, x[first], maps.lit[first], y=None if y is None else y[first], seed=seed)
+    return Wall(index, x, maps, again)
+
+
+def write_page(path: Path, *, run: str, heading: str, levels: int, found: Outliers, shown: Wall, notes: Sequence[str] = ()) -> Path:
+    """The page as one HTML file."""
+    n, flagged = len(found.ids), int(found.outlier.sum())
+    lead = f"{run} · {heading} · {flagged:,} of {n:,} image{'s are' if n != 1 else ' is'} odd"
+    body = [
+        *(html.flag(f"Note: {note}", alarm=True) for note in notes),
+        html.section("What is guaranteed", html.flag(f"The guarantee: {found.promise}", alarm=False), _counts(found)),
+        html.section("The oddest images", _wall(found, shown, levels)),
+        html.section("Scores", _histogram(found)),
+        html.section("The stream", _drift(found)),
+        html.section("What the score is made of", _made(found)),
+        html.section("What this cannot do", *map(html.paragraph, CANNOT)),
+    ]
+    write_text(path, html.page("The odd ones", lead, body))
+    return path
+
+
+CANNOT = (
+    "The guarantee is of false alarms. It says nothing of how many odd images are found, and it holds for images like the calibration images: another "
+    "camera, another way of resizing or another season makes all of them odd.",
+    "Images of a kind near the normal ones (another breed, a mirrored image) are often not told from them by any score of pixels.",
+    "A pixel that is lit is one that the model did not expect. A change may light the pixels after it too: an autoregressive model reads in rows.",
+)
+
+
+def _counts(found: Outliers) -> str:
+    n, flagged = len(found.ids), int(found.outlier.sum())
+    rows = [("images", f"{n:,}"), ("flagged", f"{flagged:,} ({flagged / n:.1%})")]
+    if found.fdr is None:
+        expected = found.cut * n
+        rows.append(("would be flagged if all were normal, on average", f"at most {expected:.1f}"))
+    rows += [
+        ("calibration images", f"{len(found.calibration):,}"),
+        ("smallest p-value there can be", f"{1 / (len(found.calibration) + 1):.2g}"),
+    ]
+    if found.tiles > 1:
+        rows.append(("tiles of an image; its score is that of the oddest", str(found.tiles)))
+    caption = ""
+    if found.fdr is not None:
+        fewest = math.ceil(n / (found.fdr * (len(found.calibration) + 1)))
+        caption = f"With so few calibration images none is flagged unless {fewest} are as odd as can be." if fewest > 1 else ""
+    return html.table(["", ""], rows, caption)
+
+
+def _coloured(bits: NDArray[np.float32], top: float) -> NDArray[np.uint8]:
+    """A map `(H, W)` as RGB: 0 and below dark, `top` and above bright."""
+    at = (bits / top).clip(0, 1) * (len(_HEAT) - 1)
+    return np.stack([np.interp(at, range(len(_HEAT)), channel) for channel in _HEAT.T], -1).round().astype(np.uint8)
+
+
+def _wall(found: Outliers, shown: Wall, levels: int) -> str:
+    x, maps = pictures.rgb(shown.x, levels), shown.maps
+    height, width = x.shape[1:3]
+    scale = max(1, round(72 / max(height, width)))
+    gap = np.full((height, 1, 3), pictures.GAP, np.uint8)
+    again = None if shown.restored is None else pictures.rgb(shown.restored, levels)
+    top = 1.0
+    if maps is not None and maps.threshold is not None:
+        top = max(1.5 * maps.threshold, 1e-6)
+    figures = []
+    for k, i in enumerate(shown.index.tolist()):
+        parts = [x[k]]
+        if maps is not None:
+            parts += [gap, _coloured(maps.smoothed[k, 0].numpy(), top)]
+        if again is not None and k < len(again):
+            parts += [gap, again[k]]
+        picture = Image.fromarray(np.concatenate(parts, 1))
+        mark = "odd" if bool(found.outlier[i]) else "not flagged"
+        caption = f"{k + 1}. {html.escape(_short(found.ids[i]))}<br>p = {float(found.p_value[i]):.3g}, {mark}"
+        figures.append(
+            f'<figure><img src="{html.data_uri(picture)}" width="{picture.width * scale}" height="{picture.height * scale}" '
+            f'alt="{html.escape(found.ids[i])}"><figcaption>{caption}</figcaption></figure>'
+        )
+    legend = ""
+    if maps is not None and maps.threshold is not None:
+        legend = (
+            f"Beside each image where it is odd: bits a pixel above what the model expected, mean over 3×3 pixels, from dark (0) to bright "
+            f"({top:.2g} bits and more). Above {maps.threshold:.2g} bits a pixel is lit: at most {100 * found.alpha:g} % of normal images have any lit pixel. "
+        )
+        if again is not None:
+            legend += f"Third, of the first {len(again)}: lit pixels as the model would have them."
+    return f'<div class="tiles">{"".join(figures)}</div>' + html.paragraph(legend, "caption")
+
+
+def _short(name: str, most: int = 24) -> str:
+    return name if len(name) <= most else "…" + name[1 - most :]
+
+
+def _histogram(found: Outliers) -> str:
+    from matplotlib.figure import Figure
+
+    calib, score = found.calibration.numpy(), found.score.numpy()
+    low, high = min(calib.min(), score.min()), max(calib.max(), score.max())
+    with html.inked():
+        figure = Figure(figsize=(7.4, 2.6), layout="constrained")
+        axis = figure.subplots()
+        # Linear around normal scores, logarithmic beyond: outliers may be thousands of standard deviations away
+        edges = np.sinh(np.linspace(np.arcsinh(low), np.arcsinh(high) + 1e-6, 60))
+        for values, color, name in ((calib, html.COLORS[0], "calibration images"), (score, html.COLORS[1], "these images")):
+            axis.hist(values, edges, weights=np.full(len(values), 100 / len(values)), color=color, alpha=0.55, label=name)
+        if found.fdr is None:
+            axis.axvline(found.threshold, color=html.COLORS[3], linewidth=1.4, label="threshold")
+        axis.set_xscale("symlog", linthresh=1.0)
+        axis.set_xlabel("score, higher is odder")
+        axis.set_ylabel("% of images")
+        axis.legend(frameon=False, labelcolor=html.GREY)
+        return html.drawing(figure, f"Threshold: {found.threshold:.3g}." if found.fdr is None else "")
+
+
+def _drift(found: Outliers) -> str:
+    if found.drift is None:
+        return ""
+    from matplotlib.figure import Figure
+
+    seen = found.drift
+    limit = -math.log10(seen.alpha)
+    if seen.alarm is None:
+        said = html.flag(
+            f"No alarm: the {len(found.ids):,} images, in this order, do not show that anything has changed since the calibration images.",
+            alarm=False,
+        )
+    else:
+        said = html.flag(
+            f"Drift: at image {seen.alarm + 1:,} ({found.ids[seen.alarm]}) the evidence that the images have changed passed 1/α. A stream of normal "
+            f"images ever does so with probability at most {seen.alpha:g}, however long it is.",
+            alarm=True,
+        )
+    with html.inked():
+        figure = Figure(figsize=(7.4, 2.2), layout="constrained")
+        axis = figure.subplots()
+        axis.plot(range(1, len(seen.log10_capital) + 1), seen.log10_capital.tolist(), color=html.COLORS[0], linewidth=1.4)
+        axis.axhline(limit, color=html.COLORS[3], linewidth=1.2, linestyle="--")
+        axis.set_xlabel("image")
+        axis.set_ylabel("log10 evidence")
+        return said + html.drawing(figure, f"Conformal martingale; alarm at the dashed line, {limit:.2g}.")
+
+
+def _made(found: Outliers) -> str:
+    index = found.oddest[:8].tolist()
+    head = ["statistic", *(f"#{k + 1}" for k in range(len(index))), "median"]
+    rows = [
+        [name, *(f"{float(values[i]):.3g}" for i in index), f"{float(values.median()):.3g}"] for name, values in found.statistics.items()
+    ]
+    tried = ", ".join(f"{name} {auc:.3f}" for name, auc in found.tried.items())
+    said = (
+        f"Of the combinations of evidence the known outliers chose {' + '.join(found.used)}, before calibration (AUROC: {tried})."
+        if found.tried
+        else f"Evidence: {' + '.join(found.used)}. No outlier was used to choose it."
+    )
+    return html.paragraph(said) + html.table(head, rows, "Statistics of the oddest images, and the median of all these images.")
