@@ -145,7 +145,7 @@ def peers(train: Vectors, seed: int) -> Iterator[tuple[str, Detector]]:
     yield "IForest", lambda x: -forest.score_samples(x)
     yield "ECOD", ecod(train)
     net = MLPRegressor(hidden_layer_sizes=(64, 16, 64), max_iter=30, early_stopping=True, random_state=seed).fit(train, train)
-    yield "AutoEncoder", lambda x: ((x - net.predict(x)) ** 2).sum(1)
+    yield "AutoEncoder", lambda x: ((x - np.asarray(net.predict(x))) ** 2).sum(1)
 
 
 # Measuring --------------------------------------------------------------------------------------------------------------

@@ -278,14 +278,92 @@ def test_evaluate(runs: Path, ask: Ask, capsys: pytest.CaptureFixture[str]) -> N
     assert "\x1b" not in out
 
 
-def test_outliers(runs: Path, ask: Ask, tmp_path: Path) -> None:
+def test_outliers(runs: Path, ask: Ask, refuse: Refuse, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import pyarrow.parquet as pq
 
-    facts = ask("outliers", runs / "pixelcnn", "digits:test", "-o", tmp_path / "odd", "--alpha", "0.1")
+    facts = ask("outliers", runs / "pixelcnn", "digits:test", "-o", tmp_path / "odd", "--alpha", "0.1", "--stream")
     table = pq.read_table(tmp_path / "odd" / "scores.parquet")
-    assert table.column_names == ["id", "score", "p_value", "outlier"]
-    assert table.num_rows == facts["n"]
+    assert table.column_names[:5] == ["id", "score", "p_value", "outlier", "rank"]
+    assert {"bits_per_dim", "over_codec", "max_surprise", "pixels_distance"} <= set(table.column_names)
+    assert table.num_rows == facts["n"] == len((tmp_path / "odd" / "scores.csv").read_text().splitlines()) - 1
     assert sum(table["outlier"].to_pylist()) == facts["outliers"]
+    first = min(range(facts["n"]), key=lambda i: table["rank"][i].as_py())
+    assert table["id"][first].as_py() == facts["oddest"][0]["id"]
+    assert {"alarm", "alpha", "largest_log10_capital"} == set(facts["stream"])
+    page = (tmp_path / "odd" / "index.html").read_text()
+    for words in (
+        facts["promise"],
+        "What is guaranteed",
+        "The oddest images",
+        "The stream",
+        facts["oddest"][0]["id"],
+        "calibration images",
+    ):
+        assert words in page
+    assert "<script" not in page and 'src="http' not in page and 'href="http' not in page
+    assert page.count("data:image/png") == 24
+
+    plain = ask(
+        "outliers",
+        runs / "vae",
+        "digits:test",
+        "--statistic",
+        "kl",
+        "--statistic",
+        "bits_per_dim",
+        "--fdr",
+        "0.2",
+        "--known-outliers",
+        "digits:valid",
+    )
+    assert plain["statistics"] == ["kl", "bits_per_dim"] and plain["fdr"] == 0.2 and plain["false_alarms_at_95_percent"] is None
+    assert "false discovery rate" in plain["promise"]
+    assert set(plain["tried"]) == {"code+likelihood", "code", "likelihood"}
+    judged = ask("outliers", runs / "gan", "digits:test", "--alpha", "0.1")
+    assert judged["used"] == ["critic", "pixels"]
+
+
+def test_outliers_refuses_what_it_cannot_guarantee(runs: Path, refuse: Refuse, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = runs / "pixelcnn"
+    assert "takes 99 of them" in refuse("outliers", run, "digits:test", "--alpha", "0.01")
+    assert "takes 299 of them" in refuse("outliers", run, "digits:test", "--alpha", "0.01", "--guarantee", "calibration")
+    assert "--fdr 2" in refuse("outliers", run, "digits:test", "--fdr", "2")
+    assert "Did you mean 'over_codec'" in refuse("outliers", run, "digits:test", "--statistic", "over_code")
+    assert "needs LatentVariable" in refuse("outliers", run, "digits:test", "--statistic", "kl")
+    assert "needs ExactLikelihood or LowerBound and --background RUN" in refuse(
+        "outliers", run, "digits:test", "--statistic", "over_background"
+    )
+    # Images that were in training, by their pixels and not by their names
+    import pofx
+
+    x = pofx.load_data("digits").train.x[:40, 0].numpy()
+    np.save(tmp_path / "seen.npy", x)
+    refused = refuse("outliers", run, "digits:test", "--calib", tmp_path / "seen.npy", "--levels", "17")
+    assert "40 of its 40 images were in the run's train part" in refused
+    np.save(tmp_path / "large.npy", np.zeros((3, 12, 8), np.uint8))
+    assert "Add --size 8x8" in refuse("outliers", run, tmp_path / "large.npy", "--levels", "17")
+    assert "--calib DATA" in refuse("outliers", run, tmp_path / "large.npy", "--levels", "17", "--tile", "8")
+    assert "--tile 16: the run is a model of 8×8" in refuse("outliers", run, tmp_path / "large.npy", "--levels", "17", "--tile", "16")
+    assert "needs --tile 8" in refuse("outliers", run, tmp_path / "large.npy", "--levels", "17", "--stride", "4")
+    # Resized here and not in training: said, and done
+    assert main(["outliers", str(run), str(tmp_path / "large.npy"), "--levels", "17", "--size", "8x8", "--json"]) == 0
+    assert "differ in their blur" in capsys.readouterr().err
+
+
+def test_photographs_larger_than_the_model(runs: Path, ask: Ask, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    good, odd = rng.integers(0, 17, (30, 12, 16), dtype=np.uint8), rng.integers(0, 17, (6, 12, 16), dtype=np.uint8)
+    odd[0, 3:10, 4:12] = 0  # flat where all others are noise
+    np.save(tmp_path / "good.npy", good)
+    np.save(tmp_path / "odd.npy", odd)
+    more = ["--levels", "17", "--tile", "8"]
+    facts = ask("outliers", runs / "pixelcnn", tmp_path / "odd.npy", "--calib", tmp_path / "good.npy", "-o", tmp_path / "o", *more)
+    assert facts["n"] == 6 and facts["tiles"] == 6 and facts["calibration"] == 30
+    assert "its score is that of the oddest" in (tmp_path / "o" / "index.html").read_text()
+    apart = ask("score", runs / "pixelcnn", tmp_path / "odd.npy", *more, "--stride", "4")
+    assert apart["n"] == 6 and apart["dims"] == 192 and apart["kind"] == "estimate"
+    np.save(tmp_path / "two.npy", good[:, :8])
+    assert ask("score", runs / "pixelcnn", tmp_path / "two.npy", *more, "--stride", "8")["kind"] == "exact"
 
 
 def test_compare(runs: Path, tmp_path: Path, ask: Ask, refuse: Refuse, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import itertools
 import json
 import math
 import shutil
@@ -38,7 +37,6 @@ from pofx.model import (
     Objective,
     Progress,
     Sampler,
-    Score,
     Steps,
 )
 from pofx.noise import Noise
@@ -49,7 +47,6 @@ from pofx.tasks.bulk import as_images, batch_size, per_image, subset
 from pofx.tasks.compare import compare
 from pofx.tasks.evaluate import COPY_DRAWS, Mean, evaluate, memorization
 from pofx.tasks.info import info
-from pofx.tasks.outliers import check_alpha, conformal_p_values, judge, outliers, rate95
 from pofx.tasks.sample import adjustment, sample
 from pofx.tasks.score import costs, score
 from pofx.tasks.share import hub_id, pull, push
@@ -787,83 +784,6 @@ def test_runs_of_other_data_are_named_in_a_note():
     assert len(other.notes) == 1
     assert "a on 111111111111, b on 222222222222" in other.notes[0]
     assert "b on unknown" in compare(models, x, fingerprints={"a": "1" * 32, "b": ""}).notes[0]
-
-
-# Outliers -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n", [1, 3, 5])
-def test_conformal_p_values_are_exactly_uniform(n: int):
-    """Over all orders of n + 1 different scores, each p-value k/(n+1) comes equally often."""
-    counts: dict[float, int] = {}
-    for order in itertools.permutations(range(n + 1)):
-        p = float(conformal_p_values(torch.tensor([order[0]]), torch.tensor(order[1:])))
-        counts[p] = counts.get(p, 0) + 1
-    assert sorted(counts) == pytest.approx([k / (n + 1) for k in range(1, n + 2)])
-    assert set(counts.values()) == {math.factorial(n)}
-
-
-@given(st.lists(st.integers(0, 4), min_size=2, max_size=6))
-@settings(max_examples=60, deadline=None)
-def test_conformal_p_values_with_ties_are_never_too_small(scores: list[int]):
-    """P(p ≤ k/(n+1)) ≤ k/(n+1) over which of the exchangeable images is the new one."""
-    n = len(scores) - 1
-    ps = [float(conformal_p_values(torch.tensor([scores[i]]), torch.tensor(scores[:i] + scores[i + 1 :]))) for i in range(n + 1)]
-    for k in range(1, n + 2):
-        assert sum(p <= k / (n + 1) + 1e-12 for p in ps) <= k
-
-
-def test_too_cheap_and_too_dear_are_both_odd(tmp_path: Path):
-    space = ImageSpace(1, 8, 8, levels=2)
-    toy = data(space=space)
-    x = torch.cat([coins(200, seed=9, space=space), coins(20, 0.6, seed=10, space=space), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)])
-    result = outliers(Coins(space), x, calib=toy.calib, center=toy.valid, alpha=0.05, out=tmp_path / "odd")
-    assert result.outlier[200:220].all()
-    assert result.bits_per_dim[220] < result.center
-    assert result.outlier[220]
-    assert float(result.outlier[:200].double().mean()) < 0.15
-    rows = pq.read_table(tmp_path / "odd" / "scores.parquet")
-    assert rows.column_names == ["id", "score", "p_value", "outlier"]
-    assert rows["p_value"].to_pylist() == result.p_value.tolist()
-    odder = result.score.argsort()
-    assert (result.p_value[odder].diff() <= 0).all()
-    json.dumps(result.to_json(), allow_nan=False)
-
-
-def test_false_alarms_keep_to_alpha():
-    """Mean over many calibration sets, α = 0.1, n = 19."""
-    space = ImageSpace(1, 4, 4, levels=2)
-    cost = costs(Coins(space), coins(40 * 60, seed=3, space=space))
-    rates = []
-    for i in range(40):
-        part = cost.nats[60 * i : 60 * i + 60]
-        one = [Score(part[a:b], "exact", 16) for a, b in ((0, 19), (19, 30), (30, 60))]
-        rates.append(float(judge([""] * 30, one[2], one[0], one[1], alpha=0.1).outlier.double().mean()))
-    assert sum(rates) / len(rates) < 0.1 + 0.03
-
-
-def test_an_alpha_that_cannot_be_reached_says_how_many_images_it_takes():
-    x = coins(30)
-    with pytest.raises(InputError, match="It takes 99 of them"):
-        outliers(Coins(), x, calib=x, center=x, alpha=0.01)
-    check_alpha(0.05, 19)
-    with pytest.raises(InputError, match="It takes 19"):
-        check_alpha(0.05, 18)
-    for alpha in (0, 1, -1, math.nan):
-        with pytest.raises(InputError, match="between 0 and 1"):
-            check_alpha(alpha, 100)
-
-
-def test_rates_of_one_calibration_set():
-    assert rate95(0.01, 100) == pytest.approx(0.0295, abs=1e-4)
-    for alpha, n in ((0.05, 59), (0.01, 299)):  # flagging only what beats all n: Beta(1, n)
-        assert 1 - 0.05 ** (1 / n) <= alpha
-
-
-def test_a_model_without_likelihood_finds_no_outliers():
-    x = coins(30)
-    with pytest.raises(CapabilityError):
-        outliers(Noisy(), x, calib=x, center=x, alpha=0.1)
 
 
 # Info and sharing -----------------------------------------------------------------------------------------------------

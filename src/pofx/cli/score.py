@@ -18,6 +18,8 @@ def score(
     out: Annotated[Path | None, Parameter(name=["-o", "--out"])] = None,
     samples: int = 1,
     estimate: int = 0,
+    tile: int | None = None,
+    stride: int | None = None,
     seed: int = 0,
     data_flags: DataFlags = DataFlags(),
     common: Common = Common(),
@@ -32,14 +34,17 @@ def score(
         out: .parquet, .csv or .jsonl.
         samples: draws per image, for a model that gives a bound.
         estimate: importance-weighted estimate over this many draws instead of the bound.
+        tile: for photographs larger than the model: the size of its images.
+        stride: pixels from one tile to the next; half a tile by default.
         seed: of those draws.
     """
+    from pofx.tasks._tiles import check_tile
     from pofx.tasks.score import score as task
 
     model = load_model(run, common)
-    images = load_images(data, model.space, data_flags, common, run_info(run))
+    images = load_images(data, model.space, data_flags, common, run_info(run), stride=check_tile(tile, stride, model.space))
     with common.progress("scoring") as progress:
-        result = task(model, images.split, out=out, samples=samples, estimate=estimate, seed=seed, progress=progress)
+        result = task(model, images.images, out=out, samples=samples, estimate=estimate, seed=seed, progress=progress)
     s = result.score
     given = "" if s.given is None else f", given {type(s.given).__name__.lower()}"
     nats, bits = f"{float(s.nats.mean()):.2f}", f"{float(s.bits_per_dim.mean()):.4f}"

@@ -67,7 +67,7 @@ def train(
         average: half-life of the averaged weights in images, 10000 by default; 0 keeps the last weights.
         precision: of the body; auto is bf16 where the processor or GPU is fast at it. Likelihoods are float32 or better.
         threads: of the processor; by default the faster of one and all.
-        augment: of training images only, e.g. flip,shift.
+        augment: of training images only, e.g. flip,shift; mutate makes a background for pofx outliers.
         init_from: start from the weights of this run.
         logger: also log to mlflow or wandb.
         extend: add the budget to a finished run.

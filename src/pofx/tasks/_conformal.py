@@ -142,7 +142,7 @@ def online_p_values(scores: Tensor, calibration: Tensor, *, seed: int = 0) -> Te
 
 def _bets(p: Tensor) -> Tensor:
     """f(p) of each bet, `(bets, m)`, ∫ f = 1: none; on small p, twice as steep as the other; on p below and above ½."""
-    p = p.clamp(min=1e-12)
+    p = p.clamp(min=1e-30)
     return torch.stack([torch.ones_like(p), 0.5 * p**-0.5, 0.25 * p**-0.75, 1.5 - p, 0.5 + p])
 
 

@@ -76,7 +76,7 @@ class Tiles:
     def __len__(self) -> int:
         return len(self.images) * self.each
 
-    @cached_property
+    @property
     def ids(self) -> Sequence[str]:
         return [f"{name}@{i},{j}" for name in self.images.ids for i, j in self.places]
 

@@ -32,9 +32,9 @@ from torch import Tensor
 from pofx import catalog
 from pofx.errors import CapabilityError, InputError, RunError
 from pofx.model import ClassLikelihood, ExactLikelihood, ImageModel, Labeler, LowerBound, Progress, require
+from pofx.tasks._conformal import conformal_p_values
 from pofx.tasks._files import TABLES, check_out, write_table
 from pofx.tasks.bulk import Images, as_images, everything, per_image, subset
-from pofx.tasks._conformal import conformal_p_values
 from pofx.tasks.outliers import oddness_from
 from pofx.tasks.score import costs
 from pofx.views import Label

@@ -4,6 +4,9 @@
 
 A lower bound on log p (ELBO) bounds the cost from above and is printed ≤. With `estimate=k` a model with a bound gives the
 importance-weighted estimate over k draws instead, printed ≈.
+
+A photograph larger than the model is scored by its tiles (`_tiles.py`): bits/dim is their mean, and nats are those of the whole at that rate. Tiles that
+do not overlap are a model of the photograph, p(x) = Π p(tile), and keep their kind; of overlapping ones it is an estimate.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from torch import Tensor
 from pofx.errors import InputError, RunError
 from pofx.model import ExactLikelihood, ImageModel, Kind, LowerBound, Progress, Score, require
 from pofx.tasks._files import TABLES, check_out, write_table
+from pofx.tasks._tiles import Tiles
 from pofx.tasks.bulk import Images, as_images, per_image
 
 
@@ -123,7 +127,7 @@ def score(
     """Cost of each image; with `out`, a table with columns id, nats, bits_per_dim, kind.
 
     Args:
-        images: a `Split`, or uint8 `(n, C, H, W)`.
+        images: a `Split`, uint8 `(n, C, H, W)`, or `Tiles` of photographs.
         out: `.parquet`, `.csv` or `.jsonl`; written beside and renamed.
         samples, estimate: see `costs`.
 
@@ -140,6 +144,8 @@ def score(
     path = None if out is None else check_out(out, TABLES)
     images = as_images(images)
     result = costs(model, images, samples=samples, estimate=estimate, seed=seed, progress=progress)
+    if isinstance(images, Tiles):
+        result, images = _whole(result, images), images.images
     ids = list(images.ids)
     if path is not None:
         columns = {
@@ -150,3 +156,11 @@ def score(
         }
         write_table(path, columns, {"model": type(model).__name__, "given": repr(result.given), "dims": str(mean_dims(result))})
     return Scores(ids, result, path)
+
+
+def _whole(tiles: Score, images: Tiles) -> Score:
+    """Costs of photographs from those of their tiles."""
+    bits = tiles.bits_per_dim.double().reshape(-1, images.each).mean(1)
+    dims = images.space.channels * images.size[0] * images.size[1]
+    apart = images.each * images.space.dims == dims
+    return Score(bits * dims * math.log(2), tiles.kind if apart else "estimate", dims, tiles.given)

@@ -2,11 +2,14 @@
 
 flip    mirrored left to right, with probability ½
 shift   moved by −2 … 2 pixels down and right; the edge is repeated
+mutate  each sub-pixel is, with probability MUTATED, any value: what is left is the background, not the meaning (Ren et al. 2019, §4). A model of such
+        images is no model of the data; it is there for `pofx outliers --background`
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +18,7 @@ from pofx.errors import InputError, nearest
 from pofx.noise import Noise
 
 SHIFT = 2  # pixels
+MUTATED = 0.2
 
 
 def flip(x: Tensor, noise: Noise) -> Tensor:
@@ -30,7 +34,13 @@ def shift(x: Tensor, noise: Noise) -> Tensor:
     return x[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
-AUGMENTATIONS = {"flip": flip, "shift": shift}
+def mutate(x: Tensor, noise: Noise, levels: int) -> Tensor:
+    shape = x.shape[1:]
+    drawn = (noise.uniform("augment/mutate/value", *shape) * levels).floor().clamp(max=levels - 1).to(x.dtype)
+    return torch.where(noise.uniform("augment/mutate", *shape) < MUTATED, drawn, x)
+
+
+AUGMENTATIONS = ("flip", "shift", "mutate")
 
 
 def check(names: Iterable[str]) -> tuple[str, ...]:
@@ -48,8 +58,9 @@ def check(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in AUGMENTATIONS if name in names)
 
 
-def augment(x: Tensor, names: Iterable[str], noise: Noise) -> Tensor:
-    """The augmented images: uint8 `(n, C, H, W)` → the same shape; image i is drawn with the noise of entry i."""
+def augment(x: Tensor, names: Iterable[str], noise: Noise, levels: int = 256) -> Tensor:
+    """The augmented images: uint8 `(n, C, H, W)` of so many levels → the same shape; image i is drawn with the noise of entry i."""
+    made = {"flip": flip, "shift": shift, "mutate": partial(mutate, levels=levels)}
     for name in names:
-        x = AUGMENTATIONS[name](x, noise)
+        x = made[name](x, noise)
     return x

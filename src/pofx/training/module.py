@@ -123,7 +123,7 @@ class Game(pl.LightningModule):
         index = self._epoch[1][position * self.batch : (position + 1) * self.batch]
         noise = Noise(self.seed, step * self.batch + torch.arange(len(index)))
         x, y = self.source.train_batch(index, seed=self.seed, epoch=epoch)
-        return self.model.batch(augment(x, self.augmentations, noise), y, noise), Context(
+        return self.model.batch(augment(x, self.augmentations, noise, self.model.space.levels), y, noise), Context(
             step, self.plan.progress(step), noise, extended=self.plan.extended(step)
         )
 

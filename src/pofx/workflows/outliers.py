@@ -22,7 +22,7 @@ from pofx.errors import InputError
 from pofx.model import Autoregressive, ImageModel, Progress
 from pofx.tasks._files import write_text
 from pofx.tasks._tiles import Tiles
-from pofx.tasks.bulk import Images, Subset, as_images
+from pofx.tasks.bulk import Images, Subset
 from pofx.tasks.heat_maps import HeatMaps, has_map, heat_maps, restored
 from pofx.tasks.outliers import Outliers
 from pofx.workflows import _page as html
@@ -115,7 +115,8 @@ def wall(
     again = None
     if not isinstance(images, Tiles) and (model.space.dims <= RESTORED_DIMS or not isinstance(model, Autoregressive)):
         first = slice(0, RESTORED)
-        again = restored(model, x[first], maps.lit[first], y=None if y is None else y[first], seed=seed)
+        doubtful = maps.smoothed[first] > (maps.threshold or 0.0) / 2
+        again = restored(model, x[first], doubtful, y=None if y is None else y[first], seed=seed)
     return Wall(index, x, maps, again)
 
 
@@ -179,7 +180,7 @@ def _wall(found: Outliers, shown: Wall, levels: int) -> str:
     if maps is not None and maps.threshold is not None:
         top = max(1.5 * maps.threshold, 1e-6)
     figures = []
-    for k, i in enumerate(shown.index.tolist()):
+    for k, i in enumerate(map(int, shown.index)):
         parts = [x[k]]
         if maps is not None:
             parts += [gap, _coloured(maps.smoothed[k, 0].numpy(), top)]
@@ -199,7 +200,7 @@ def _wall(found: Outliers, shown: Wall, levels: int) -> str:
             f"({top:.2g} bits and more). Above {maps.threshold:.2g} bits a pixel is lit: at most {100 * found.alpha:g} % of normal images have any lit pixel. "
         )
         if again is not None:
-            legend += f"Third, of the first {len(again)}: lit pixels as the model would have them."
+            legend += f"Third, of the first {len(again)}: pixels above half of that, as the model would have them."
     return f'<div class="tiles">{"".join(figures)}</div>' + html.paragraph(legend, "caption")
 
 
