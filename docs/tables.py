@@ -1,4 +1,4 @@
-"""The tables of docs/autoregressive.md, variational.md, adversarial.md and conditional.md, made of what was measured: results/*.json, between
+"""The tables of docs/autoregressive.md, variational.md, adversarial.md, conditional.md and outliers.md, made of what was measured: results/*.json, between
 <!-- NAME --> and <!-- /NAME -->.
 
     python docs/tables.py        (`make readme`; tests/test_docs.py holds the pages to it)
@@ -400,6 +400,144 @@ def completion(results: Path) -> str:
     return markdown(["", "nats", "bits/dim"], rows) + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
 
 
+OUTLIERS = "python benchmarks/outliers.py --out results/outliers.json"
+# The beginning of pairs' names → what is shown, and the AUROC that was asked for
+ASKED: dict[str, tuple[str, float | None]] = {
+    "fashion-mnist": ("fashion-mnist → mnist", 0.995),
+    "mnist": ("mnist → fashion-mnist", 0.999),
+    "cifar10": ("cifar10 → noise, constant, mnist and fashion-mnist in colour", 0.99),
+    "ir-solar": ("ir-solar: normal → 11 defects", 0.83),
+    "digits": ("digits: nine classes → the tenth", 0.97),
+    "fashion-shirt": ("fashion-mnist without shirts → shirts (near)", None),
+}
+
+
+def outlier_rows(results: Path) -> dict[str, list[list[Row]]]:
+    """Name of ASKED → for each seed its rows: one, or one for each class that was left out."""
+    rows: list[Row] = read(results / "outliers.json").get("rows", [])
+    found: dict[str, list[list[Row]]] = {}
+    for name in ASKED:
+        own = [row for row in rows if row["pair"] == name or (name == "digits" and row["pair"].startswith("digits-"))]
+        by_seed = [[row for row in own if row["seed"] == seed] for seed in sorted({row["seed"] for row in own})]
+        found[name] = [part for part in by_seed if name != "digits" or len(part) == 10]
+    return {name: seeds for name, seeds in found.items() if seeds}
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Mean over seeds ± their standard deviation."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5:.{digits}f}"
+
+
+def over_seeds(seeds: list[list[Row]], value: Callable[[Row], float]) -> list[float]:
+    return [sum(map(value, rows)) / len(rows) for rows in seeds]
+
+
+def outlier_quality(results: Path) -> str:
+    """The default against raw cost and peers, of `benchmarks/outliers.py`."""
+    pairs = outlier_rows(results)
+    if not pairs:
+        return missing(OUTLIERS)
+    rows = []
+    for name, seeds in pairs.items():
+        what, asked = ASKED[name]
+        quality = [over_seeds(seeds, lambda row, key=key: row["found"]["default"][key]) for key in ("auroc", "aupr", "fpr95")]
+        peers = {peer: over_seeds(seeds, lambda row, peer=peer: row["peers"][peer]["auroc"]) for peer in seeds[0][0]["peers"]}
+        best = max(peers, key=lambda peer: sum(peers[peer]))
+        raw = over_seeds(seeds, lambda row: row["found"]["bits_per_dim"]["auroc"])
+        rows.append(
+            [
+                what,
+                seeds[0][0]["model"],
+                f"{len(seeds)}",
+                number(asked, "g"),
+                *map(spread, quality),
+                spread(raw),
+                f"{best} {spread(peers[best])}",
+            ]
+        )
+    head = [
+        "in → out",
+        "model",
+        "seeds",
+        "asked",
+        "AUROC of the default",
+        "AUPR",
+        "FPR at 95 % TPR",
+        "−log p alone, AUROC",
+        "best peer, AUROC",
+    ]
+    every = [row for seeds in pairs.values() for part in seeds for row in part]
+    rates = [row["images_per_second"] for row in every]
+    note = "Mean ± standard deviation over seeds; models were trained for "
+    note += f"{min(r['minutes'] for r in every if r['minutes'])} to {max(r['minutes'] or 0 for r in every)} minutes, or are those of results/weights. "
+    note += f"Scoring took {min(rates):.0f} to {max(rates):.0f} images/s on one thread of a busy machine; "
+    note += f"{measured(read(results / 'outliers.json') | {'rows': every})}."
+    return markdown(head, rows, 2) + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
+
+
+def outlier_peers(results: Path) -> str:
+    """AUROC of each peer and each statistic by itself."""
+    pairs = outlier_rows(results)
+    if not pairs:
+        return missing(OUTLIERS)
+    head, lines = ["AUROC", *(ASKED[name][0] for name in pairs)], []
+    for kind in ("found", "peers"):
+        for label in dict.fromkeys(key for seeds in pairs.values() for key in seeds[0][0][kind]):
+            cells = [
+                spread(over_seeds(seeds, lambda row, label=label, kind=kind: row[kind][label]["auroc"]))
+                if label in seeds[0][0][kind]
+                else "–"
+                for seeds in pairs.values()
+            ]
+            lines.append([f"`{label}`" if kind == "found" else label, *cells])
+    return (
+        markdown(head, lines)
+        + "\nA statistic by itself: larger is taken to be odder. Near 0 it is *inverted*. Below the statistics: peers.\n"
+    )
+
+
+def false_alarms(results: Path) -> str:
+    """The share of normal images that is flagged, over 30 draws of the calibration images."""
+    pairs = outlier_rows(results)
+    if not pairs:
+        return missing(OUTLIERS)
+    rows = []
+    for name, seeds in pairs.items():
+        for alpha in (0.01, 0.05):
+            seen = [f for part in seeds for row in part for f in row["false_alarms"] if f["alpha"] == alpha]
+            if seen:
+                mean, inside = (sum(f[key] for f in seen) / len(seen) for key in ("mean", "inside_band"))
+                counts = sorted({f["calibration"] for f in seen})
+                n = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} … {counts[-1]:,}"
+                rows.append([ASKED[name][0], n, f"{alpha:g}", f"{mean:.4f}", f"{inside:.0%}"])
+    head = ["normal images", "calibration images", "alpha", "flagged, mean", "draws within the 95 % binomial band"]
+    return markdown(head, rows)
+
+
+def limits(results: Path) -> str:
+    """What it does not see."""
+    pairs = outlier_rows(results)
+    rows = []
+    for name, seeds in pairs.items():
+        if all("mirrored" in row for part in seeds for row in part):
+            rows.append(
+                [
+                    f"{ASKED[name][0].split(' →')[0].split(':')[0]}: the same images mirrored",
+                    spread(over_seeds(seeds, lambda row: row["mirrored"])),
+                ]
+            )
+    for name, key in (("fashion-mnist", "found"), ("mnist", "found")):
+        if name in pairs:
+            raw = over_seeds(pairs[name], lambda row, key=key: row[key]["bits_per_dim"]["auroc"])
+            rows.append([f"{ASKED[name][0]}, −log p alone", spread(raw)])
+    if "fashion-shirt" in pairs:
+        rows.append([ASKED["fashion-shirt"][0], spread(over_seeds(pairs["fashion-shirt"], lambda row: row["found"]["default"]["auroc"]))])
+    return markdown(["", "AUROC (.5 is chance)"], rows) if rows else missing(OUTLIERS)
+
+
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "autoregressive": {
         "sampling": sampling,
@@ -418,6 +556,12 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "accuracies": accuracies,
         "bayes": bayes,
         "completion": completion,
+    },
+    "outliers": {
+        "quality": outlier_quality,
+        "each": outlier_peers,
+        "alarms": false_alarms,
+        "limits": limits,
     },
     "variational": {
         "throughput": throughput,
