@@ -20,7 +20,7 @@ def main(source: str = "digits", out: str = "runs/odd-ones", *, minutes: float =
     data = pofx.load_data(source, **options)
     torch.manual_seed(0)
     run = pofx.train(pofx.models.PixelCNN(data.space, dropout=0.2), data, out=out, minutes=minutes)
-    found = outliers(run.model, data.test, calib=data.calib, center=data.valid, alpha=0.05)
+    found = outliers(run.model, data.test, calib=data.calib, center=data.valid, train=data.train, alpha=0.05)
     odd = [name for name, flagged in zip(found.ids, found.outlier.tolist(), strict=True) if flagged]
     print(f"{len(odd)} of {len(found.ids)} test images of {data.heading} are odd, at most 5 % false alarms: {', '.join(odd[:10])}")
     return odd
