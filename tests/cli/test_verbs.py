@@ -358,7 +358,7 @@ def test_photographs_larger_than_the_model(runs: Path, ask: Ask, tmp_path: Path)
     np.save(tmp_path / "odd.npy", odd)
     more = ["--levels", "17", "--tile", "8"]
     facts = ask("outliers", runs / "pixelcnn", tmp_path / "odd.npy", "--calib", tmp_path / "good.npy", "-o", tmp_path / "o", *more)
-    assert facts["n"] == 6 and facts["tiles"] == 6 and facts["calibration"] == 30
+    assert facts["n"] == 6 and facts["tiles"] == 6 and facts["calibration"] == 20
     assert "its score is that of the oddest" in (tmp_path / "o" / "index.html").read_text()
     apart = ask("score", runs / "pixelcnn", tmp_path / "odd.npy", *more, "--stride", "4")
     assert apart["n"] == 6 and apart["dims"] == 192 and apart["kind"] == "estimate"

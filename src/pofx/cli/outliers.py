@@ -45,7 +45,8 @@ def outliers(
         fdr: flag so that of the flagged images at most this share is normal, e.g. 0.1 (Benjamini-Hochberg).
         statistic: only these, e.g. bits_per_dim, over_codec, max_surprise, regret.
         known_outliers: a few, as DATA: they choose what evidence counts.
-        calib: good images that the model has not seen, as DATA, in the place of the run's own.
+        calib: good images that the model has not seen, as DATA, in the place of the run's own. Of photographs in tiles every third says what is
+            normal, and the others calibrate.
         background: a run trained with --augment mutate: what is odd against it.
         stream: the images came in this order; is there a drift?
         tile: for photographs larger than the model: the size of its images.
@@ -55,18 +56,21 @@ def outliers(
     """
     from pofx.tasks._tiles import check_tile
     from pofx.tasks.outliers import outliers as task
-    from pofx.workflows.outliers import check_new, resizing, wall, write_page
+    from pofx.workflows.outliers import apart, check_new, resizing, wall, write_page
 
     model = load_model(run, common)
     info = run_info(run)
     step = check_tile(tile, stride, model.space)
     images = load_images(data, model.space, data_flags, common, info, stride=step)
     own = info.load_data(common)
-    normal = own.calib
+    normal, center = own.calib, own.valid
     if calib is not None:
         good = load_images(calib, model.space, data_flags, common, info, stride=step)
         check_new(good.split, own, calib)
-        normal = good.images
+        if step is None:
+            normal = good.images
+        else:
+            center, normal = apart(good.images)
     known = None if known_outliers is None else load_images(known_outliers, model.space, data_flags, common, info, stride=step).images
     behind = None if background is None else load_model(background, common)
     warning = resizing(info.transforms, images.transforms)
@@ -78,7 +82,7 @@ def outliers(
             model,
             images.images,
             calib=normal,
-            center=own.valid,
+            center=center,
             train=own.train,
             alpha=alpha,
             guarantee=guarantee,

@@ -40,7 +40,8 @@ class Tiles:
     Raises:
         InputError: the images are smaller than a tile, or the stride leaves pixels out.
 
-    >>> tiles = Tiles(as_images(torch.zeros(2, 1, 6, 8, dtype=torch.uint8)), ImageSpace(1, 4, 4), (6, 8), 2)
+    >>> from pofx.tasks.bulk import TensorImages
+    >>> tiles = Tiles(TensorImages(torch.zeros(2, 1, 6, 8, dtype=torch.uint8)), ImageSpace(1, 4, 4), (6, 8), 2)
     >>> len(tiles), tiles.each, tiles.take(torch.tensor([0, 11]))[0].shape
     (12, 6, torch.Size([2, 1, 4, 4]))
     """

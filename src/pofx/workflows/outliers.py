@@ -67,6 +67,16 @@ def resizing(run: Sequence[str], images: Sequence[str]) -> str | None:
     return f"{was}: images resized in another way differ in their blur, and that alone can make them odd. Give both as they were taken, with the same --size."
 
 
+def apart(photos: Images) -> tuple[Images, Images]:
+    """Of good photographs every third says what is normal, the others calibrate: tiles of photographs may be unlike what the model was trained on,
+    and then only they can say what is normal of tiles."""
+    whole = photos.images if isinstance(photos, Tiles) else photos
+    third = torch.arange(len(whole)) % 3 == 0
+    parts = [Subset(whole, index.nonzero().flatten()) for index in (third, ~third)]
+    stats, calibration = (Tiles(p, photos.space, photos.size, photos.stride) if isinstance(photos, Tiles) else p for p in parts)
+    return stats, calibration
+
+
 @dataclass(frozen=True)
 class Wall:
     """The oddest images: positions `index` in the result, images uint8 `(k, C, H, W)`, maps of them, and the first few restored, or None."""
@@ -173,7 +183,7 @@ def _coloured(bits: NDArray[np.float32], top: float) -> NDArray[np.uint8]:
 def _wall(found: Outliers, shown: Wall, levels: int) -> str:
     x, maps = pictures.rgb(shown.x, levels), shown.maps
     height, width = x.shape[1:3]
-    scale = max(1, round(72 / max(height, width)))
+    scale = max(1, round((72 if found.tiles == 1 else 200) / max(height, width)))
     gap = np.full((height, 1, 3), pictures.GAP, np.uint8)
     again = None if shown.restored is None else pictures.rgb(shown.restored, levels)
     top = 1.0
