@@ -19,7 +19,7 @@ def outliers(
     alpha: float = 0.05,
     guarantee: Literal["marginal", "calibration"] = "marginal",
     fdr: float | None = None,
-    statistic: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    statistic: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
     known_outliers: str | None = None,
     calib: str | None = None,
     background: str | None = None,
@@ -33,8 +33,8 @@ def outliers(
 ) -> Answer:
     """Flag the images that do not fit, and show where.
 
-    At most a share ALPHA of normal images is flagged: the threshold comes from images of the run's own data that training did not see. All
-    that the model can tell at little cost makes one score; no outlier is needed.
+    At most a share ALPHA of normal images is flagged: the threshold comes from images of the run's own data that training did not see.
+    The score is made of all that the model can tell at little cost; no outlier is needed.
 
     Args:
         run: a run folder or a Hub id.
@@ -45,8 +45,7 @@ def outliers(
         fdr: flag so that of the flagged images at most this share is normal, e.g. 0.1 (Benjamini-Hochberg).
         statistic: only these, e.g. bits_per_dim, over_codec, max_surprise, regret.
         known_outliers: a few, as DATA: they choose what evidence counts.
-        calib: good images that the model has not seen, as DATA, in the place of the run's own. Of photographs in tiles every third says what is
-            normal, and the others calibrate.
+        calib: good images that the model has not seen, as DATA, in the place of the run's own; needed with --tile.
         background: a run trained with --augment mutate: what is odd against it.
         stream: the images came in this order; is there a drift?
         tile: for photographs larger than the model: the size of its images.
