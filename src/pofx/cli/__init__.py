@@ -29,7 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "sample": ("Draw images from a run.", "pofx sample runs/digits -n 64 -o samples.png"),
     "evaluate": ("How good a run is on train, valid and test.", "pofx evaluate runs/digits digits:test"),
     "score": ("What each image costs: nats and bits/dim.", "pofx score runs/digits digits:test -o scores.csv"),
-    "outliers": ("Flag the images that do not fit.", "pofx outliers runs/digits digits:test -o odd"),
+    "outliers": ("Flag the images that do not fit, and show where.", "pofx outliers runs/digits digits:test -o odd"),
     "classify": ("Label images, or say that no label fits.", "pofx classify runs/classifier digits:test -o labels.csv --pooled"),
     "encode": ("The latent code of each image.", "pofx encode runs/vae digits:test -o codes.parquet"),
     "reconstruct": ("Images beside what their codes decode to.", "pofx reconstruct runs/vae digits:test -o reconstructed.png"),

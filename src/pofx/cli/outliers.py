@@ -19,8 +19,8 @@ def outliers(
     alpha: float = 0.05,
     guarantee: Literal["marginal", "calibration"] = "marginal",
     fdr: float | None = None,
-    statistic: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
-    known_outliers: str | None = None,
+    statistics: Annotated[tuple[str, ...], Parameter(name="--statistic", negative=(), show_default=False)] = (),
+    known: Annotated[str | None, Parameter(name="--known-outliers")] = None,
     calib: str | None = None,
     background: str | None = None,
     stream: Flag = False,
@@ -43,8 +43,8 @@ def outliers(
         alpha: share of normal images that may be flagged.
         guarantee: marginal: on average over calibration sets; calibration: of this one, with 95 % confidence.
         fdr: flag so that of the flagged images at most this share is normal, e.g. 0.1 (Benjamini-Hochberg).
-        statistic: only these, e.g. bits_per_dim, over_codec, max_surprise, regret.
-        known_outliers: a few, as DATA: they choose what evidence counts.
+        statistics: only these, e.g. bits_per_dim, over_codec, max_surprise, regret.
+        known: a few, as DATA: they choose what evidence counts.
         calib: good images that the model has not seen, as DATA, in the place of the run's own; needed with --tile.
         background: a run trained with --augment mutate: what is odd against it.
         stream: the images came in this order; is there a drift?
@@ -70,7 +70,7 @@ def outliers(
             normal = good.images
         else:
             center, normal = apart(good.images)
-    known = None if known_outliers is None else load_images(known_outliers, model.space, data_flags, common, info, stride=step).images
+    some = None if known is None else load_images(known, model.space, data_flags, common, info, stride=step).images
     behind = None if background is None else load_model(background, common)
     warning = resizing(info.transforms, images.transforms)
     notes = [] if warning is None or step is not None else [warning]
@@ -86,9 +86,9 @@ def outliers(
             alpha=alpha,
             guarantee=guarantee,
             fdr=fdr,
-            statistics=statistic,
+            statistics=statistics,
             background=behind,
-            known=known,
+            known=some,
             stream=stream,
             out=out,
             samples=samples,
