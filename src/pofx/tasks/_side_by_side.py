@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from pofx.catalog import name_of
+from pofx.metrics.mean import Mean, cost_json
 from pofx.metrics.sharpness import Sharpness
 from pofx.model import SAMPLE_CHUNK, ImageModel, LatentVariable, Progress, Sampler, Score, capabilities, evaluating
 from pofx.noise import Noise
 from pofx.tasks._samples import SampleQuality, Yardstick, draws, sharpness_json, sharpness_of
 from pofx.tasks.bulk import Images
-from pofx.tasks.evaluate import SIGNS, Mean
+from pofx.tasks.evaluate import SIGNS
 
 MEANS = 500  # of p(x | z), at most
 Z = 2.0  # standard errors that a difference must have to be called one
@@ -95,9 +96,7 @@ class Entry:
             "family": list(self.family),
             "capabilities": list(self.capabilities),
             "kind": self.kind,
-            "nats": None if self.nats is None else self.nats.to_json(),
-            "bits_per_dim": None if self.bits_per_dim is None else self.bits_per_dim.mean,
-            "bits_per_dim_se": None if self.bits_per_dim is None else self.bits_per_dim.to_json()["se"],
+            **cost_json(self.nats, self.bits_per_dim),
             "posterior": self.posterior,
             "speed": None if self.speed is None else self.speed.to_json(),
             "sharpness": None if self.sharpness is None else sharpness_json(self.sharpness),
