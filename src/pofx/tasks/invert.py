@@ -87,9 +87,10 @@ class Inversion:
         }
 
     def __str__(self) -> str:
-        error = Mean.of(self.squared_error)
+        mean = Mean.of(self.squared_error)
+        error = with_error(mean.mean, mean.se, 3)
         return (
-            f"codes by inversion, approximate: squared error {with_error(error.mean, error.se, 3)} (at the start {float(self.start_error.mean()):.3f}; pixels on [0, 1], "
+            f"codes by inversion, approximate: squared error {error} (at the start {float(self.start_error.mean()):.3f}; pixels on [0, 1], "
             f"summed over an image), {self.rmse_levels:.2f} levels a sub-pixel; |z| {float(self.norm.mean()):.2f}, typical {self.typical_norm:.2f}"
         )
 
