@@ -151,11 +151,12 @@ def sharpness_json(found: Sharpness) -> dict[str, float | None]:
 
 def draws(model: Sampler, n: int, like: Images, *, seed: int = 0, progress: Progress | None = None) -> Tensor:
     """n samples, uint8 `(n, C, H, W)`; a conditional model is given the views of `like`'s images in turn (see `viewed`)."""
-    given = None
-    if model.given is not None:
-        x, y = like.take(torch.arange(n) % len(like))
-        given = model.given.value(x, y)
-    return model.sample(n, given, seed=seed, progress=progress).cpu().clone()
+    return model.sample(n, views_in_turn(model, n, like), seed=seed, progress=progress).cpu().clone()
+
+
+def views_in_turn(model: ImageModel, n: int, like: Images) -> Tensor | None:
+    """The views of `like`'s images in turn, n of them; None for p(x)."""
+    return None if model.given is None else model.given.value(*like.take(torch.arange(n) % len(like)))
 
 
 def viewed(model: ImageModel, reference: Images, data: Data | None = None, *, seed: int = 0) -> tuple[Images, Images, str]:

@@ -21,7 +21,7 @@ from pofx.metrics.mean import Mean, cost_json
 from pofx.metrics.sharpness import Sharpness
 from pofx.model import SAMPLE_CHUNK, ImageModel, LatentVariable, Progress, Sampler, Score, capabilities, evaluating
 from pofx.noise import Noise
-from pofx.tasks._samples import SampleQuality, Yardstick, draws, sharpness_json, sharpness_of
+from pofx.tasks._samples import SampleQuality, Yardstick, draws, sharpness_json, sharpness_of, views_in_turn
 from pofx.tasks.bulk import Images
 from pofx.tasks.evaluate import SIGNS
 
@@ -167,11 +167,8 @@ def entry(
 def _means(model: LatentVariable, n: int, like: Images, reference: Images, *, seed: int) -> Sharpness | None:
     """Sharpness of n means of p(x | z), z ~ N(0, I), rounded as samples are."""
     z = Noise(seed, torch.arange(n)).normal("z", model.latent_dims).to(model.device, model.dtype)
-    given = None
-    if model.given is not None:
-        given = model.given.value(*like.take(torch.arange(n) % len(like)))
     with torch.inference_mode(), evaluating(model):
-        x = model.decode(z, given).mean.round().clamp(0, model.space.levels - 1).to(torch.uint8).cpu()
+        x = model.decode(z, views_in_turn(model, n, like)).mean.round().clamp(0, model.space.levels - 1).to(torch.uint8).cpu()
     return sharpness_of(x, reference, model.space.levels)
 
 
