@@ -19,11 +19,10 @@ from torch import Tensor
 from pofx.catalog import name_of
 from pofx.metrics.mean import Mean, cost_json
 from pofx.metrics.sharpness import Sharpness
-from pofx.model import SAMPLE_CHUNK, ImageModel, LatentVariable, Progress, Sampler, Score, capabilities, evaluating
+from pofx.model import SAMPLE_CHUNK, SIGNS, ImageModel, LatentVariable, Progress, Sampler, Score, capabilities, evaluating
 from pofx.noise import Noise
 from pofx.tasks._samples import SampleQuality, Yardstick, draws, sharpness_json, sharpness_of, views_in_turn
 from pofx.tasks.bulk import Images
-from pofx.tasks.evaluate import SIGNS
 
 MEANS = 500  # of p(x | z), at most
 Z = 2.0  # standard errors that a difference must have to be called one

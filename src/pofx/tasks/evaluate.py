@@ -20,6 +20,7 @@ from pofx.metrics.active_units import active_units
 from pofx.metrics.mean import Mean, cost_json
 from pofx.metrics.memorization import Evidence, Memorization, copies, membership
 from pofx.model import (
+    SIGNS,
     Decoder,
     Encoder,
     ExactLikelihood,
@@ -45,8 +46,6 @@ DRAWS = 2000  # samples drawn for distances, at most
 COPY_DRAWS = 200  # samples drawn where only copies are looked for
 REFERENCE_LIMIT = 10_000  # real images they are compared with, at most
 NEIGHBOUR_BYTES = 256 * 2**20  # pixels of training images searched for copies, at most: all of MNIST or CIFAR-10
-
-SIGNS = {"exact": "=", "lower bound": "≤", "estimate": "≈", "none": ""}
 
 
 @dataclass(frozen=True)
