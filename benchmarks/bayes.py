@@ -10,17 +10,16 @@ many of each class, are judged by a classifier that was trained apart: the run `
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
 import torch
+from _record import machine, tell, write
 
 import pofx
 from pofx.model import Labeler, Sampler, require
 from pofx.tasks.classify import Share, classify, coverage
 from pofx.training import read_run
-from pofx.training.loop import hardware
 from pofx.workflows.features import features_run
 
 
@@ -70,13 +69,11 @@ def main() -> None:
             "of_the_asked_class": Share.of(int(right.sum()), len(right)).to_json(),
             "by_class": [float(share) for share in right.reshape(labeler.classes, -1).double().mean(1)],
         },
-        "threads": options.threads,
-        "hardware": hardware(torch.device("cpu")),
+        **machine(options.threads),
         "load": os.getloadavg()[0],
     }
-    print(json.dumps(found, indent=1))
-    if options.out is not None:
-        options.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    tell(found)
+    write(options.out, found)
 
 
 if __name__ == "__main__":

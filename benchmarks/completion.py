@@ -10,18 +10,17 @@ stopped.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _record import machine, write
 
 import pofx
 from pofx.model import ExactLikelihood
 from pofx.tasks.score import score
-from pofx.training.loop import hardware
 
 DATA, ROWS = "fashion-mnist", 14
 SETTINGS: dict[str, Any] = {"layers": 8, "channels": 32, "dilations": 4, "dropout": 0.0, "lr": 0.003}
@@ -67,12 +66,10 @@ def main() -> None:
         "minutes": options.minutes,
         **rows,
         "upper_tells_bits_per_dim": summary(bits["lower"] - bits["lower given upper"]),  # image by image
-        "threads": options.threads,
-        "hardware": hardware(torch.device("cpu")),
+        **machine(options.threads),
         "load": os.getloadavg()[0],
     }
-    if options.out is not None:
-        options.out.write_text(json.dumps(out, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(options.out, out)
 
 
 def lower_halves(data: pofx.Data, path: Path) -> pofx.Data:

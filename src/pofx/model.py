@@ -36,6 +36,7 @@ from pofx.space import ImageSpace
 from pofx.views import View
 
 Kind = Literal["exact", "lower bound", "estimate"]
+SIGNS = {"exact": "=", "lower bound": "≤", "estimate": "≈", "none": ""}  # how a printed cost relates to the true one
 Progress = Callable[[int, int], None]  # (done, total)
 
 M = TypeVar("M", bound="ImageModel")
@@ -69,7 +70,7 @@ class Score:
     @property
     def sign(self) -> str:
         """How the *cost* relates to the true one: a lower bound on log p is an upper bound on the cost."""
-        return {"exact": "=", "lower bound": "≤", "estimate": "≈"}[self.kind]
+        return SIGNS[self.kind]
 
 
 @dataclass(frozen=True)

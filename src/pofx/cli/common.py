@@ -79,8 +79,8 @@ class DataFlags:
             "size": self.size,
             "levels": self.levels,
             "gray": self.gray,
-            "keep_labels": _list(self.keep_labels),
-            "drop_labels": _list(self.drop_labels),
+            "keep_labels": listed(self.keep_labels),
+            "drop_labels": listed(self.drop_labels),
             "strict": self.strict,
         }
 
@@ -99,7 +99,8 @@ def _skipped(files: Sequence[str], common: Common) -> None:
         common.note(f"skipped {len(files)} unreadable file{'s' * (len(files) > 1)}: {shown} (--strict makes this an error)")
 
 
-def _list(text: str | None) -> tuple[str, ...]:
+def listed(text: str | None) -> tuple[str, ...]:
+    """What was typed as names with commas between them."""
     return () if not text else tuple(part.strip() for part in text.split(",") if part.strip())
 
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from pofx.tasks.complete import Completion
     from pofx.views import View
 
-SIGNS = {"exact": "=", "lower bound": "≤", "estimate": "≈"}
-
 
 def complete(
     run: str,
@@ -93,6 +91,8 @@ def complete(
 
 
 def _lines(result: Completion, heading: str, said: str) -> list[str]:
+    from pofx.model import SIGNS
+
     kept, hole, truth = int(result.known.sum()), int((~result.known).sum()), result.truth
     lines = [f"{heading}: {kept} of {kept + hole} sub-pixels kept ({said}), {hole} to complete, {len(result.images)} times", result.summary]
     if len(result.stages) > 1:

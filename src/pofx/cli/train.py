@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 from cyclopts import Group, Parameter
 
 from pofx import catalog
-from pofx.cli.common import Answer, Common, DataFlags, Flag, load_model
+from pofx.cli.common import Answer, Common, DataFlags, Flag, listed, load_model
 from pofx.cli.signatures import Setting, flags, gather, is_flag, settings_of
 from pofx.errors import InputError, nearest
 
@@ -91,7 +91,7 @@ def run(model: str, spec: str, settings: dict[str, Any], *, data_flags: DataFlag
     own = catalog.arguments_from_json(with_classes(settings_of(catalog.name_of(cls)), settings, data))
     torch.manual_seed(arguments["seed"])  # of the initial weights: the same command makes the same model
     made = cls(data.space, **_parts(cls, own, common))
-    arguments |= {"augment": _names(arguments["augment"]), "logger": _names(arguments["logger"])}
+    arguments |= {"augment": listed(arguments["augment"]), "logger": listed(arguments["logger"])}
     result = train_model(made, data, device=common.device, quiet=common.quiet, **arguments)
     if isinstance(result, TrainingPlan):
         return Answer(result.to_json(), str(result))
@@ -107,10 +107,6 @@ def _parts(cls: type[Any], arguments: dict[str, Any], common: Common) -> dict[st
     hints = {name: str(p.annotation) for name, p in inspect.signature(cls).parameters.items()}
     found = {name: value for name, value in arguments.items() if "ImageModel" in hints.get(name, "")}
     return arguments | {name: tuple(map(part, v)) if isinstance(v, tuple | list) else part(v) for name, v in found.items()}
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return () if not text else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def with_classes(known: tuple[Setting, ...], settings: dict[str, Any], data: Data) -> dict[str, Any]:

@@ -8,7 +8,6 @@ copies of the training images. A sampler without a likelihood gets no nats: `kin
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,10 @@ from pofx.catalog import name_of
 from pofx.errors import InputError
 from pofx.metrics.active_units import active_units
 from pofx.metrics.calibration import Calibration, calibration, tempered
+from pofx.metrics.mean import Mean, cost_json
 from pofx.metrics.memorization import Evidence, Memorization, copies, membership
 from pofx.model import (
+    SIGNS,
     Decoder,
     Encoder,
     ExactLikelihood,
@@ -46,37 +47,6 @@ DRAWS = 2000  # samples drawn for distances, at most
 COPY_DRAWS = 200  # samples drawn where only copies are looked for
 REFERENCE_LIMIT = 10_000  # real images they are compared with, at most
 NEIGHBOUR_BYTES = 256 * 2**20  # pixels of training images searched for copies, at most: all of MNIST or CIFAR-10
-
-SIGNS = {"exact": "=", "lower bound": "≤", "estimate": "≈", "none": ""}
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean with its standard error.
-
-    >>> Mean.of(torch.tensor([1.0, 3.0]))
-    Mean(mean=2.0, se=1.0)
-    """
-
-    mean: float
-    se: float
-
-    @classmethod
-    def of(cls, values: Tensor) -> Mean:
-        """Of `(n,)`; one value alone has no standard error (NaN)."""
-        values = values.double()
-        se = float(values.std(correction=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        return cls(float(values.mean()), se)
-
-    def scaled(self, by: float) -> Mean:
-        return Mean(self.mean * by, self.se * by)
-
-    def minus(self, other: Mean) -> Mean:
-        """Of two independent means."""
-        return Mean(self.mean - other.mean, math.hypot(self.se, other.se))
-
-    def to_json(self) -> dict[str, float | None]:
-        return {"mean": self.mean, "se": None if math.isnan(self.se) else self.se}
 
 
 @dataclass(frozen=True)
@@ -168,9 +138,7 @@ class SplitResult:
             "n": self.n,
             "of": self.of,
             "kind": self.kind,
-            "nats": None if self.nats is None else self.nats.to_json(),
-            "bits_per_dim": None if self.bits_per_dim is None else self.bits_per_dim.mean,
-            "bits_per_dim_se": None if self.bits_per_dim is None else self.bits_per_dim.to_json()["se"],
+            **cost_json(self.nats, self.bits_per_dim),
         }
         if self.k is not None:
             result["k"] = self.k
