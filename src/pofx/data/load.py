@@ -123,18 +123,7 @@ class Data:
         y = self.train.y
         if y is None or y.ndim != 1 or self.labels is not None:
             raise InputError(f"--labels {n}: {self.heading} {'has no labels' if self.labels is None else 'has few labels already'}.")
-        classes = len(y.unique())
-        if not isinstance(n, int) or not classes <= n <= len(y):
-            raise InputError(
-                f"--labels {n}: {self.heading} has {len(y)} training images of {classes} classes; use {classes} … {len(y)}, "
-                f"e.g. --labels {min(10 * classes, len(y))}."
-            )
-        u = Noise(seed, torch.from_numpy((self.train.keys >> np.uint64(1)).astype(np.int64))).uniform("labels", 1)[:, 0].numpy()
-        rank = np.empty(len(y), np.int64)  # of each image within its class; so the first n by rank are balanced
-        for label in y.unique().tolist():
-            rows = np.flatnonzero(y.numpy() == label)
-            rank[rows[np.argsort(u[rows], kind="stable")]] = np.arange(len(rows))
-        kept = np.sort(np.lexsort((u, rank))[:n])
+        kept = self.train.balanced(n, seed=seed)
         if unlabelled:
             told = torch.full_like(y, -1)
             told[torch.from_numpy(kept)] = y[torch.from_numpy(kept)]
