@@ -49,7 +49,9 @@ def encode(
     model = load_model(run, common)
     images = load_images(data, model.space, data_flags, common, run_info(run))
     with common.progress("encoding") as progress:
-        result = task(model, images.split, out=out, sample=sample, layer=layer, seed=seed, steps=steps, restarts=restarts, progress=progress)
+        result = task(
+            model, images.split, out=out, sample=sample, layer=layer, seed=seed, steps=steps, restarts=restarts, progress=progress
+        )
     facts = result.to_json()
     text = f"{images.heading}: {facts['n']} images, {facts['latent_dims']} {'numbers each' if result.kind.startswith('features') else 'latent dimensions'}, z = {result.kind}"
     tail = f"{result.path}" if result.path else "Add -o FILE.parquet for one row per image."

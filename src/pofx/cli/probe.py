@@ -59,7 +59,9 @@ def probe(
     lines: list[Any] = [shown, "", caption(result)]
     if result.clusters is not None:
         c = result.clusters
-        lines.append(f"k-means, NMI with the labels: features {c.features:.3f}, pixels {c.pixels:.3f}, {c.components} components {c.pca:.3f}")
+        lines.append(
+            f"k-means, NMI with the labels: features {c.features:.3f}, pixels {c.pixels:.3f}, {c.components} components {c.pca:.3f}"
+        )
     lines.append(str(out) if out else "Add -o probe.html for the curves.")
     return Answer({"run": run, "out": None if out is None else str(out)} | result.to_json(), lines)
 

@@ -57,7 +57,9 @@ class Extract(Features):
         super().__init__(space, given)
         body = require(part, Features, to="give features")
         if body.space != space:
-            raise InputError(f"The {type(body).__name__} is a model of {body.space}, and the images are {space}. Both must be of the same size.")
+            raise InputError(
+                f"The {type(body).__name__} is a model of {body.space}, and the images are {space}. Both must be of the same size."
+            )
         body.layer_index(layer)
         self.part, self.layer = copy.deepcopy(body), layer
         self._unread = unread(self.part, layer)

@@ -97,7 +97,9 @@ def linear(z: Tensor, y: Tensor, test: Tensor, test_y: Tensor, *, layer: str | N
 
     counts = y.unique(return_counts=True)[1]
     if len(counts) < 2:
-        raise InputError(f"A probe tells classes apart, and the {len(y)} labelled images are of one class. Give labels of two classes or more.")
+        raise InputError(
+            f"A probe tells classes apart, and the {len(y)} labelled images are of one class. Give labels of two classes or more."
+        )
     middle, spread = z.mean(0), z.std(0, correction=0)
     spread = torch.where(spread > 1e-6 * float(spread.max() + 1e-30), spread, torch.ones_like(spread))  # a constant feature says nothing
     a, b = (((v - middle) / spread).float().numpy() for v in (z, test))

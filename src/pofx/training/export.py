@@ -44,7 +44,9 @@ def export_encoder(run: str | Path, out: str | Path, *, layer: str | None = None
 
     info, out = read_run(run), Path(out).expanduser()
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise InputError(f"{out} {'is a file' if out.is_file() else 'is not empty'}; name a folder that does not exist yet, e.g. -o {out}-encoder")
+        raise InputError(
+            f"{out} {'is a file' if out.is_file() else 'is not empty'}; name a folder that does not exist yet, e.g. -o {out}-encoder"
+        )
     if info.encoder is not None:
         raise InputError(f"{run} is an encoder already ({info.encoder or 'default layer'}). Copy the folder.")
     model = require(load_model(info.path), Features, to="give features")

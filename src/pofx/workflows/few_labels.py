@@ -134,7 +134,9 @@ def few_labels(
     """
     path = None if out is None else check_out(out, (".html", ".png"))
     if data.space != model.space:
-        raise InputError(f"The run is a model of {model.space}; {data.heading} holds {data.space}. Convert it with --size, --gray or --levels.")
+        raise InputError(
+            f"The run is a model of {model.space}; {data.heading} holds {data.space}. Convert it with --size, --gray or --levels."
+        )
     for method in methods:
         if method not in METHODS:
             raise InputError(f"No method {method!r}; use {', '.join(METHODS)}.")
@@ -144,8 +146,13 @@ def few_labels(
     fewest = len(y.unique())
     wanted = [n for n in SIZES if fewest <= n < len(y)] + [len(y)] if sizes is None else sorted(set(sizes))
     rows = {n: [data.train.balanced(n, seed=seed + draw) for draw in range(draws if n < len(y) else 1)] for n in wanted}
-    say(f"features of {len(y)} training and {len(test_y)} test images")
-    vectors = {"features": (features(model, data.train, layer), features(model, data.test, layer)), "pixels": (_pixels(data.train), _pixels(data.test))}
+    used = np.unique(np.concatenate([chosen for choices in rows.values() for chosen in choices]))
+    train = data.train.select(used)
+    say(f"features of {len(used)} training and {len(test_y)} test images")
+    vectors = {
+        "features": (features(model, train, layer), features(model, data.test, layer)),
+        "pixels": (_pixels(train, data), _pixels(data.test, data)),
+    }
     curves: dict[str, list[Point]] = {method: [] for method in methods}
     for n, choices in rows.items():
         for method in methods:
@@ -154,7 +161,8 @@ def few_labels(
                 say(f"{n} labels, {method}, draw {draw + 1} of {len(choices)}")
                 if method in vectors:
                     z, test = vectors[method]
-                    found.append(linear(z[chosen], y[chosen], test, test_y, seed=seed + draw).accuracy.mean)
+                    at = torch.from_numpy(np.searchsorted(used, chosen))
+                    found.append(linear(z[at], y[chosen], test, test_y, seed=seed + draw).accuracy.mean)
                 else:
                     body = {"body": model, "layer": layer} if method == "fine-tuned" else {}
                     found.append(_classified(data, chosen, steps, seed + draw, body))
@@ -164,16 +172,23 @@ def few_labels(
     at = torch.arange(len(test_y)) if few is data.test else few.index  # type: ignore[union-attr]
     grouped = clusters(z[at], vectors["pixels"][1][at], test_y[at], seed=seed) if cluster else None
     result = Efficiency(
-        {k: tuple(v) for k, v in curves.items()}, "labels", data.heading, type(model).__name__, layer, z.shape[1], len(test_y), steps, grouped
+        {k: tuple(v) for k, v in curves.items()},
+        "labels",
+        data.heading,
+        type(model).__name__,
+        layer,
+        z.shape[1],
+        len(test_y),
+        steps,
+        grouped,
     )
     if path is not None:
         write(result, path)
     return result
 
 
-def _pixels(split: Any) -> Tensor:
-    x = split.x.flatten(1)
-    return x.float() / max(1, int(x.max()))
+def _pixels(split: Any, data: Data) -> Tensor:
+    return split.x.flatten(1).float() / (data.space.levels - 1)
 
 
 def _classified(data: Data, rows: Any, steps: int, seed: int, more: Mapping[str, Any]) -> float:
@@ -213,7 +228,7 @@ def unlabelled(
     wanted = [k for k in (1000, 10_000) if k < n] + [n] if sizes is None else sorted(set(sizes))
     if not wanted or not 1 <= wanted[0] <= wanted[-1] <= n:
         raise InputError(f"sizes={tuple(wanted)}: {data.heading} has 1 … {n} training images.")
-    y, test_y = labels_of(data.train, data.heading), labels_of(data.test, data.heading)
+    test_y = labels_of(data.test, data.heading)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).numpy()
     points, dims = [], 0
     for k in wanted:
@@ -226,7 +241,6 @@ def unlabelled(
             split = data.train.select(data.train.balanced(labels, seed=seed + draw))
             found.append(linear(features(model, split, layer), labels_of(split), test, test_y, seed=seed + draw).accuracy.mean)
         points.append(Point.of(k, found, len(test_y)))
-    del y
     return Efficiency({f"{labels} labels": tuple(points)}, "images", data.heading, name, layer, dims, len(test_y), steps)
 
 
@@ -244,7 +258,9 @@ def figure(found: Efficiency) -> Figure:
     for (name, points), color in zip(found.curves.items(), html.COLORS, strict=False):
         xs, ys = [p.at for p in points], [max(1 - p.mean, floor) for p in points]
         low = [min(p.sd or 0.0, e - floor / 2) for p, e in zip(points, ys, strict=True)]
-        axis.errorbar(xs, ys, yerr=[low, [p.sd or 0.0 for p in points]], color=color, label=name, marker="o", markersize=4, capsize=3, linewidth=1.4)
+        axis.errorbar(
+            xs, ys, yerr=[low, [p.sd or 0.0 for p in points]], color=color, label=name, marker="o", markersize=4, capsize=3, linewidth=1.4
+        )
     axis.set_xscale("log")
     axis.set_yscale("log")
     ticks = sorted({p.at for points in found.curves.values() for p in points})
@@ -287,7 +303,9 @@ def write(found: Efficiency, path: Path) -> None:
         return
     with html.inked():
         drawn = html.drawing(figure(found))
-    body = [html.section("Error over " + AXIS[found.over], drawn, html.table([AXIS[found.over], *found.curves], rows(found), caption(found)))]
+    body = [
+        html.section("Error over " + AXIS[found.over], drawn, html.table([AXIS[found.over], *found.curves], rows(found), caption(found)))
+    ]
     if found.clusters is not None:
         c = found.clusters
         head = ["clusters of", "NMI with the labels"]

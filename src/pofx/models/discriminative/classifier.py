@@ -125,6 +125,8 @@ class Classifier(Labeler, Features):
             raise InputError(f"Classifier: smoothing={smoothing} must be in [0, 1), e.g. --smoothing 0.1.")
         if optimizer not in ("AdamW", "Muon"):
             raise InputError(f"Classifier: optimizer={optimizer!r} must be AdamW or Muon.")
+        if isinstance(body, Extract):  # an encoder that was exported alone: what is stored is the model that it is of
+            body, layer = body.part, layer or body.layer
         if body is None and (freeze or layer is not None):
             raise InputError("Classifier: freeze and layer are of a body that was learned before. Name one: --init-from RUN.")
         if freeze and consistency:
