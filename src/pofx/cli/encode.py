@@ -53,7 +53,8 @@ def encode(
             model, images.split, out=out, sample=sample, layer=layer, seed=seed, steps=steps, restarts=restarts, progress=progress
         )
     facts = result.to_json()
-    text = f"{images.heading}: {facts['n']} images, {facts['latent_dims']} {'numbers each' if result.kind.startswith('features') else 'latent dimensions'}, z = {result.kind}"
+    unit = "numbers each" if result.kind.startswith("features") else "latent dimensions"
+    text = f"{images.heading}: {facts['n']} images, {facts['latent_dims']} {unit}, z = {result.kind}"
     tail = f"{result.path}" if result.path else "Add -o FILE.parquet for one row per image."
     return Answer({"run": run, "data": images.heading} | facts, [text, *inverted(result.inversion), tail])
 

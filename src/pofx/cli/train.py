@@ -81,8 +81,8 @@ def train(
         checkpoint_seconds: between checkpoints, 30 by default.
     """
     return run(model, data, {}, out=out, epochs=epochs, steps=steps, minutes=minutes, batch_size=batch_size, lr=lr, optimizer=optimizer, seed=seed,
-               average=average, precision=precision, threads=threads, augment=augment, labels=labels, label_seed=label_seed, init_from=init_from, logger=logger, extend=extend, dry_run=dry_run,
-               checkpoint_seconds=checkpoint_seconds, data_flags=data_flags, common=common)  # fmt: skip
+               average=average, precision=precision, threads=threads, augment=augment, labels=labels, label_seed=label_seed, init_from=init_from,
+               logger=logger, extend=extend, dry_run=dry_run, checkpoint_seconds=checkpoint_seconds, data_flags=data_flags, common=common)  # fmt: skip
 
 
 def run(model: str, spec: str, settings: dict[str, Any], *, data_flags: DataFlags, common: Common, **arguments: Any) -> Answer:

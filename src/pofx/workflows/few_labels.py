@@ -27,7 +27,7 @@ from pofx.errors import InputError
 from pofx.tasks._files import check_out, write_text, writing
 from pofx.tasks.bulk import per_image, subset
 from pofx.tasks.encode import features
-from pofx.tasks.probe import Clusters, Probe, clusters, labels_of, linear
+from pofx.tasks.probe import Clusters, clusters, labels_of, linear
 from pofx.workflows import _page as html
 from pofx.workflows._runs import trained
 
@@ -250,7 +250,7 @@ def unlabelled(
 def figure(found: Efficiency) -> Figure:
     """Test error over labels (or unlabelled images), both logarithmic; bars are the standard deviation over draws."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
     made = Figure(figsize=(7.4, 3.2), layout="constrained")
     axis = made.subplots()

@@ -27,7 +27,6 @@ from torch import Tensor
 
 from pofx import catalog
 from pofx.errors import InputError
-
 from pofx.model import (
     Batch,
     Context,
@@ -42,9 +41,9 @@ from pofx.model import (
     Sampler,
     require,
 )
+from pofx.nn.variational import LikelihoodName
 from pofx.noise import Noise
 from pofx.space import ImageSpace
-from pofx.nn.variational import LikelihoodName
 from pofx.views import Label, View
 
 _OTHERS = {
