@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--sizes", type=int, nargs="*")
     parser.add_argument("--draws", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=200, help="of a classifier from scratch (0: none), or of each encoder")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()
@@ -60,7 +60,8 @@ def main() -> None:
         if a.what == "probe":
             for i, name in enumerate(a.runs):
                 run, _, layer = name.partition("@")
-                methods = ("features",) if i else ("features", "pixels", "scratch")  # those do not depend on the run
+                others = () if i else ("pixels", "scratch") if a.steps else ("pixels",)  # those do not depend on the run
+                methods = ("features", *others)
                 more: dict[str, Any] = {"methods": methods, "cluster": True, "say": say}
                 made = few_labels(
                     load_model(run), data, sizes=a.sizes, draws=a.draws, layer=(layer and f"@{layer}") or None, steps=a.steps, **more

@@ -335,8 +335,9 @@ def probe(results: Path) -> str:
     nmi = "; ".join(f"`{row['run']}` {row['clusters']['features']:.3f}" for row in found["rows"])
     draws = len(next(iter(first["curves"].values()))[0]["draws"])
     text = (
-        f"Accuracy on {first['test']:,} test images of {first['data']}, percent, ± standard deviation over {draws} draws; scratch: the default "
-        f"classifier for {first['steps']} steps. k-means of {first['clusters']['n']:,} test images, NMI with the labels: features of {nmi}; pixels "
+        f"Accuracy on {first['test']:,} test images of {first['data']}, percent, ± standard deviation over {draws} draws"
+        + (f"; scratch: the default classifier for {first['steps']} steps" if "scratch" in first["curves"] else "")
+        + f". k-means of {first['clusters']['n']:,} test images, NMI with the labels: features of {nmi}; pixels "
         f"{first['clusters']['pixels']:.3f}, {first['clusters']['components']} principal components {first['clusters']['pca']:.3f}."
     )
     return markdown(["", *sizes], rows) + "\n" + text + "\n"
@@ -360,7 +361,7 @@ def few_labels(results: Path) -> str:
                 f"{training['minutes']:.0f}",
             ]
         )
-    text = f"{found['rows'][0]['n']:,} test images, one run each; minutes on one core beside other work. Published with 100 labels: M1+M2 3.33 (Kingma et al. 2014)."
+    text = f"{found['rows'][0]['n']:,} test images, one run each; minutes on one core beside other work. M1+M2 with 100 labels: 3.33 (Kingma et al. 2014)."
     return markdown(["run", "data", "test error, %", "steps × images", "minutes"], rows, words=2) + "\n" + text + "\n"
 
 

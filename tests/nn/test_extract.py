@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -24,7 +26,7 @@ BODIES = [name for name, cls in catalog.models().items() if issubclass(cls, Feat
 @pytest.mark.parametrize("name", BODIES)
 def test_a_body_of_any_family_learns_through_its_features(name: str) -> None:
     """Every parameter that features depend on gets a gradient of the classifier's loss, the others none, and none of them is stored."""
-    part = densify(catalog.get(name).small(SPACE))
+    part: Any = densify(catalog.get(name).small(SPACE))
     model = Classifier(SPACE, classes=3, body=part)
     x, y = random_images(6, SPACE), torch.arange(6) % 3
     with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ DATA = load_data("digits")
 
 def test_few_labels_are_balanced_and_drawn_by_seed() -> None:
     few, again, other = (DATA.few_labels(25, seed=seed) for seed in (0, 0, 1))
+    assert few.train.y is not None
     counts = few.train.y.bincount()
     assert int(counts.sum()) == 25 and set(counts.tolist()) == {2, 3}
     assert list(few.train.ids) == list(again.train.ids) != list(other.train.ids)
@@ -37,6 +39,7 @@ def test_a_draw_of_more_labels_holds_the_draw_of_fewer() -> None:
 def test_images_without_a_label_stay_and_those_with_one_are_repeated() -> None:
     few = DATA.few_labels(20, unlabelled=True)
     y = few.train.y
+    assert y is not None
     assert set(few.train.ids) == set(DATA.train.ids)
     assert float((y >= 0).double().mean()) == pytest.approx(1 / 8, abs=0.01)
     assert len({i for i, label in zip(few.train.ids, y.tolist(), strict=True) if label >= 0}) == 20
@@ -99,7 +102,7 @@ def test_an_exported_encoder_says_the_same_and_nothing_else(vae: Path, tmp_path:
     assert main(f"encode {out} digits -o {tmp_path}/z.npy --quiet".split()) == 0
     start = f"train classifier digits --init-from {out} --labels 20 --freeze --steps 3 --threads 1 --quiet --out {tmp_path}/c"
     assert main(start.split()) == 0
-    head = load_model(tmp_path / "c")
+    head: Any = load_model(tmp_path / "c")
     with torch.no_grad():
         assert torch.equal(head.start.features(x), whole.features(x))  # frozen
     assert main(start.split()) == 0  # done
@@ -108,7 +111,8 @@ def test_an_exported_encoder_says_the_same_and_nothing_else(vae: Path, tmp_path:
 def test_unfrozen_bodies_move(vae: Path, tmp_path: Path) -> None:
     assert main(f"train classifier digits --init-from {vae} --labels 20 --steps 3 --threads 1 --quiet --out {tmp_path}/c".split()) == 0
     x = DATA.test.x[:5]
-    tuned, whole = load_model(tmp_path / "c"), load_model(vae)
+    tuned: Any = load_model(tmp_path / "c")
+    whole: Any = load_model(vae)
     with torch.no_grad():
         assert not torch.equal(tuned.start.features(x), whole.features(x))
     meta = json.loads((tmp_path / "c" / "model.json").read_text())

@@ -167,7 +167,8 @@ def clusters(z: Tensor, pixels: Tensor, y: Tensor, *, seed: int = 0) -> Clusters
     components = min(COMPONENTS, *pixels.shape)
 
     def nmi(points: Any) -> float:
-        found = KMeans(k, n_init=4, random_state=seed).fit_predict(points)
+        kmeans = KMeans(k, n_init=4, random_state=seed)  # type: ignore[arg-type]
+        found = kmeans.fit_predict(points)
         return round(float(normalized_mutual_info_score(y.numpy(), found)), 6)
 
     straight = PCA(components, random_state=seed).fit_transform(pixels.numpy())

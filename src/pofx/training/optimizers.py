@@ -137,4 +137,4 @@ def make_optimizer(module: nn.Module, spec: OptimizerSpec, slow: tuple[nn.Module
     part, scale = slow
     theirs = {id(p) for p in part.parameters()}
     groups = [([p for p in parameters if id(p) not in theirs], 1.0), ([p for p in parameters if id(p) in theirs], scale)]
-    return cls([{"params": found, "scale": factor, "lr": spec.lr * factor} for found, factor in groups if found], **options)
+    return cls([{"params": found, "scale": factor, "lr": spec.lr * factor} for found, factor in groups if found], **options)  # type: ignore[arg-type]
