@@ -64,7 +64,7 @@ def main() -> None:
                 methods = ("features", *others)
                 more: dict[str, Any] = {"methods": methods, "cluster": True, "say": say}
                 made = few_labels(
-                    load_model(run), data, sizes=a.sizes, draws=a.draws, layer=(layer and f"@{layer}") or None, steps=a.steps, **more
+                    load_model(run), data, sizes=a.sizes, draws=a.draws, layer=(layer and f"@{layer}") or None, steps=max(1, a.steps), **more
                 )
                 found.append({"run": Path(run).name, **made.to_json()})
         else:
