@@ -400,6 +400,50 @@ def completion(results: Path) -> str:
     return markdown(["", "nats", "bits/dim"], rows) + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
 
 
+def probe(results: Path) -> str:
+    """Accuracy over the number of labels, of `benchmarks/few_labels.py probe`."""
+    found = read(results / "few-labels.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/few_labels.py probe results/weights/mnist-gan --out results/few-labels.json")
+    rows, first = [], found["rows"][0]
+    for row in found["rows"]:
+        for name, points in row["curves"].items():
+            what = f"features of `{row['run']}`, {row['dims']:,} numbers" if name == "features" else name
+            rows.append([what, *(f"{100 * p['accuracy']:.2f}" + ("" if p["sd"] is None else f" ± {100 * p['sd']:.2f}") for p in points)])
+    sizes = [f"{p['at']:,} labels" for p in next(iter(first["curves"].values()))]
+    nmi = "; ".join(f"`{row['run']}` {row['clusters']['features']:.3f}" for row in found["rows"])
+    draws = len(next(iter(first["curves"].values()))[0]["draws"])
+    text = (
+        f"Accuracy on {first['test']:,} test images of {first['data']}, percent, ± standard deviation over {draws} draws"
+        + (f"; scratch: the default classifier for {first['steps']} steps" if "scratch" in first["curves"] else "")
+        + f". k-means of {first['clusters']['n']:,} test images, NMI with the labels: features of {nmi}; pixels "
+        f"{first['clusters']['pixels']:.3f}, {first['clusters']['components']} principal components {first['clusters']['pca']:.3f}."
+    )
+    return markdown(["", *sizes], rows) + "\n" + text + "\n"
+
+
+def few_labels(results: Path) -> str:
+    """Test error of classifiers that were trained with few labels, of `benchmarks/few_labels.py runs`."""
+    found = read(results / "few-labels-runs.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/few_labels.py runs RUN --out results/few-labels-runs.json")
+    rows = []
+    for row in found["rows"]:
+        error, training = 100 * (1 - row["accuracy"]["mean"]), row["training"]
+        steps, batch = training["steps"], training["arguments"]["batch_size"]
+        rows.append(
+            [
+                f"`{row['run']}`",
+                row["data"],
+                f"{error:.2f} ± {100 * row['accuracy']['se']:.2f}",
+                f"{steps:,} × {batch}",
+                f"{training['minutes']:.0f}",
+            ]
+        )
+    text = f"{found['rows'][0]['n']:,} test images, one run each; minutes on one core beside other work. M1+M2 with 100 labels: 3.33 (Kingma et al. 2014)."
+    return markdown(["run", "data", "test error, %", "steps × images", "minutes"], rows, words=2) + "\n" + text + "\n"
+
+
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "autoregressive": {
         "sampling": sampling,
@@ -419,6 +463,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "bayes": bayes,
         "completion": completion,
     },
+    "few_labels": {"probe": probe, "runs": few_labels},
     "variational": {
         "throughput": throughput,
         "recipes": partial(recipes, family="variational"),

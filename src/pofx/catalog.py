@@ -34,14 +34,14 @@ GROUP = "pofx.models"
 # Leaves of the taxonomy with their place. Those that no class takes yet are shown in grey.
 PLANNED: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("explicit", "tractable", "autoregressive"), ("FVBN", "MADE", "PixelRNN", "PixelCNN", "GatedPixelCNN", "PixelCNNpp", "Multiscale")),
-    (("explicit", "approximate", "variational"), ("VAE", "LadderVAE")),
+    (("explicit", "approximate", "variational"), ("VAE", "LadderVAE", "M2")),
     (("implicit", "adversarial"), ("GAN",)),
     (("without density", "autoencoding"), ("Autoencoder",)),
     (("discriminative",), ("Classifier",)),
     (("composed",), ("BayesClassifier", "BayesConditional")),
 )
 
-_WORD = re.compile(r"Pixel[CR]NN|pp$|[A-Z]+(?=[A-Z][a-z]|pp$|\d|$)|[A-Z][a-z0-9]*?(?=[A-Z]|pp$|$)|[a-z0-9]+")
+_WORD = re.compile(r"Pixel[CR]NN|pp$|^M2$|[A-Z]+(?=[A-Z][a-z]|pp$|\d|$)|[A-Z][a-z0-9]*?(?=[A-Z]|pp$|$)|[a-z0-9]+")
 
 
 def kebab(name: str) -> str:

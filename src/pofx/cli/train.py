@@ -19,6 +19,7 @@ from pofx.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from pofx.data import Data
+    from pofx.model import ImageModel
 
 UNSET = object()  # a flag that was not typed: the model's own default holds
 
@@ -40,6 +41,8 @@ def train(
     precision: Literal["auto", "32", "bf16", "64"] = "auto",
     threads: int | None = None,
     augment: str | None = None,
+    labels: int | None = None,
+    label_seed: int = 0,
     init_from: str | None = None,
     logger: str | None = None,
     extend: Flag = False,
@@ -68,15 +71,18 @@ def train(
         precision: of the body; auto is bf16 where the processor or GPU is fast at it. Likelihoods are float32 or better.
         threads: of the processor; by default the faster of one and all.
         augment: of training images only, e.g. flip,shift.
-        init_from: start from the weights of this run.
+        labels: keep the labels of so many training images, as many of each class; the other images are left out, or learned from without
+            label where the model can.
+        label_seed: which of them.
+        init_from: start from the weights of this run; a model with a body (classifier) starts from the features of a run of any other model.
         logger: also log to mlflow or wandb.
         extend: add the budget to a finished run.
         dry_run: show the plan and stop.
         checkpoint_seconds: between checkpoints, 30 by default.
     """
     return run(model, data, {}, out=out, epochs=epochs, steps=steps, minutes=minutes, batch_size=batch_size, lr=lr, optimizer=optimizer, seed=seed,
-               average=average, precision=precision, threads=threads, augment=augment, init_from=init_from, logger=logger, extend=extend, dry_run=dry_run,
-               checkpoint_seconds=checkpoint_seconds, data_flags=data_flags, common=common)  # fmt: skip
+               average=average, precision=precision, threads=threads, augment=augment, labels=labels, label_seed=label_seed, init_from=init_from,
+               logger=logger, extend=extend, dry_run=dry_run, checkpoint_seconds=checkpoint_seconds, data_flags=data_flags, common=common)  # fmt: skip
 
 
 def run(model: str, spec: str, settings: dict[str, Any], *, data_flags: DataFlags, common: Common, **arguments: Any) -> Answer:
@@ -88,14 +94,43 @@ def run(model: str, spec: str, settings: dict[str, Any], *, data_flags: DataFlag
 
     cls = catalog.get(model)
     data = data_flags.load(spec, common)
-    own = catalog.arguments_from_json(with_classes(settings_of(catalog.name_of(cls)), settings, data))
+    known = settings_of(catalog.name_of(cls))
+    own = catalog.arguments_from_json(with_classes(known, settings, data))
+    if any(setting.name == "body" for setting in known) and is_other(arguments["init_from"], cls):
+        own, arguments["init_from"] = {"body": arguments["init_from"]} | own, None
     torch.manual_seed(arguments["seed"])  # of the initial weights: the same command makes the same model
     made = cls(data.space, **_parts(cls, own, common))
+    labels, label_seed = arguments.pop("labels"), arguments.pop("label_seed")
+    if labels is not None:
+        data = data.few_labels(labels, seed=label_seed, unlabelled=learns_unlabelled(made))
     arguments |= {"augment": listed(arguments["augment"]), "logger": listed(arguments["logger"])}
     result = train_model(made, data, device=common.device, quiet=common.quiet, **arguments)
     if isinstance(result, TrainingPlan):
         return Answer(result.to_json(), str(result))
     return Answer({"run": str(result.path), "model": model, "data": data.heading, "metrics": dict(result.metrics)}, str(result.path))
+
+
+def is_other(run: str | None, cls: type[Any]) -> bool:
+    """Whether a run is of another model than `cls`."""
+    from pofx.training import read_run
+
+    return run is not None and read_run(run).class_name != cls.__name__
+
+
+def learns_unlabelled(model: ImageModel) -> bool:
+    """Whether images without a label teach a model beside those that have one.
+
+    Raises:
+        InputError: labels teach it nothing.
+    """
+    from pofx.model import Labeler
+    from pofx.views import Label
+
+    if isinstance(model, Labeler):
+        return model.semi_supervised()
+    if isinstance(model.given, Label):
+        return model.given.unknown
+    raise InputError(f"--labels: {type(model).__name__} learns p(x) without labels. Leave it out, or add --given partial-label.")
 
 
 def _parts(cls: type[Any], arguments: dict[str, Any], common: Common) -> dict[str, Any]:

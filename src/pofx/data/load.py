@@ -33,6 +33,7 @@ from pofx.space import ImageSpace
 from pofx.views import View
 
 PARTS = sources.PARTS
+LABELLED = 1 / 8  # of what is read, where few images have labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,7 @@ class Data:
         arguments: what makes `load_data` return this again.
         alphabet: of a text, the character of each level; else None.
         view: the one that `y` was read for (see `told`); None where it is the label.
+        labels: how many labels of train were kept (see `few_labels`); None for all.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Data:
     arguments: dict[str, Any] = field(default_factory=dict)
     alphabet: str | None = None
     view: View | None = None
+    labels: int | None = None
 
     @property
     def dynamic(self) -> bool:
@@ -76,7 +79,8 @@ class Data:
     @property
     def heading(self) -> str:
         """What is printed above every number: "mnist [threshold]"."""
-        return _heading(self.title or self.name, self.transforms)
+        kept = () if self.labels is None else (f"{self.labels} labels",)
+        return _heading(self.title or self.name, (*self.transforms, *kept))
 
     @property
     def parts(self) -> dict[str, Split]:
@@ -101,6 +105,41 @@ class Data:
             assert part.y is not None
             digest.update(part.y.numpy().tobytes())
         return replace(self, **parts, fingerprint=digest.hexdigest()[:32], view=view)
+
+    def few_labels(self, n: int, *, seed: int = 0, unlabelled: bool = False) -> Data:
+        """This set with the labels of `n` training images, the same number of each class, drawn by `seed`; valid, calib and test keep theirs.
+
+        Args:
+            unlabelled: keep the other images, with y = −1. Those with labels are then repeated, so that they are LABELLED of what is read:
+                a batch would otherwise seldom hold one. Without, the others are left out.
+
+        Raises:
+            InputError: no labels, fewer than one a class, or more than there are.
+
+        >>> few = load_data("digits").few_labels(20, seed=1)
+        >>> len(few.train), few.train.y.bincount().tolist(), few.heading
+        (20, [2, 2, 2, 2, 2, 2, 2, 2, 2, 2], 'digits [20 labels]')
+        """
+        y = self.train.y
+        if y is None or y.ndim != 1 or self.labels is not None:
+            raise InputError(f"--labels {n}: {self.heading} {'has no labels' if self.labels is None else 'has few labels already'}.")
+        kept = self.train.balanced(n, seed=seed)
+        if unlabelled:
+            told = torch.full_like(y, -1)
+            told[torch.from_numpy(kept)] = y[torch.from_numpy(kept)]
+            times = max(1, round((len(y) - n) * LABELLED / (1 - LABELLED) / n))
+            train = replace(self.train, y=told).select(np.concatenate([np.arange(len(y)), *[kept] * (times - 1)]))
+        else:
+            train = self.train.select(kept)
+        assert train.y is not None
+        digest = sha256(self.fingerprint.encode() + train.keys.astype("<u8").tobytes() + train.y.numpy().astype("<i8").tobytes())
+        return replace(
+            self,
+            train=train,
+            labels=n,
+            fingerprint=digest.hexdigest()[:32],
+            arguments=self.arguments | {"labels": n, "label_seed": seed, "unlabelled": unlabelled},
+        )
 
     def train_batch(self, index: Tensor, *, seed: int, epoch: int) -> tuple[Tensor, Tensor | None]:
         """What training reads: rows `index` int64 `(n,)` of train, redrawn by (seed, epoch, image) if the set is `:dynamic`."""
@@ -157,6 +196,9 @@ def load_data(
     strict: bool = False,
     memory_limit: int | str | None = None,
     alphabet: str | None = None,
+    labels: int | None = None,
+    label_seed: int = 0,
+    unlabelled: bool = False,
 ) -> Data:
     """Load a set of images and split it into train, valid, calib and test.
 
@@ -170,6 +212,7 @@ def load_data(
         strict: one file that cannot be read is an error; otherwise it is skipped and listed in `skipped`.
         memory_limit: bytes of decoded pixels above which the set stays on disk ("2G"; $POFX_MEMORY_LIMIT).
         alphabet: of text:FILE, the character of each level; by default those that the text has.
+        labels, label_seed, unlabelled: keep the labels of so many training images; see `Data.few_labels`.
 
     Raises:
         InputError: nothing found, nothing readable, mixed sizes without `size`, wrong dtype, shape or values, labels missing where needed.
@@ -209,7 +252,7 @@ def load_data(
         "strict": options.strict,
     } | ({} if found.alphabet is None else {"alphabet": found.alphabet})
     fingerprint = _fingerprint(found, parts)
-    return Data(
+    data = Data(
         parsed.text,
         found.space,
         **parts,
@@ -221,6 +264,7 @@ def load_data(
         arguments=arguments,
         alphabet=found.alphabet,
     )
+    return data if labels is None else data.few_labels(labels, seed=label_seed, unlabelled=unlabelled)
 
 
 def load_images(

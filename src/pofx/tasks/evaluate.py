@@ -218,14 +218,16 @@ def _measure(
         def judge(x: Tensor, y: Tensor | None) -> Tensor:
             assert y is not None
             log_prob = labeler.label(labeler.space.check(x).to(labeler.device)).log_prob.double().cpu()
-            inside = (y >= 0) & (y < log_prob.shape[1])
+            inside = (y >= -1) & (y < log_prob.shape[1])  # −1: nobody knows
             if not bool(inside.all()):
                 raise InputError(f"Label {int(y[~inside][0])} is outside 0 … {log_prob.shape[1] - 1} of this model.")
             sure, found = log_prob.max(1)
             before = tempered(log_prob, labeler.fitted_temperature()).max(1).values
-            return torch.stack([(found == y).double(), -log_prob.gather(1, y[:, None])[:, 0], sure.exp(), before.exp()], 1)
+            nats = -log_prob.gather(1, y.clamp(min=0)[:, None])[:, 0]
+            return torch.stack([(found == y).double(), nats, sure.exp(), before.exp(), (y >= 0).double()], 1)
 
-        right, nats, sure, before = per_image(model, judge, images, progress=progress).unbind(1)
+        judged = per_image(model, judge, images, progress=progress)
+        right, nats, sure, before, _ = judged[judged[:, -1] > 0].unbind(1)
         ece = Calibrated(calibration(sure, right), calibration(before, right), labeler.fitted_temperature())
         result = replace(result, accuracy=Mean.of(right), cross_entropy=Mean.of(nats), calibration=ece)
     return result, score

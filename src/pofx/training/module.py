@@ -142,7 +142,7 @@ class Game(pl.LightningModule):
     # One step --------------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        return [make_optimizer(player.parameters, self._spec(player.optimizer)) for player in self.players]
+        return [make_optimizer(player.parameters, self._spec(player.optimizer), player.slow) for player in self.players]
 
     def optimizer_list(self) -> list[Any]:
         found = self.optimizers()
@@ -173,7 +173,7 @@ class Game(pl.LightningModule):
                     torch._foreach_mul_(gradients, shrink)
             rate = learning_rate(self._spec(player.optimizer), context.progress)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("scale", 1.0)
             optimizer.step()
             if player.after is not None:
                 player.after()

@@ -211,7 +211,8 @@ def features_run(
     from pofx.training.runs import describe
 
     classes = data.classes
-    labelled = data.train.y is not None and data.train.y.ndim == 1 and len(data.train.y.unique()) > 1
+    y = data.train.y
+    labelled = y is not None and y.ndim == 1 and len(y.unique()) > 1 and int(y.min()) >= 0
     kind = f"labels{classes}" if labelled else "turns4"
     source = data
     if not labelled:

@@ -23,10 +23,10 @@ from pofx.errors import InputError
 from pofx.likelihoods import normalised
 from pofx.model import Batch, Context, Critic, Decoder, Features, Objective, OptimizerSpec, Progress, Sampler, evaluating
 from pofx.models.adversarial import networks
-from pofx.models.adversarial.augment import Augment, augment
 from pofx.models.adversarial.losses import Loss, Relativistic, WassersteinGP
 from pofx.models.adversarial.networks import Network, Normalisation
 from pofx.nn import conditioning
+from pofx.nn.augment import Augment, augment
 from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.views import View
