@@ -102,7 +102,8 @@ class BayesClassifier(ClassLikelihood):
         prior: p(y): uniform, the counts among training images plus one, or the probability of each class.
         samples: draws of the estimate, for a part with a bound.
         contrast: weight of −log p(y | x), in nats, beside the part's own objective; 0 trains p(x | y) alone.
-        rivals: other labels that an image's own is compared with; share: of the images of a step, that are.
+        rivals: other labels that an image's own is compared with.
+        share: of the images of a step, that are compared.
 
     >>> import torch
     >>> model = BayesClassifier.small(ImageSpace(1, 3, 3, levels=2))
