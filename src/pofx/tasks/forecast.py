@@ -357,7 +357,7 @@ def baselines(past: Tensor, horizon: int, season: int, train: Tensor | None = No
 
 
 def find_season(train: Tensor, longest: int) -> int:
-    """The lag in 2 … `longest` where the autocorrelation of the series `(M, W)` has its highest peak, if it is at least 0.3; else 1.
+    """The lag in 2 … `longest` where the autocorrelation of the series `(M, W)` first peaks as high as it does anywhere, at least at 0.3; else 1.
 
     >>> find_season(torch.sin(torch.arange(60.0) * 2 * math.pi / 12)[None], 30)
     12
@@ -368,9 +368,7 @@ def find_season(train: Tensor, longest: int) -> int:
     if longest < 2 or power == 0:
         return 1
     r = [float((x[:, : width - s] * x[:, s:]).mean()) / power for s in range(1, min(longest + 2, width))]
-    peaks = [
-        (value, s)
-        for s, value in enumerate(r[:longest], 1)
-        if s > 1 and value >= PERIODIC and value > r[s - 2] and value >= r[min(s, len(r) - 1)]
-    ]
-    return max(peaks, key=lambda p: (round(p[0], 3), -p[1]))[1] if peaks else 1
+    top = range(2, longest + 1)
+    peaks = {s: r[s - 1] for s in top if r[s - 1] >= PERIODIC and r[s - 2] < r[s - 1] >= r[min(s, len(r) - 1)]}
+    # Two seasons ago is as like as one: of peaks that are as high, the first
+    return next((s for s, value in peaks.items() if value >= 0.9 * max(peaks.values())), 1)
