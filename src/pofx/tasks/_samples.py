@@ -24,7 +24,7 @@ from pofx.errors import InputError
 from pofx.metrics.frechet import Frechet, frechet
 from pofx.metrics.kid import KernelDistance, kernel_distance
 from pofx.metrics.label_coverage import LabelCoverage, label_coverage
-from pofx.metrics.precision_recall import PrecisionRecall, precision_recall
+from pofx.metrics.precision_recall import MEASURES, PrecisionRecall, precision_recall
 from pofx.metrics.sharpness import Sharpness, sharpness
 from pofx.model import Features, ImageModel, Labeler, Progress, Sampler
 from pofx.space import ImageSpace
@@ -51,7 +51,7 @@ class RealImages:
             "frechet": self.frechet.distance,
             "kid": self.kid.distance,
             "kid_se": _finite(self.kid.se),
-            **self.precision_recall.measures,
+            **{name: getattr(self.precision_recall, name) for name in MEASURES},
         }
 
 
@@ -117,7 +117,7 @@ class SampleQuality:
             "kid_se": _finite(self.kid.se),
             "kid_blocks": self.kid.blocks,
             "kid_scale": self.kid.scale,
-            **pr.measures,
+            **{name: getattr(pr, name) for name in MEASURES},
             "k": pr.k,
             "of_real_images": None if self.real is None else self.real.to_json(),
             "shares": None if shares is None else {name: _finite(value) for name, value in shares.items()},

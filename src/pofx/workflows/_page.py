@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from pofx import pictures
-from pofx.numbers import with_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,7 +99,8 @@ def number(mean: Mean | None, digits: int, sign: str = "") -> str:
     """
     if mean is None:
         return "–"
-    return f"{sign} {with_error(mean.mean, mean.se, digits)}".strip()
+    error = "" if math.isnan(mean.se) else f" ± {mean.se:.{digits}f}"
+    return f"{sign} {mean.mean:.{digits}f}{error}".strip()
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", *, text: Iterable[int] = ()) -> str:
