@@ -1,6 +1,6 @@
 """Are sampled futures of an autoregressive model worth more than forecasts that cost nothing? CRPS on real series, in their own units.
 
-    python benchmarks/forecast.py [--out results/forecast.json] [--steps 600] [--sets ECG200 …]
+    python benchmarks/forecast.py [--out results/forecast.json] [--steps 300] [--sets ECG200 …]
 
 A PixelCNN++ learns p(series) of each set; the first half of each test series (or what `KEEP` says) is known, the rest is forecast by 100 draws
 (`pofx.tasks.forecast`). The same settings for all sets; nothing was chosen on test.
@@ -30,7 +30,7 @@ SETS: dict[str, tuple[str | None, int]] = {
     "UCRAnomaly135_InternalBleeding16": ("1x256", 200),
 }
 SETTINGS: dict[str, Any] = {"channels": 24, "blocks": 1, "components": 5, "dropout": 0.2}
-BATCH, AVERAGE = 32, 2000  # images over which weights are averaged: a training this short must not average its beginning
+BATCH, AVERAGE = 16, 1000  # images over which weights are averaged: a training this short must not average its beginning
 
 
 def measure(name: str, steps: int, limit: int, threads: int, folder: Path, picture: Path | None) -> dict[str, Any]:
@@ -39,7 +39,9 @@ def measure(name: str, steps: int, limit: int, threads: int, folder: Path, pictu
     torch.manual_seed(0)
     begun = time.perf_counter()
     model = PixelCNNpp(data.space, **SETTINGS)
-    run = pofx.train(model, data, out=folder / name, steps=steps, batch_size=BATCH, average=AVERAGE, threads=threads, precision="32", quiet=True)
+    run = pofx.train(
+        model, data, out=folder / name, steps=steps, batch_size=BATCH, average=AVERAGE, threads=threads, precision="32", quiet=True
+    )
     minutes = (time.perf_counter() - begun) / 60
     found = forecast(run.model, data.test, keep, train=data.train, scale=data.scale, limit=limit)
     if picture is not None:
@@ -60,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="CRPS of sampled futures beside forecasts that cost nothing")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--picture", type=Path, help="of the first set")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--limit", type=int, default=100, help="test series of a set")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))

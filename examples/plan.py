@@ -2,14 +2,13 @@
 
     python examples/plan.py [OUT]
 
-A pump fills tank 1, which runs into tank 2, which runs out; the level of tank 2 shall follow a target that jumps. A transition is a series of
-five levels, (tank 1, tank 2, action, next tank 1, next tank 2): a model given the first three, `Top(3)`, is the simulator.
+A pump fills tank 1, which runs into tank 2, whose level shall follow a target that jumps. A transition is a series of five levels, (tank 1, tank 2,
+action, next tank 1, next tank 2): a model given the first three, `Top(3)`, is the simulator.
 """
-
-from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -26,11 +25,15 @@ def plant(state: Tensor, action: Tensor) -> Tensor:
     return (state + change + 0.5 * torch.randn(change.shape, dtype=torch.double)).round().clamp(0, LEVELS - 1).long()
 
 
+def reward(state: Tensor, t: int) -> Tensor:
+    return -(state[:, 1] - (22 if t // 20 % 2 else 8)).abs().double()
+
+
 def play(simulator: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
     """Mean reward a step by seed, taking the first action of the plan that does best in the simulator; without one, random actions."""
     state, rewards = torch.full((SEEDS, 2), 8), []
     for t in range(1, STEPS + 1):
-        plans, score = torch.randint(ACTIONS, (SEEDS * PLANS, HORIZON)), torch.zeros(SEEDS * PLANS, dtype=torch.double)
+        plans, score = torch.randint(ACTIONS, (SEEDS * PLANS, HORIZON)), torch.zeros(SEEDS * PLANS).double()
         future = state.repeat_interleave(PLANS, 0)
         for h in range(HORIZON if simulator else 0):
             future = simulator(future, plans[:, h])
@@ -41,21 +44,17 @@ def play(simulator: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
     return torch.stack(rewards).mean(0)
 
 
-def reward(state: Tensor, t: int) -> Tensor:
-    return -(state[:, 1] - (22 if t // 20 % 2 else 8)).abs().double()
-
-
-def main(out: str = "runs/plan", *, steps: int = 400) -> dict[str, float]:
+def main(out: str = "runs/plan", *, steps: int = 200) -> dict[str, float]:
     torch.manual_seed(0)
     state, action = torch.randint(LEVELS, (20_000, 2)), torch.randint(ACTIONS, (20_000,))
     x = torch.cat([state, action[:, None], plant(state, action)], 1)[:, None, None].to(torch.uint8)
     data = pofx.load_data(x, levels=LEVELS)
     model = pofx.models.PixelCNNpp(data.space, given=pofx.views.Top(3), channels=16, blocks=1, components=3)
-    pofx.train(model, data, out=out, steps=steps, batch_size=128, quiet=True)
-    learned = lambda s, a: model.sample(len(s), torch.cat([s, a[:, None]], 1)[:, None, None].byte(), seed=next(seeds))[:, 0, 0, 3:].long()  # noqa: E731
-    seeds, found = iter(range(10**6)), {}
-    for name, simulator in {"random": None, "learned": learned, "true": plant}.items():
-        found[name] = float((each := play(simulator)).mean())
+    seeds, found = count(), {}
+    drawn = pofx.train(model, data, out=out, steps=steps, batch_size=64, average=2000, quiet=True).model.sample
+    learned = lambda s, a: drawn(len(s), torch.cat([s, a[:, None]], 1)[:, None, None].byte(), seed=next(seeds))[:, 0, 0, 3:].long()  # noqa: E731
+    for name, tried in {"random": None, "learned": learned, "true": plant}.items():
+        found[name] = float((each := play(tried)).mean())
         print(f"{name:8} {found[name]:6.2f} ± {float(each.std()):.2f} a step over {SEEDS} seeds")
     return found
 

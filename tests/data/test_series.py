@@ -38,7 +38,10 @@ def column(tmp_path: Path) -> str:
 
 
 @given(
-    low=st.floats(-1e3, 1e3), span=st.floats(1e-3, 1e4), levels=st.integers(2, 256), share=st.lists(st.floats(0, 1), min_size=1, max_size=20)
+    low=st.floats(-1e3, 1e3),
+    span=st.floats(1e-3, 1e4),
+    levels=st.integers(2, 256),
+    share=st.lists(st.floats(0, 1), min_size=1, max_size=20),
 )
 def test_there_and_back_is_half_a_step(low: float, span: float, levels: int, share: list[float]) -> None:
     scale = Scale(low, low + span, levels)
