@@ -2,34 +2,32 @@
 
     python examples/plan.py [OUT]
 
-A pump fills tank 1, which runs into tank 2, whose level shall follow a target that jumps. A transition is a series of five levels, (tank 1, tank 2,
-action, next tank 1, next tank 2): a model given the first three, `Top(3)`, is the simulator.
+A pump fills tank 1, which runs into tank 2, whose level shall follow a target that jumps. A transition is a series of five levels,
+(tank 1, tank 2, action, next tank 1, next tank 2): a model given the first three, `Top(3)`, is the simulator.
 """
 
 import sys
-from collections.abc import Callable
 from itertools import count
 
 import torch
-from torch import Tensor
 
 import pofx
 
 LEVELS, ACTIONS, HORIZON, PLANS, STEPS, SEEDS = 32, 4, 6, 40, 40, 6
 
 
-def plant(state: Tensor, action: Tensor) -> Tensor:
+def plant(state: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
     """The real tanks, states (n, 2) and actions (n,) → next states: they run out by Torricelli's law, and splash."""
     out = state.double().sqrt()
     change = torch.stack([2.7 * action - out[:, 0], out[:, 0] - out[:, 1]], 1)
     return (state + change + 0.5 * torch.randn(change.shape, dtype=torch.double)).round().clamp(0, LEVELS - 1).long()
 
 
-def reward(state: Tensor, t: int) -> Tensor:
+def reward(state: torch.Tensor, t: int) -> torch.Tensor:
     return -(state[:, 1] - (22 if t // 20 % 2 else 8)).abs().double()
 
 
-def play(simulator: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
+def play(simulator=None) -> torch.Tensor:
     """Mean reward a step by seed, taking the first action of the plan that does best in the simulator; without one, random actions."""
     state, rewards = torch.full((SEEDS, 2), 8), []
     for t in range(1, STEPS + 1):
@@ -38,8 +36,7 @@ def play(simulator: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
         for h in range(HORIZON if simulator else 0):
             future = simulator(future, plans[:, h])
             score += reward(future, t + h)
-        best = score.reshape(SEEDS, PLANS).argmax(1) + torch.arange(SEEDS) * PLANS
-        state = plant(state, plans[best, 0])
+        state = plant(state, plans[score.reshape(SEEDS, PLANS).argmax(1) + torch.arange(SEEDS) * PLANS, 0])
         rewards.append(reward(state, t))
     return torch.stack(rewards).mean(0)
 
