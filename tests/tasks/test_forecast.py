@@ -142,7 +142,7 @@ def test_quantiles_and_pictures_are_written(model: PixelRNN, tmp_path: Path) -> 
 )
 def test_refusals(model: Autoregressive, changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        forecast(model, random_images(2, SPACE), **{"keep": 5, **changes})  # type: ignore[arg-type]
+        forecast(model, random_images(2, SPACE), **{"keep": 5, **changes})
 
 
 def test_images_are_no_series() -> None:

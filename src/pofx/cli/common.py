@@ -139,7 +139,7 @@ def load_images(
     chosen = int(number) if mark and number.removeprefix("-").isdecimal() and not Path(spec).expanduser().exists() else None
     spec = spec if chosen is None else base
     # Letters are numbered by the run's alphabet, not by that of the text in hand, and values are read on its scale.
-    kept = {} if run is None else {key: run.stored.get(key) for key in ("alphabet", "scale")}
+    kept: dict[str, Any] = {} if run is None else {key: run.stored.get(key) for key in ("alphabet", "scale")}
     split, found = load_images(spec, **flags.arguments(), **kept)
     _skipped(split.skipped, common)
     if found != space:
