@@ -41,7 +41,7 @@ from pofx.model import Features
 from pofx.models import VAE
 from pofx.tasks.bulk import per_image
 from pofx.tasks.edit import edit, learn
-from pofx.training import read_run
+from pofx.training import Run, read_run
 from pofx.training.loop import hardware
 from pofx.workflows.features import features_run
 
@@ -206,6 +206,7 @@ def main() -> None:
             precision="32",
             quiet=True,
         )
+        assert isinstance(run, Run)
         training = read_run(run.path).training
         features = features_run(data, cache=root / "features")
     rows, shown = [], []

@@ -8,6 +8,7 @@ A pump fills tank 1, which runs into tank 2, whose level shall follow a target t
 
 import sys
 from itertools import count
+from typing import Any
 
 import torch
 
@@ -27,7 +28,7 @@ def reward(state: torch.Tensor, t: int) -> torch.Tensor:
     return -(state[:, 1] - (22 if t // 20 % 2 else 8)).abs().double()
 
 
-def play(simulator=None) -> torch.Tensor:
+def play(simulator: Any) -> torch.Tensor:
     """Mean reward a step by seed, taking the first action of the plan that does best in the simulator; without one, random actions."""
     state, rewards = torch.full((SEEDS, 2), 8), []
     for t in range(1, STEPS + 1):
@@ -44,11 +45,10 @@ def play(simulator=None) -> torch.Tensor:
 def main(out: str = "runs/plan", *, steps: int = 200) -> dict[str, float]:
     torch.manual_seed(0)
     state, action = torch.randint(LEVELS, (20_000, 2)), torch.randint(ACTIONS, (20_000,))
-    x = torch.cat([state, action[:, None], plant(state, action)], 1)[:, None, None].to(torch.uint8)
-    data = pofx.load_data(x, levels=LEVELS)
+    data = pofx.load_data(torch.cat([state, action[:, None], plant(state, action)], 1)[:, None, None].byte(), levels=LEVELS)
     model = pofx.models.PixelCNNpp(data.space, given=pofx.views.Top(3), channels=16, blocks=1, components=3)
     seeds, found = count(), {}
-    drawn = pofx.train(model, data, out=out, steps=steps, batch_size=64, average=2000, quiet=True).model.sample
+    drawn: Any = pofx.train(model, data, out=out, steps=steps, batch_size=64, average=2000, quiet=True).model.sample
     learned = lambda s, a: drawn(len(s), torch.cat([s, a[:, None]], 1)[:, None, None].byte(), seed=next(seeds))[:, 0, 0, 3:].long()  # noqa: E731
     for name, tried in {"random": None, "learned": learned, "true": plant}.items():
         found[name] = float((each := play(tried)).mean())
