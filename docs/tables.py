@@ -1,5 +1,4 @@
-"""The tables of docs/autoregressive.md, variational.md, adversarial.md and conditional.md, made of what was measured: results/*.json, between
-<!-- NAME --> and <!-- /NAME -->.
+"""The tables of docs/*.md (`PAGES`), made of what was measured: results/*.json, between <!-- NAME --> and <!-- /NAME -->.
 
     python docs/tables.py        (`make readme`; tests/test_docs.py holds the pages to it)
 
@@ -444,6 +443,66 @@ def few_labels(results: Path) -> str:
     return markdown(["run", "data", "test error, %", "steps × images", "minutes"], rows, words=2) + "\n" + text + "\n"
 
 
+def forecasts(results: Path) -> str:
+    """CRPS beside forecasts that cost nothing, of `benchmarks/forecast.py`."""
+    found = read(results / "forecast.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/forecast.py --out results/forecast.json")
+    names = list(found["rows"][0]["baselines"])
+    head = ["series", "known", "forecast", "season", f"`{found['model']['name']}`", *names]
+    rows = [
+        [
+            row["data"],
+            f"{row['keep']}",
+            f"{row['horizon']}",
+            f"{row['season']}" if row["season"] > 1 else "–",
+            *(error(value) for value in (row["crps"], *(row["baselines"][name] for name in names))),
+        ]
+        for row in found["rows"]
+    ]
+    note = (
+        f"CRPS, lower is better, {found['draws']} draws; {', '.join(str(row['n']) for row in found['rows'])} test series; "
+        f"{found['steps']} steps of {found['batch_size']} series; {measured(found)}."
+    )
+    return markdown(head, rows) + f"\n{textwrap.fill(note, 150)}\n"
+
+
+def error(value: Row) -> str:
+    """A mean and its standard error."""
+    return f"{value['mean']:.3f} ± {value['se']:.3f}"
+
+
+def emoji_pairs(results: Path) -> str:
+    """Edits against real partners, of `benchmarks/emoji_pairs.py`."""
+    found = read(results / "emoji-pairs.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/emoji_pairs.py --out results/emoji-pairs.json")
+    head = ["edit", "distance", "compared", "without", "with", "nearer by", "pairs improved"]
+    units = {"rmse_levels": "pixels, levels", "feature_distance": "features"}
+    words = {
+        "edited_against_decoded": "edited, decoded",
+        "carried_over_against_no_edit": "carried over, no edit",
+        "edited_against_no_edit": "edited, no edit",
+    }
+    rows = [
+        [
+            row["edit"],
+            units[unit],
+            words[which],
+            error(row[unit][which]["without"]),
+            error(row[unit][which]["with"]),
+            error(row[unit][which]["gain"]),
+            f"{row[unit][which]['share_improved']['mean']:.0%} ± {row[unit][which]['share_improved']['se']:.0%}",
+        ]
+        for row in found["rows"]
+        for unit in units
+        for which in words
+    ]
+    counts = "; ".join(f"{row['edit']}: {row['pairs_held_out']} pairs of {row['families_held_out']} families" for row in found["rows"])
+    note = f"Held out: {counts}. Means over families with their standard errors; {found['steps']} steps, {measured(found)}."
+    return markdown(head, rows, words=3) + f"\n{textwrap.fill(note, 150)}\n"
+
+
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "autoregressive": {
         "sampling": sampling,
@@ -464,6 +523,8 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "completion": completion,
     },
     "few_labels": {"probe": probe, "runs": few_labels},
+    "series": {"forecast": forecasts},
+    "codes": {"emoji": emoji_pairs},
     "variational": {
         "throughput": throughput,
         "recipes": partial(recipes, family="variational"),

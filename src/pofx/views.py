@@ -223,6 +223,9 @@ class Top(View):
     """The first rows, *known*: completion; on images one row high (series), the first columns: forecasting.
 
     Value: uint8 `(n, C, rows, W)`, or `(n, C, 1, rows)` where H = 1.
+
+    Args:
+        rows: how many of them; of a series, how many values.
     """
 
     rows: int

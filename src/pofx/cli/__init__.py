@@ -45,6 +45,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "Fill the hole of an image; kept pixels come back bit for bit.",
         "pofx complete runs/digits digits:test#3 --keep top:4 -o sheet.png",
     ),
+    "forecast": (
+        "Draw futures of series: bands, and how good they are.",
+        "pofx forecast runs/ecg timeseries:ECG200:test --keep 60 -o forecast.png",
+    ),
     "latents": ("A map of the latent space, coloured by label.", "pofx latents runs/vae -o map.png"),
     "report": ("One self-contained page about a run.", "pofx report runs/digits"),
     "compare": ("Runs of any family side by side.", "pofx compare runs/digits runs/vae"),

@@ -126,7 +126,7 @@ class Loaded:
 def load_images(
     spec: str, space: ImageSpace, flags: DataFlags = DataFlags(), common: Common = Common(), run: RunData | None = None
 ) -> Loaded:
-    """Images to score or condition on, which must be of a run's space; `run` says how its own data was converted. DATA#3 is one of them.
+    """Images to score or condition on, which must be of a run's space; `run` says how its own data was converted. DATA#3 is one of them, DATA#-1 the last.
 
     Raises:
         InputError: they are not; the flags that convert them are in the message. There is no image of that number.
@@ -137,10 +137,11 @@ def load_images(
     from pofx.data.sources import is_name
 
     base, mark, number = spec.rpartition("#")
-    chosen = int(number) if mark and number.isdecimal() and not Path(spec).expanduser().exists() else None
+    chosen = int(number) if mark and number.removeprefix("-").isdecimal() and not Path(spec).expanduser().exists() else None
     spec = spec if chosen is None else base
-    # Letters are numbered by the run's alphabet, not by that of the text in hand.
-    split, found = load_images(spec, **flags.arguments(), alphabet=None if run is None else run.stored.get("alphabet"))
+    # Letters are numbered by the run's alphabet, not by that of the text in hand, and values are read on its scale.
+    kept: dict[str, Any] = {} if run is None else {key: run.stored.get(key) for key in ("alphabet", "scale")}
+    split, found = load_images(spec, **flags.arguments(), **kept)
     _skipped(split.skipped, common)
     if found != space:
         fix = _conversion(found, space, flags, () if run is None else run.transforms)
@@ -148,8 +149,9 @@ def load_images(
     heading = split.heading
     split = split if run is None else split.told(run.view)
     if chosen is not None:
-        if chosen >= len(split):
+        if not -len(split) <= chosen < len(split):
             raise InputError(f"There is no image {chosen} in {spec}: it holds {len(split)}, numbered 0 … {len(split) - 1}, e.g. '{spec}#0'")
+        chosen %= len(split)
         split, heading = split.select(np.array([chosen])), f"{heading} #{chosen}"
     parsed = parse(spec)
     return Loaded(split, heading, parsed.part or ("test" if is_name(parsed.base) else "all"))

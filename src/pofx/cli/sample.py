@@ -39,7 +39,8 @@ def sample(
         n: how many; by default 64, with --trace 4.
         out: .png one picture, .npz or .npy the integers, otherwise a folder of PNG files; by default
             samples.png (mean.png, sd.png) in the run folder.
-            A run of a text also writes .txt, one sample a line (its default, samples.txt).
+            A run of a text also writes .txt, one sample a line (its default, samples.txt); a run of series also .csv,
+            one a row, in their units (its default, samples.csv).
         seed: any whole number.
         first: number of the first image.
         label: class to draw, by number or name; several in turn with commas. For runs with --given label.
@@ -53,13 +54,25 @@ def sample(
         trace: show the images being drawn, pixel by pixel, beside the entropy of each: an animated .gif or .png; by default trace.gif.
         show: of a latent-variable model: sample draws x from p(x|z), mean and sd show what p(x|z) is; what comes out is then not samples of p.
     """
+    from pofx.data.series import Scale
     from pofx.tasks.sample import sample as task
 
     model = load_model(run, common)
     n = (4 if trace else 64) if n is None else n
-    alphabet = run_info(run).stored.get("alphabet")
+    stored = run_info(run).stored
+    alphabet, scale = stored.get("alphabet"), Scale.of(stored.get("scale"))
     given = view_value(model, run, n, label, like, common, attributes=attributes, caption=caption)
-    name = "trace.gif" if trace else f"{show}.png" if show != "sample" else "samples.txt" if alphabet else "samples.png"
+    name = (
+        "trace.gif"
+        if trace
+        else f"{show}.png"
+        if show != "sample"
+        else "samples.txt"
+        if alphabet
+        else "samples.csv"
+        if scale
+        else "samples.png"
+    )
     target = out if out is not None else _default_out(run, name)
     with common.progress("sampling") as progress:
         result = task(
@@ -75,6 +88,7 @@ def sample(
             trace=trace,
             show=show,
             alphabet=alphabet,
+            scale=scale,
             progress=progress,
         )
     if show != "sample":

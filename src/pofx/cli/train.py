@@ -58,7 +58,7 @@ def train(
 
     Args:
         model: its name, see pofx models.
-        data: name[:transform], a folder of images, .npz, .npy, IDX, Parquet, or hf:owner/name.
+        data: name[:transform], a folder of images, .npz, .npy, IDX, Parquet, hf:owner/name, text:FILE, or series:FILE.csv.
         out: the run folder.
         epochs: budget: passes over the training images.
         steps: budget: optimizer steps.
@@ -95,7 +95,7 @@ def run(model: str, spec: str, settings: dict[str, Any], *, data_flags: DataFlag
     cls = catalog.get(model)
     data = data_flags.load(spec, common)
     known = settings_of(catalog.name_of(cls))
-    own = catalog.arguments_from_json(with_classes(known, settings, data))
+    own = catalog.arguments_from_json(filled(known, settings, data))
     if any(setting.name == "body" for setting in known) and is_other(arguments["init_from"], cls):
         own, arguments["init_from"] = {"body": arguments["init_from"]} | own, None
     torch.manual_seed(arguments["seed"])  # of the initial weights: the same command makes the same model
@@ -144,9 +144,11 @@ def _parts(cls: type[Any], arguments: dict[str, Any], common: Common) -> dict[st
     return arguments | {name: tuple(map(part, v)) if isinstance(v, tuple | list) else part(v) for name, v in found.items()}
 
 
-def with_classes(known: tuple[Setting, ...], settings: dict[str, Any], data: Data) -> dict[str, Any]:
-    """Fill in the number of classes from the labels, where the model has such a setting and none was typed."""
+def filled(known: tuple[Setting, ...], settings: dict[str, Any], data: Data) -> dict[str, Any]:
+    """Fill in what was not typed and the data says: classes from the labels, and of --given top half of the image (of series, of their past)."""
     given = settings.get("given")
+    if isinstance(given, dict) and given["type"] == "Top" and "rows" not in given:
+        settings = settings | {"given": given | {"rows": max(1, (data.space.height if data.space.height > 1 else data.space.width) // 2)}}
     label = isinstance(given, dict) and given["type"] in ("Label", "PartialLabel") and "classes" not in given
     classifier = any(setting.name == "classes" for setting in known) and "classes" not in settings
     if not label and not classifier:
@@ -157,8 +159,8 @@ def with_classes(known: tuple[Setting, ...], settings: dict[str, Any], data: Dat
         raise InputError(
             f"{what} needs labels, and {data.heading} has none. Give a folder with one subfolder per class, or a set with labels."
         )
-    filled = settings | ({"given": given | {"classes": classes}} if label and given else {})
-    return filled | ({"classes": classes} if classifier else {})
+    settings = settings | ({"given": given | {"classes": classes}} if label and given else {})
+    return settings | ({"classes": classes} if classifier else {})
 
 
 # The command for one model --------------------------------------------------------------------------------------------
@@ -180,6 +182,8 @@ def command(tokens: Sequence[str]) -> Callable[..., Answer]:
         more: dict[str, Any] = {"negative": None} if is_flag(hint) and default == "True" else {}
         if flag in ("classes", "given.classes"):
             default = "as many as the data has"
+        if flag == "given.rows":
+            default = "half of them"
         shown = default if default not in (None, "none") else False
         parameter = Parameter(name=f"--{flag.replace('_', '-')}", group=group, help=text or None, show_default=shown, **more)
         own[flag.replace(".", "__")] = (flag, Annotated[hint, parameter])

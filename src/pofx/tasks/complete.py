@@ -155,6 +155,7 @@ def _without(shown: NDArray[np.uint8], known: Tensor) -> NDArray[np.uint8]:
 
 def kept_region(text: str, height: int, width: int) -> Tensor:
     """A mask in words: `top:14`, `bottom:8`, `left:3`, `right:10`, or several with commas; bool `(H, W)`, true where pixels are kept.
+    On images one row high (series) top is their beginning and bottom their end, as of `Top`.
 
     Raises:
         InputError: another form, nothing kept, or all of it.
@@ -169,6 +170,7 @@ def kept_region(text: str, height: int, width: int) -> Tensor:
             raise InputError(
                 f"--keep {text}: it takes a side and a number of pixels, e.g. --keep top:{max(1, height // 2)} (or bottom, left, right)"
             )
+        side = {"top": "left", "bottom": "right"}.get(side, side) if height == 1 else side
         length, k = (height if side in ("top", "bottom") else width), int(number)
         if not 1 <= k <= length:
             what = (
