@@ -107,6 +107,14 @@ def test_several_evidences_multiply() -> None:
     assert abs(float(everything.log_prob.exp().sum()) - 1) < 1e-9
 
 
+def test_several_labels_of_a_batch_are_its_value() -> None:
+    y = torch.tensor([[2, 0], [1, 1]])
+    batch = conditional(Labels((3, 2)), 2).batch(X[:2], y)
+    assert batch.given is not None and torch.equal(batch.given, y)
+    with pytest.raises(InputError, match="needs 2 labels"):
+        PixelCNN.small(SPACE, Labels((3, 2))).batch(X[:2], y[:, 0])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("given", [Label(3), Labels((3, 2))])
 def test_draws_follow_the_conditional(given) -> None:
     model = conditional(given, 1 if isinstance(given, Label) else 2)
