@@ -427,8 +427,9 @@ def _made(
         note = f"The {n} completions come from {found.distinct} codes, {found.acceptance:.0%} of later moves were accepted; {_advice(model, kept)}"
 
         def cost() -> Score:
-            whole = float(model.log_prob_estimate(x, value, samples=max(particles, n), seed=seed))
-            return _score(model, found.log_evidence - whole, "estimate", int(hole.sum()))
+            # By the same mixture, whose share of the prior bounds the weights where q(z|x) is too narrow
+            whole = importance(model, x, torch.ones_like(kept), value, 1, max(particles, n), seed)
+            return _score(model, found.log_evidence - whole.log_evidence, "estimate", int(hole.sum()))
 
         return _Made(found.x, "approximate", "importance weighting of codes", note, found, cost)
     if isinstance(model, Decoder) and has_prior(model):
