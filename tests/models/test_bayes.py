@@ -143,12 +143,20 @@ def test_several_evidences_multiply() -> None:
     assert abs(float(everything.log_prob.exp().sum()) - 1) < 1e-9
 
 
+def test_several_labels_of_a_batch_are_its_value() -> None:
+    y = torch.tensor([[2, 0], [1, 1]])
+    batch = conditional(Labels((3, 2)), 2).batch(X[:2], y)
+    assert batch.given is not None and torch.equal(batch.given, y)
+    with pytest.raises(InputError, match="needs 2 labels"):
+        PixelCNN.small(SPACE, Labels((3, 2))).batch(X[:2], y[:, 0])
+
+
 @pytest.mark.parametrize("given", [Label(3), Labels((3, 2))])
 def test_draws_follow_the_conditional(given) -> None:
     model = conditional(given, 1 if isinstance(given, Label) else 2)
     value = 2 if isinstance(given, Label) else [2, 1]
     p = model.log_density(X, value).log_prob.exp().detach()
-    drawn = image_index(model.sample(4000, value, seed=3), SPACE)
+    drawn = image_index(model.sample(2000, value, seed=3), SPACE)
     assert chi_square(torch.bincount(drawn, minlength=16), p) > 1e-4
     assert torch.equal(model.sample(5, value, seed=3, first=7), model.sample(12, value, seed=3)[7:])
 

@@ -124,9 +124,16 @@ class Loaded:
 
 
 def load_images(
-    spec: str, space: ImageSpace, flags: DataFlags = DataFlags(), common: Common = Common(), run: RunData | None = None
+    spec: str,
+    space: ImageSpace,
+    flags: DataFlags = DataFlags(),
+    common: Common = Common(),
+    run: RunData | None = None,
+    *,
+    told: bool = True,
 ) -> Loaded:
-    """Images to score or condition on, which must be of a run's space; `run` says how its own data was converted. DATA#3 is one of them, DATA#-1 the last.
+    """Images to score or condition on, which must be of a run's space; `run` says how its own data was converted, and what of them is `told`
+    to its view. DATA#3 is one of them, DATA#-1 the last.
 
     Raises:
         InputError: they are not; the flags that convert them are in the message. There is no image of that number.
@@ -147,7 +154,7 @@ def load_images(
         fix = _conversion(found, space, flags, () if run is None else run.transforms)
         raise InputError(f"The run is a model of {space}; {spec} holds {found}. {fix}")
     heading = split.heading
-    split = split if run is None else split.told(run.view)
+    split = split.told(run.view) if told and run is not None else split
     if chosen is not None:
         if not -len(split) <= chosen < len(split):
             raise InputError(f"There is no image {chosen} in {spec}: it holds {len(split)}, numbered 0 … {len(split) - 1}, e.g. '{spec}#0'")
@@ -208,6 +215,15 @@ class RunData:
         """Whether this is what was typed as DATA when the run was trained."""
         stored = self.stored
         return data in (stored.get("name"), (stored.get("spec") or {}).get("spec"))
+
+    def is_own_test(self, data: str) -> bool:
+        """Whether this is the test part of the run's own data, or one image of it: images that were held out."""
+        from pofx.data import parse
+        from pofx.data.sources import is_name
+
+        parsed = parse(data.partition("#")[0])
+        base = parsed.base if parsed.transform is None else f"{parsed.base}:{parsed.transform}"
+        return self.is_own(base) and (parsed.part or ("test" if is_name(parsed.base) else "all")) == "test"
 
     def load_split(self, data: str | None, space: ImageSpace, flags: DataFlags, common: Common) -> Split:
         """The images that were named, or the test part of the run's own data where none were."""

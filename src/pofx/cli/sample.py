@@ -43,7 +43,7 @@ def sample(
             one a row, in their units (its default, samples.csv).
         seed: any whole number.
         first: number of the first image.
-        label: class to draw, by number or name; several in turn with commas. For runs with --given label.
+        label: class to draw, by number or name; several in turn with commas. For runs with --given label (or partial-label, which need none).
         attributes: properties to draw, e.g. smiling=1,hat=0; those not named are open. For runs with --given attributes.
         caption: what to draw, in words. For runs with --given caption.
         like: DATA whose images give what the run conditions on (their label, small version, top rows, known pixels …).
@@ -151,6 +151,8 @@ def view_value(
         raise InputError(f"{run} is p(x | attributes): say which, e.g. --attributes {view.names[0]}=1, or --like DATA")
     if not isinstance(view, Label):
         raise InputError(f"{run} is p(x | {type(view).__name__.lower()}): say which images it shall condition on, e.g. --like digits:test")
+    if label is None and view.unknown:
+        return torch.full((n,), -1)
     if label is None:
         raise InputError(f"{run} is p(x | label): say which, e.g. --label 0 (of 0 … {view.classes - 1}), or several in turn: --label 0,1,2")
     names = run_info(run).class_names
@@ -165,6 +167,8 @@ def _attributes(text: str) -> dict[str, int]:
         name, _, value = part.partition("=")
         if value.strip() not in ("0", "1"):
             raise InputError(f"--attributes {part}: write NAME=1 or NAME=0, e.g. --attributes {name.strip() or 'smiling'}=1")
+        if name.strip() in found:
+            raise InputError(f"--attributes {text}: {name.strip()} is said twice; say it once.")
         found[name.strip()] = int(value)
     return found
 

@@ -259,7 +259,7 @@ class Labels(View):
         if not self.classes or min(self.classes) < 1:
             raise InputError(f"Labels(classes={self.classes}): at least one label with at least one class, e.g. Labels((10, 2)).")
 
-    def value(self, x: Tensor, y: Tensor | None) -> Tensor:
+    def value(self, x: Tensor, y: Tensor | None, noise: Noise | None = None) -> Tensor:
         if y is None or y.ndim != 2:
             raise InputError(
                 f"{self} needs {len(self.classes)} labels for each image, int64 (n, {len(self.classes)}), and the data has none such."
