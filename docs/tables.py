@@ -360,9 +360,7 @@ def bayes(results: Path) -> str:
     """p(x | label) as a classifier with a reject, of `benchmarks/bayes.py`."""
     found = read(results / "bayes-mnist.json")
     if not found:
-        return missing(
-            "python benchmarks/bayes.py results/weights/mnist-gated-label --other fashion-mnist:threshold --out results/bayes-mnist.json"
-        )
+        return missing("python benchmarks/bayes.py results/weights/mnist-bayes --other fashion-mnist --out results/bayes-mnist.json")
     cover, odd, seen = found["coverage"], found["other"], found["samples"]
     rows = [
         [f"test images of {found['data']}: label right", f"{found['accuracy']['n']:,}", share(found["accuracy"]), ""],
