@@ -396,7 +396,7 @@ def test_bad_input(tmp_path: Path) -> None:
             complete(PixelCNN.small(space, view), x[0], kept_region("top:2", 4, 4))
     series = ImageSpace(1, 1, 6, levels=2)
     with pytest.raises(InputError, match="--keep left:3"):
-        complete(PixelCNN.small(series), random_images(1, series), kept_region("top:1", 1, 6))
+        complete(PixelCNN.small(series), random_images(1, series), kept_region("top:6", 1, 6))  # of a series the first six values: all
 
 
 def test_kept_region_says_what_is_wrong() -> None:

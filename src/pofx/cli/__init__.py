@@ -32,7 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "outliers": ("Flag the images that do not fit.", "pofx outliers runs/digits digits:test -o odd"),
     "classify": ("Label images, or say that no label fits.", "pofx classify runs/classifier digits:test -o labels.csv --pooled"),
     "encode": ("The latent code, or the features, of each image.", "pofx encode runs/vae digits:test -o codes.parquet"),
-    "probe": ("What features know of labels, by few labels and many.", "pofx probe runs/vae digits -o probe.html"),
+    "probe": ("What features know of labels: accuracy by few labels and many.", "pofx probe runs/vae digits -o probe.html"),
     "export": ("A part of a run in a form of its own.", "pofx export runs/vae --encoder -o runs/encoder"),
     "reconstruct": ("Images beside what their codes decode to.", "pofx reconstruct runs/vae digits:test -o reconstructed.png"),
     "interpolate": (
