@@ -386,14 +386,14 @@ def completion(results: Path) -> str:
     """The lower half given the upper, of `benchmarks/completion.py`."""
     found = read(results / "completion-fashion-mnist.json")
     if not found:
-        return missing("python benchmarks/completion.py --minutes 20 --out results/completion-fashion-mnist.json")
+        return missing("python benchmarks/completion.py --steps 1500 --out results/completion-fashion-mnist.json")
     rows = []
     for name, what in (("lower given upper", "−log p(lower half, given the upper)"), ("lower", "−log p(lower half) alone")):
         bits, nats = found[name]["bits_per_dim"], found[name]["nats"]
         rows.append([what, f"= {nats['mean']:.1f} ± {nats['se']:.1f}", f"= {bits['mean']:.3f} ± {bits['se']:.3f}"])
     told = found["upper_tells_bits_per_dim"]
     note = f"The upper half is worth {told['mean']:.3f} ± {told['se']:.3f} bits/dim, image by image. {found['data']}, "
-    note += f"{found['lower']['n']:,} test images, {found['lower']['dims']} pixels each, the same net for {found['minutes']:g} minutes; {measured(found)}."
+    note += f"{found['lower']['n']:,} test images, {found['lower']['dims']} pixels each, the same net for {found['steps']:,} steps of {found['settings']['batch_size']} images; {measured(found)}."
     return markdown(["", "nats", "bits/dim"], rows) + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
 
 
