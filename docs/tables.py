@@ -393,7 +393,8 @@ def completion(results: Path) -> str:
         rows.append([what, f"= {nats['mean']:.1f} ± {nats['se']:.1f}", f"= {bits['mean']:.3f} ± {bits['se']:.3f}"])
     told = found["upper_tells_bits_per_dim"]
     note = f"The upper half is worth {told['mean']:.3f} ± {told['se']:.3f} bits/dim, image by image. {found['data']}, "
-    note += f"{found['lower']['n']:,} test images, {found['lower']['dims']} pixels each, the same net for {found['steps']:,} steps of {found['settings']['batch_size']} images; {measured(found)}."
+    trained = f"the same net for {found['steps']:,} steps of {found['settings']['batch_size']} images"
+    note += f"{found['lower']['n']:,} test images, {found['lower']['dims']} pixels each, {trained}; {measured(found)}."
     return markdown(["", "nats", "bits/dim"], rows) + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
 
 

@@ -591,7 +591,7 @@ class LatentVariable(LowerBound, Encoder, Decoder):
 
 
 class Features(ImageModel):
-    maps: ClassVar[bool] = False  # whether a layer is a map over the image, which "NAME@k" averages over a k×k grid
+    spatial: ClassVar[bool] = False  # whether a layer is a map over the image, which "NAME@k" averages over a k×k grid
 
     @property
     @abstractmethod
@@ -607,7 +607,7 @@ class Features(ImageModel):
         """The position of a named layer, or of the default one; InputError where there is none of that name."""
         names = list(self.feature_layers)
         name, mark, grid = (layer or "").partition("@")
-        if mark and not (self.maps and grid.isdecimal() and int(grid)):
+        if mark and not (self.spatial and grid.isdecimal() and int(grid)):
             raise InputError(f"layer={layer!r}: {self._layers()}")
         if not name:
             return range(len(names))[default]
@@ -617,7 +617,7 @@ class Features(ImageModel):
 
     def _layers(self) -> str:
         some = self.feature_layers[-1]
-        more = f" Pooled over a grid: {some}@4 (4×4), or @4 for the default layer." if self.maps else ""
+        more = f" Pooled over a grid: {some}@4 (4×4), or @4 for the default layer." if self.spatial else ""
         return f"{type(self).__name__} has {', '.join(self.feature_layers)}.{more}"
 
     @final

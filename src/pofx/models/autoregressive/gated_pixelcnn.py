@@ -104,7 +104,7 @@ class GatedPixelCNN(RasterModel, Features):
 
     family: ClassVar = ("explicit", "tractable", "autoregressive")
     paper: ClassVar = "van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders, arXiv:1606.05328"
-    maps: ClassVar = True
+    spatial: ClassVar = True
 
     def __init__(
         self,

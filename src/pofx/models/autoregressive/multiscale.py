@@ -153,7 +153,7 @@ class Multiscale(RasterModel, Features):
 
     family: ClassVar = ("explicit", "tractable", "autoregressive")
     paper: ClassVar = "Reed et al. 2017, Parallel Multiscale Autoregressive Density Estimation, arXiv:1703.03664"
-    maps: ClassVar = True
+    spatial: ClassVar = True
 
     def __init__(
         self,

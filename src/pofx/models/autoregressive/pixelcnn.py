@@ -53,7 +53,7 @@ class PixelCNN(RasterModel, Features):
 
     family: ClassVar = ("explicit", "tractable", "autoregressive")
     paper: ClassVar = "van den Oord et al. 2016, Pixel Recurrent Neural Networks, arXiv:1601.06759"
-    maps: ClassVar = True
+    spatial: ClassVar = True
 
     def __init__(
         self,

@@ -146,7 +146,7 @@ class PixelCNNpp(RasterModel, Features):
 
     family: ClassVar = ("explicit", "tractable", "autoregressive")
     paper: ClassVar = "Salimans et al. 2017, PixelCNN++, arXiv:1701.05517"
-    maps: ClassVar = True
+    spatial: ClassVar = True
 
     def __init__(
         self,

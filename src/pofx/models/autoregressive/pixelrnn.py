@@ -101,7 +101,7 @@ class PixelRNN(RasterModel, Features):
     family: ClassVar = ("explicit", "tractable", "autoregressive")
     at_once: ClassVar = None  # a scan is quicker over many images
     paper: ClassVar = "van den Oord et al. 2016, Pixel Recurrent Neural Networks, arXiv:1601.06759"
-    maps: ClassVar = True
+    spatial: ClassVar = True
 
     def __init__(
         self,
