@@ -11,16 +11,16 @@ a slower one makes fewer steps. Re-running goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from _record import machine, tell, write
 
 import pofx
+from pofx.metrics.mean import Mean
 from pofx.tasks.score import score
-from pofx.training.loop import hardware
 
 DATA = "mnist"
 PP: dict[str, Any] = {"channels": 24, "blocks": 1, "stages": 2}
@@ -73,27 +73,20 @@ def main() -> None:
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "images_seen": int(float(last["images"])),
                 "minutes": float(last["minutes"]),
-                "test_bits_per_dim": summary(bits[name]),
-                "worse_by": None if against is None else summary(bits[name] - bits[against]),  # image by image
+                "test_bits_per_dim": Mean.of(bits[name]).to_json(),
+                "worse_by": None if against is None else Mean.of(bits[name] - bits[against]).to_json(),  # image by image
                 "load": os.getloadavg()[0],
             }
         )
-        print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
+        tell(rows[-1])
     result = {
         "data": data.heading,
         "test_images": len(x),
         "minutes_each": options.minutes,
-        "threads": options.threads,
-        "hardware": hardware(torch.device("cpu")),
+        **machine(options.threads),
         "rows": rows,
     }
-    if options.out is not None:
-        options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-
-
-def summary(bits: torch.Tensor) -> dict[str, float]:
-    """Mean and standard error over images."""
-    return {"mean": float(bits.mean()), "se": float(bits.std() / len(bits) ** 0.5)}
+    write(options.out, result)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,26 @@
 """What p(x | label) is worth as a classifier that can say "none of these": accuracy by Bayes' rule, coverage, rejects, and its own samples judged.
 
-    python benchmarks/bayes.py RUN --other fashion-mnist:threshold --out results/bayes-mnist.json [--alpha 0.01] [--judge RUN]
+    python benchmarks/bayes.py RUN --other fashion-mnist --out results/bayes-mnist.json [--alpha 0.01] [--judge RUN]
 
-RUN is p(x | label) with a likelihood. Accuracy and coverage are of the whole test split; calibration images (`calib`) are of no use to training.
-The share of `--other` images for which no label fits is what an outlier set of the name is worth here: no setting was chosen on it. Samples, as
-many of each class, are judged by a classifier that was trained apart: the run `--judge`, or the features run of the data.
+RUN is p(x | label) with a likelihood, or a Bayes classifier over one; the other images are converted as its own were. Accuracy and coverage are
+of the whole test split; calibration images (`calib`) are of no use to training. The share of `--other` images for which no label fits is what an
+outlier set of the name is worth here: no setting was chosen on it. Samples, as many of each class, are judged by a classifier that was trained
+apart: the run `--judge`, or the features run of the data.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
 import torch
+from _record import machine, tell, write
 
 import pofx
 from pofx.model import Labeler, Sampler, require
 from pofx.tasks.classify import Share, classify, coverage
 from pofx.training import read_run
-from pofx.training.loop import hardware
 from pofx.workflows.features import features_run
 
 
@@ -37,8 +37,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model, stored = require(pofx.load(options.run), Sampler, to="draw samples of a class"), read_run(options.run).json["data"]
-    data, other = pofx.load_data(**stored["spec"]), pofx.load_data(options.other)
+    model, stored = pofx.load(options.run), read_run(options.run).json["data"]
+    data, same = pofx.load_data(**stored["spec"]), {key: stored["spec"][key] for key in ("size", "levels", "gray")}
+    other = pofx.load_data(options.other, **same)
 
     x, y = data.test.take(torch.arange(min(options.images, len(data.test))))
     odd, _ = other.test.take(torch.arange(min(options.others, len(other.test))))
@@ -49,7 +50,8 @@ def main() -> None:
     judge = features_run(data)
     labeler = require(judge.model if options.judge is None else pofx.load(options.judge), Labeler, to="judge samples")
     asked = torch.arange(labeler.classes).repeat_interleave(options.draw)
-    drawn = model.sample(len(asked), given=asked, seed=0)
+    sampler = require(getattr(model, "part", model), Sampler, to="draw samples of a class")  # of a BayesClassifier, its p(x | y)
+    drawn = sampler.sample(len(asked), given=asked, seed=0)
     seen = torch.cat([labeler.label(part).log_prob.argmax(1) for part in drawn.split(1000)])
     truth = torch.cat([labeler.label(part).log_prob.argmax(1) for part in x.split(1000)])
     right = seen == asked
@@ -70,13 +72,11 @@ def main() -> None:
             "of_the_asked_class": Share.of(int(right.sum()), len(right)).to_json(),
             "by_class": [float(share) for share in right.reshape(labeler.classes, -1).double().mean(1)],
         },
-        "threads": options.threads,
-        "hardware": hardware(torch.device("cpu")),
+        **machine(options.threads),
         "load": os.getloadavg()[0],
     }
-    print(json.dumps(found, indent=1))
-    if options.out is not None:
-        options.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    tell(found)
+    write(options.out, found)
 
 
 if __name__ == "__main__":

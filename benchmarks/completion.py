@@ -1,6 +1,6 @@
-"""What the upper half of an image says about the lower half: −log p(lower | upper) against −log p(lower), the same net at equal minutes.
+"""What the upper half of an image says about the lower half: −log p(lower | upper) against −log p(lower), the same net and as many images of each.
 
-    python benchmarks/completion.py --minutes 20 --out results/completion-fashion-mnist.json [--threads 1] [--folder runs/completion]
+    python benchmarks/completion.py --steps 1500 --out results/completion-fashion-mnist.json [--threads 1] [--folder runs/completion]
 
 The first is a run with `given=Top(14)`: known rows cost nothing, and bits/dim are of the other 392 pixels. The second is the same net on the
 lower halves alone. Both numbers are exact, of the whole test split; their difference is what the upper half tells. Re-running goes on where it
@@ -10,18 +10,17 @@ stopped.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _record import machine, write
 
 import pofx
 from pofx.model import ExactLikelihood
 from pofx.tasks.score import score
-from pofx.training.loop import hardware
 
 DATA, ROWS = "fashion-mnist", 14
 SETTINGS: dict[str, Any] = {"layers": 8, "channels": 32, "dilations": 4, "dropout": 0.0, "lr": 0.003}
@@ -30,7 +29,7 @@ TRAINING: dict[str, Any] = {"batch_size": 16, "precision": "32"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--steps", type=int, default=1500, help="of 16 images, of each")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--images", type=int, default=10_000, help="of the test split that are scored")
     parser.add_argument("--folder", type=Path, default=Path("runs/completion"))
@@ -45,7 +44,7 @@ def main() -> None:
         torch.manual_seed(0)
         model = pofx.models.GatedPixelCNN(data.space, given=given, **SETTINGS)
         folder = options.folder / name.replace(" ", "-")
-        run = pofx.train(model, data, out=folder, minutes=options.minutes, threads=options.threads, quiet=True, **TRAINING)
+        run = pofx.train(model, data, out=folder, steps=options.steps, threads=options.threads, quiet=True, **TRAINING)
         assert isinstance(run.model, ExactLikelihood)
         found = score(run.model, data.test.take(test)[0]).score
         bits[name] = found.bits_per_dim
@@ -64,15 +63,13 @@ def main() -> None:
         "rows_known": ROWS,
         "model": "GatedPixelCNN",
         "settings": SETTINGS | TRAINING,
-        "minutes": options.minutes,
+        "steps": options.steps,
         **rows,
         "upper_tells_bits_per_dim": summary(bits["lower"] - bits["lower given upper"]),  # image by image
-        "threads": options.threads,
-        "hardware": hardware(torch.device("cpu")),
+        **machine(options.threads),
         "load": os.getloadavg()[0],
     }
-    if options.out is not None:
-        options.out.write_text(json.dumps(out, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(options.out, out)
 
 
 def lower_halves(data: pofx.Data, path: Path) -> pofx.Data:

@@ -10,13 +10,13 @@ Steps are the generator's.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from _record import machine, tell, write
 
 import pofx
 from pofx import catalog
@@ -24,7 +24,6 @@ from pofx.data.points import NAMES, SD, centres
 from pofx.metrics.mode_coverage import ModeCoverage, mode_coverage
 from pofx.models import GAN
 from pofx.models.adversarial.losses import Loss, Minimax, Relativistic, WassersteinGP
-from pofx.training.loop import hardware
 
 SAMPLES, BATCH = 10_000, 256
 NET: dict[str, Any] = {"network": "mlp", "latents": 2, "hidden": 256, "layers": 3, "lr": 1e-3}
@@ -77,19 +76,17 @@ def main() -> None:
         for game, loss in GAMES.items():
             for seed in range(seeds):
                 rows.append({"data": name, "loss": game} | play(name, loss, steps, seed, options.threads))
-                print(json.dumps(rows[-1]), flush=True)
+                tell(rows[-1])
     facts = {
         "pofx": pofx.__version__,
-        "hardware": hardware(torch.device("cpu")),
-        "threads": options.threads,
+        **machine(options.threads),
         "precision": "float32",
         "steps_of_the_generator": steps,
         "batch": BATCH,
         "net": NET,
         "games": {game: catalog.arguments_to_json(loss) for game, loss in GAMES.items()},
     }
-    if options.out is not None:
-        options.out.write_text(json.dumps(facts | {"rows": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(options.out, facts | {"rows": rows})
 
 
 if __name__ == "__main__":

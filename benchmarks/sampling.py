@@ -9,35 +9,20 @@ flatter the ratio. "full passes" is what sampling would cost with one full pass 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
-import time
 import unittest.mock
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _record import machine, seconds, tell, write
 from torch.utils.flop_counter import FlopCounterMode
 
 import pofx
 from pofx.model import Autoregressive, ImageModel
 from pofx.space import ImageSpace
 from pofx.testing import random_images
-from pofx.training.loop import hardware
-
-
-def seconds(call: Callable[[], object], repeats: int) -> float:
-    """Median wall time after one call to warm up."""
-    call()
-    times = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
 
 
 def fastest_layout(model: ImageModel, x: torch.Tensor, repeats: int) -> tuple[str, float]:
@@ -88,7 +73,7 @@ def measure(name: str, model: Autoregressive, sizes: list[int], repeats: int) ->
                 "load": os.getloadavg()[0],
             }
         )
-        print(json.dumps(rows[-1]), flush=True)
+        tell(rows[-1])
     return rows
 
 
@@ -115,9 +100,8 @@ def main() -> None:
     repeats = 1 if options.quick else 3
     with torch.inference_mode():
         rows = [row for name, (m, sizes) in models.items() for row in measure(name, m.eval(), middle if options.quick else sizes, repeats)]
-    result = {"hardware": hardware(torch.device("cpu")), "threads": options.threads, "precision": "float32", "rows": rows}
-    if options.out is not None:
-        options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    result = {**machine(options.threads), "precision": "float32", "rows": rows}
+    write(options.out, result)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,14 @@ Sequential depth is the number of steps that wait for one another in a scoring p
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from _record import machine, seconds, tell, write
 from torch import Tensor
 
 import pofx
@@ -29,7 +27,6 @@ from pofx.models.autoregressive.pixelrnn import Layer, PixelRNN
 from pofx.nn.masked import FullPass
 from pofx.space import ImageSpace
 from pofx.testing import random_images
-from pofx.training.loop import hardware
 
 Layout = Literal["last", "first"]
 
@@ -113,17 +110,6 @@ def fused_loss(model: PixelRNN, x: Tensor) -> Tensor:
     return -model.log_prob(x).mean() / model.dims
 
 
-def seconds(call: Callable[[], object], repeats: int) -> float:
-    """Median wall time after one call to warm up."""
-    call()
-    times = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
-
-
 def step(model: torch.nn.Module, loss: Callable[[], Tensor]) -> float:
     """One forward and backward pass; the loss."""
     model.zero_grad()
@@ -185,7 +171,7 @@ def at_equal_parameters(n: int, repeats: int) -> list[dict]:
                 "load": os.getloadavg()[0],
             }
         )
-        print(json.dumps(rows[-1]), flush=True)
+        tell(rows[-1])
     return rows
 
 
@@ -201,12 +187,11 @@ def main() -> None:
     for n in sizes:
         for kind in ("row", "diagonal"):
             rows.append(measure(kind, n, repeats))
-            print(json.dumps(rows[-1]), flush=True)
+            tell(rows[-1])
     equal = at_equal_parameters(sizes[0], repeats)
-    facts = {"hardware": hardware(torch.device("cpu")), "threads": options.threads, "precision": "float32"}
+    facts = {**machine(options.threads), "precision": "float32"}
     result = facts | {"rows": rows, "at_equal_parameters": equal}
-    if options.out is not None:
-        options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write(options.out, result)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,14 @@ it stopped.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
 
 import torch
+from _record import machine, write
 
 import pofx
-from pofx.training.loop import hardware
 from pofx.workflows.factors import STEPS, study
 
 
@@ -34,10 +33,9 @@ def main() -> None:
     found = study(options.folder, seeds=range(options.seeds), steps=options.steps, data=data).to_json()
     for beta, mig in found["mig"].items():
         print(f"beta {beta}: MIG {mig['mean']:.3f}, {mig['least']:.3f} … {mig['most']:.3f} over {options.seeds} seeds", flush=True)
-    where = {"threads": options.threads, "hardware": hardware(torch.device("cpu")), "load": os.getloadavg()[0]}
+    where = {**machine(options.threads), "load": os.getloadavg()[0]}
     found |= {"fingerprint": data.fingerprint, "seconds": round(time.perf_counter() - began, 1)} | where
-    if options.out is not None:
-        options.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(options.out, found)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from _record import machine, tell, write
 
 import pofx
 from pofx import catalog
@@ -25,7 +25,6 @@ from pofx.models import GAN
 from pofx.models.adversarial.losses import Loss, Minimax, NonSaturating, Relativistic, Wasserstein, WassersteinGP
 from pofx.tasks._samples import Yardstick, yardstick
 from pofx.tasks.bulk import subset
-from pofx.training.loop import hardware
 from pofx.workflows.features import features_run
 
 LOSSES: dict[str, Loss] = {
@@ -85,11 +84,10 @@ def main() -> None:
     for (name, loss), lr, normalisation, seed in itertools.product(LOSSES.items(), rates, NORMALISATIONS, range(seeds)):
         row = {"loss": name, "lr": lr, "normalisation": normalisation, "seed": seed}
         rows.append(row | play(data, judge, loss, steps, seed, options.threads, lr=lr, normalisation=normalisation))
-        print(json.dumps(rows[-1]), flush=True)
+        tell(rows[-1])
     facts = {
         "pofx": pofx.__version__,
-        "hardware": hardware(torch.device("cpu")),
-        "threads": options.threads,
+        **machine(options.threads),
         "precision": "float32",
         "data": data.heading,
         "features": features.name,
@@ -98,8 +96,7 @@ def main() -> None:
         "net": NET,
         "losses": {name: catalog.arguments_to_json(loss) for name, loss in LOSSES.items()},
     }
-    if options.out is not None:
-        options.out.write_text(json.dumps(facts | {"rows": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(options.out, facts | {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _record import machine, tell, write
 from throughput_vae import Steps, turns
 from torch import Tensor, nn
 
@@ -32,7 +32,6 @@ from pofx.model import Batch, Context
 from pofx.models import GAN
 from pofx.models.adversarial.losses import Loss, NonSaturating, Relativistic, WassersteinGP
 from pofx.noise import Noise
-from pofx.training.loop import hardware
 
 BATCH, CHANNELS, LATENTS = 64, 32, 64
 
@@ -132,7 +131,7 @@ def main() -> None:
         found = {"what": what, "images_per_second": round(images / statistics.median(ours), 1), "load": os.getloadavg()[0]}
         found |= {"ratio": round(statistics.median(ratio), 3), "ratios": [round(r, 3) for r in ratio]}
         rows.append(found)
-        print(json.dumps(found), flush=True)
+        tell(found)
 
     model = make(NonSaturating())
     plain, steps = Plain(model, x), 4
@@ -153,14 +152,12 @@ def main() -> None:
             add(f"penalty of {type(loss).__name__}, {network}", a, b, BATCH)
     facts = {
         "versions": f"pofx {pofx.__version__}, torch {torch.__version__}",
-        "hardware": hardware(torch.device("cpu")),
-        "threads": options.threads,
+        **machine(options.threads),
         "precision": "float32",
         "data": options.data,
         "nets": f"DCGAN, {CHANNELS} channels, batch {BATCH}",
     }
-    if options.out is not None:
-        options.out.write_text(json.dumps(facts | {"rows": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(options.out, facts | {"rows": rows})
 
 
 if __name__ == "__main__":

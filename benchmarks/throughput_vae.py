@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _record import machine, tell, write
 from torch import Tensor
 
 import pofx
@@ -41,7 +42,6 @@ from pofx.models import VAE
 from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.training.logger import read_csv
-from pofx.training.loop import hardware
 from pofx.training.module import Game
 from pofx.training.plan import Budget, Plan
 
@@ -150,7 +150,7 @@ def row(network: str, what: str, batch: int, images: int, ours: list[float], the
         "ratios": [round(b / a, 3) for a, b in zip(ours, theirs, strict=True)],
         "load": os.getloadavg()[0],
     }
-    print(json.dumps(found), flush=True)
+    tell(found)
     return found
 
 
@@ -241,15 +241,13 @@ def main() -> None:
         worker.close()
     facts = {
         "versions": f"pofx {pofx.__version__}, pythae {theirs['pythae']} with torch {theirs['torch']}",
-        "hardware": hardware(torch.device("cpu")),
-        "threads": options.threads,
+        **machine(options.threads),
         "precision": "float32",
         "data": options.data,
         "included": INCLUDED,
     }
     print(f"{time.perf_counter() - begun:.0f} s", flush=True)
-    if options.out is not None:
-        options.out.write_text(json.dumps(facts | {"rows": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(options.out, facts | {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""The tables of docs/autoregressive.md, variational.md, adversarial.md, conditional.md and outliers.md, made of what was measured: results/*.json, between
-<!-- NAME --> and <!-- /NAME -->.
+"""The tables of docs/*.md (`PAGES`), made of what was measured: results/*.json, between <!-- NAME --> and <!-- /NAME -->.
 
     python docs/tables.py        (`make readme`; tests/test_docs.py holds the pages to it)
 
@@ -361,9 +360,7 @@ def bayes(results: Path) -> str:
     """p(x | label) as a classifier with a reject, of `benchmarks/bayes.py`."""
     found = read(results / "bayes-mnist.json")
     if not found:
-        return missing(
-            "python benchmarks/bayes.py results/weights/mnist-gated-label --other fashion-mnist:threshold --out results/bayes-mnist.json"
-        )
+        return missing("python benchmarks/bayes.py results/weights/mnist-bayes --other fashion-mnist --out results/bayes-mnist.json")
     cover, odd, seen = found["coverage"], found["other"], found["samples"]
     rows = [
         [f"test images of {found['data']}: label right", f"{found['accuracy']['n']:,}", share(found["accuracy"]), ""],
@@ -389,14 +386,15 @@ def completion(results: Path) -> str:
     """The lower half given the upper, of `benchmarks/completion.py`."""
     found = read(results / "completion-fashion-mnist.json")
     if not found:
-        return missing("python benchmarks/completion.py --minutes 20 --out results/completion-fashion-mnist.json")
+        return missing("python benchmarks/completion.py --steps 1500 --out results/completion-fashion-mnist.json")
     rows = []
     for name, what in (("lower given upper", "−log p(lower half, given the upper)"), ("lower", "−log p(lower half) alone")):
         bits, nats = found[name]["bits_per_dim"], found[name]["nats"]
         rows.append([what, f"= {nats['mean']:.1f} ± {nats['se']:.1f}", f"= {bits['mean']:.3f} ± {bits['se']:.3f}"])
     told = found["upper_tells_bits_per_dim"]
     note = f"The upper half is worth {told['mean']:.3f} ± {told['se']:.3f} bits/dim, image by image. {found['data']}, "
-    note += f"{found['lower']['n']:,} test images, {found['lower']['dims']} pixels each, the same net for {found['minutes']:g} minutes; {measured(found)}."
+    trained = f"the same net for {found['steps']:,} steps of {found['settings']['batch_size']} images"
+    note += f"{found['lower']['n']:,} test images, {found['lower']['dims']} pixels each, {trained}; {measured(found)}."
     return markdown(["", "nats", "bits/dim"], rows) + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
 
 
@@ -538,6 +536,110 @@ def limits(results: Path) -> str:
     return markdown(["", "AUROC (.5 is chance)"], rows) if rows else missing(OUTLIERS)
 
 
+def probe(results: Path) -> str:
+    """Accuracy over the number of labels, of `benchmarks/few_labels.py probe`."""
+    found = read(results / "few-labels.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/few_labels.py probe results/weights/mnist-gan --out results/few-labels.json")
+    rows, first = [], found["rows"][0]
+    for row in found["rows"]:
+        for name, points in row["curves"].items():
+            what = f"features of `{row['run']}`, {row['dims']:,} numbers" if name == "features" else name
+            rows.append([what, *(f"{100 * p['accuracy']:.2f}" + ("" if p["sd"] is None else f" ± {100 * p['sd']:.2f}") for p in points)])
+    sizes = [f"{p['at']:,} labels" for p in next(iter(first["curves"].values()))]
+    nmi = "; ".join(f"`{row['run']}` {row['clusters']['features']:.3f}" for row in found["rows"])
+    draws = len(next(iter(first["curves"].values()))[0]["draws"])
+    text = (
+        f"Accuracy on {first['test']:,} test images of {first['data']}, percent, ± standard deviation over {draws} draws"
+        + (f"; scratch: the default classifier for {first['steps']} steps" if "scratch" in first["curves"] else "")
+        + f". k-means of {first['clusters']['n']:,} test images, NMI with the labels: features of {nmi}; pixels "
+        f"{first['clusters']['pixels']:.3f}, {first['clusters']['components']} principal components {first['clusters']['pca']:.3f}."
+    )
+    return markdown(["", *sizes], rows) + "\n" + text + "\n"
+
+
+def few_labels(results: Path) -> str:
+    """Test error of classifiers that were trained with few labels, of `benchmarks/few_labels.py runs`."""
+    found = read(results / "few-labels-runs.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/few_labels.py runs RUN --out results/few-labels-runs.json")
+    rows = []
+    for row in found["rows"]:
+        error, training = 100 * (1 - row["accuracy"]["mean"]), row["training"]
+        steps, batch = training["steps"], training["arguments"]["batch_size"]
+        rows.append(
+            [
+                f"`{row['run']}`",
+                row["data"],
+                f"{error:.2f} ± {100 * row['accuracy']['se']:.2f}",
+                f"{steps:,} × {batch}",
+                f"{training['minutes']:.0f}",
+            ]
+        )
+    text = f"{found['rows'][0]['n']:,} test images, one run each; minutes on one core beside other work. M1+M2 with 100 labels: 3.33 (Kingma et al. 2014)."
+    return markdown(["run", "data", "test error, %", "steps × images", "minutes"], rows, words=2) + "\n" + text + "\n"
+
+
+def forecasts(results: Path) -> str:
+    """CRPS beside forecasts that cost nothing, of `benchmarks/forecast.py`."""
+    found = read(results / "forecast.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/forecast.py --out results/forecast.json")
+    names = list(found["rows"][0]["baselines"])
+    head = ["series", "known", "forecast", "season", f"`{found['model']['name']}`", *names]
+    rows = [
+        [
+            row["data"],
+            f"{row['keep']}",
+            f"{row['horizon']}",
+            f"{row['season']}" if row["season"] > 1 else "–",
+            *(error(value) for value in (row["crps"], *(row["baselines"][name] for name in names))),
+        ]
+        for row in found["rows"]
+    ]
+    note = (
+        f"CRPS, lower is better, {found['draws']} draws; {', '.join(str(row['n']) for row in found['rows'])} test series; "
+        f"{found['steps']} steps of {found['batch_size']} series; {measured(found)}."
+    )
+    return markdown(head, rows) + f"\n{textwrap.fill(note, 150)}\n"
+
+
+def error(value: Row) -> str:
+    """A mean and its standard error."""
+    return f"{value['mean']:.3f} ± {value['se']:.3f}"
+
+
+def emoji_pairs(results: Path) -> str:
+    """Edits against real partners, of `benchmarks/emoji_pairs.py`."""
+    found = read(results / "emoji-pairs.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/emoji_pairs.py --out results/emoji-pairs.json")
+    head = ["edit", "distance", "compared", "without", "with", "nearer by", "pairs improved"]
+    units = {"rmse_levels": "pixels, levels", "feature_distance": "features"}
+    words = {
+        "edited_against_decoded": "edited, decoded",
+        "carried_over_against_no_edit": "carried over, no edit",
+        "edited_against_no_edit": "edited, no edit",
+    }
+    rows = [
+        [
+            row["edit"],
+            units[unit],
+            words[which],
+            error(row[unit][which]["without"]),
+            error(row[unit][which]["with"]),
+            error(row[unit][which]["gain"]),
+            f"{row[unit][which]['share_improved']['mean']:.0%} ± {row[unit][which]['share_improved']['se']:.0%}",
+        ]
+        for row in found["rows"]
+        for unit in units
+        for which in words
+    ]
+    counts = "; ".join(f"{row['edit']}: {row['pairs_held_out']} pairs of {row['families_held_out']} families" for row in found["rows"])
+    note = f"Held out: {counts}. Means over families with their standard errors; {found['steps']} steps, {measured(found)}."
+    return markdown(head, rows, words=3) + f"\n{textwrap.fill(note, 150)}\n"
+
+
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "autoregressive": {
         "sampling": sampling,
@@ -563,6 +665,9 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "alarms": false_alarms,
         "limits": limits,
     },
+    "few_labels": {"probe": probe, "runs": few_labels},
+    "series": {"forecast": forecasts},
+    "codes": {"emoji": emoji_pairs},
     "variational": {
         "throughput": throughput,
         "recipes": partial(recipes, family="variational"),

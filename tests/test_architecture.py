@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src" / "pofx"
 MODULES = sorted(SRC.rglob("*.py"))
 MODELS = [p for p in MODULES if p.is_relative_to(SRC / "models") and p.name != "__init__.py"]
-PARTS = {"adversarial/losses.py", "adversarial/networks.py", "adversarial/augment.py"}  # beside one model, and of no other
+PARTS = {"adversarial/losses.py", "adversarial/networks.py"}  # beside one model, and of no other
 
 
 def name(path: Path) -> str:

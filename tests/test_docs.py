@@ -40,7 +40,9 @@ def tables() -> ModuleType:
 # Tables ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["adversarial", "autoregressive", "conditional", "outliers", "variational"])
+@pytest.mark.parametrize(
+    "name", ["adversarial", "autoregressive", "codes", "conditional", "few_labels", "outliers", "series", "variational"]
+)
 def test_tables_are_those_of_the_results(tables: ModuleType, name: str) -> None:
     page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
     assert tables.render(name, page) == page, "run `make readme`"

@@ -229,7 +229,7 @@ def test_wrong_attributes_are_refused() -> None:
     ):
         with pytest.raises(InputError, match=words):
             view.read(notes, ["a.png"])
-    for bad in ([[0, 1, 1]], [[0, 3]], [[0.0, 1.0]], [[0, 1]] * 3, {"beard": 1}):
+    for bad in ([[0, 1, 1]], [[0, 3]], [[0.0, 1.0]], [[0, 1]] * 3, {"beard": 1}, {"hat": "yes"}, {"hat": 0.5}, "hat=1", 3):
         with pytest.raises(InputError):
             view.check(bad, 2, space)
     for y in (None, torch.tensor([1, 0])):
@@ -248,6 +248,9 @@ def test_captions_are_bytes_and_are_cut_only_when_read_from_data() -> None:
     assert torch.equal(view.check("a", 2, SPACES[0]), value[2:].expand(2, 5))
     with pytest.raises(InputError, match="has 7 bytes; this model reads 5"):
         view.check("a b c d", 1, SPACES[0])
+    for bad in (3, [], b"a", ["a", "b"], torch.zeros(1, 5)):
+        with pytest.raises(InputError, match="expects texts"):
+            view.check(bad, 1, SPACES[0])
     with pytest.raises(InputError, match="no captions"):
         view.read({"hat": ["1"]}, ["a"])
     with pytest.raises(InputError, match="told"):

@@ -34,14 +34,14 @@ GROUP = "pofx.models"
 # Leaves of the taxonomy with their place. Those that no class takes yet are shown in grey.
 PLANNED: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("explicit", "tractable", "autoregressive"), ("FVBN", "MADE", "PixelRNN", "PixelCNN", "GatedPixelCNN", "PixelCNNpp", "Multiscale")),
-    (("explicit", "approximate", "variational"), ("VAE", "LadderVAE")),
+    (("explicit", "approximate", "variational"), ("VAE", "LadderVAE", "M2")),
     (("implicit", "adversarial"), ("GAN",)),
     (("without density", "autoencoding"), ("Autoencoder",)),
     (("discriminative",), ("Classifier",)),
     (("composed",), ("BayesClassifier", "BayesConditional")),
 )
 
-_WORD = re.compile(r"Pixel[CR]NN|pp$|[A-Z]+(?=[A-Z][a-z]|pp$|\d|$)|[A-Z][a-z0-9]*?(?=[A-Z]|pp$|$)|[a-z0-9]+")
+_WORD = re.compile(r"Pixel[CR]NN|pp$|^M2$|[A-Z]+(?=[A-Z][a-z]|pp$|\d|$)|[A-Z][a-z0-9]*?(?=[A-Z]|pp$|$)|[a-z0-9]+")
 
 
 def kebab(name: str) -> str:
@@ -91,9 +91,11 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-def _sources(folder: Path) -> Iterator[tuple[str, ast.Module]]:
+def sources(folder: Path, word: str) -> Iterator[tuple[str, ast.Module]]:
+    """The files that have a word in them, and their statements; others are not worth parsing."""
     for path in sorted(folder.rglob("*.py")):
-        yield _module(path), parsed(path)
+        if word in path.read_text(encoding="utf-8"):
+            yield _module(path), parsed(path)
 
 
 def _stated(body: Iterable[ast.stmt], attribute: str) -> ast.expr | None:
@@ -122,7 +124,7 @@ def _family(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> tuple[st
 def entries() -> dict[str, Entry]:
     """Every model that was found, by name, without importing it."""
     found: dict[str, Entry] = {}
-    for module, tree in _sources(MODELS):
+    for module, tree in sources(MODELS, "family"):
         classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
         for name, node in classes.items():
             if not name.startswith("_") and (family := _family(node, classes)):
@@ -207,7 +209,7 @@ def settings() -> dict[str, type]:
     Label(classes=10)
     """
     found: dict[str, type] = {}
-    names = ["pofx.views", "pofx.space", *(name for name, _ in _sources(MODELS)), *(entry.module for entry in entries().values())]
+    names = ["pofx.views", "pofx.space", *map(_module, sorted(MODELS.rglob("*.py"))), *(entry.module for entry in entries().values())]
     for name in dict.fromkeys(names):
         found |= {key: value for key, value in vars(importlib.import_module(name)).items() if _is_setting(value, name)}
     return dict(sorted(found.items()))
@@ -313,7 +315,7 @@ def check_arguments(cls: type[ImageModel], names: Iterable[str]) -> None:
 def _task_entries() -> dict[str, tuple[str, str]]:
     """Name → (module, function): the public function of a file that is named like the file."""
     found: dict[str, tuple[str, str]] = {}
-    for module, tree in _sources(TASKS):
+    for module, tree in sources(TASKS, "def "):
         stem = module.rpartition(".")[2]
         functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         if stem in functions:

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self, TypeVar, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pofx.errors import CapabilityError, InputError
@@ -36,6 +37,7 @@ from pofx.space import ImageSpace
 from pofx.views import View
 
 Kind = Literal["exact", "lower bound", "estimate"]
+SIGNS = {"exact": "=", "lower bound": "≤", "estimate": "≈", "none": ""}  # how a printed cost relates to the true one
 Progress = Callable[[int, int], None]  # (done, total)
 
 M = TypeVar("M", bound="ImageModel")
@@ -69,7 +71,7 @@ class Score:
     @property
     def sign(self) -> str:
         """How the *cost* relates to the true one: a lower bound on log p is an upper bound on the cost."""
-        return {"exact": "=", "lower bound": "≤", "estimate": "≈"}[self.kind]
+        return SIGNS[self.kind]
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class Objective:
         every: run on each `every`-th step (a generator that moves once per five critic steps has 5).
         clip: largest gradient norm, or None.
         after: called when the step has been made (weight clipping).
+        slow: a module within `parameters`, and the factor of the learning rate that it learns at.
     """
 
     name: str
@@ -137,6 +140,7 @@ class Objective:
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
     clip: float | None = 1.0
     after: Callable[[], None] | None = None
+    slow: tuple[nn.Module, float] | None = None
 
 
 @contextmanager
@@ -630,6 +634,8 @@ class LatentVariable(LowerBound, Encoder, Decoder):
 
 
 class Features(ImageModel):
+    spatial: ClassVar[bool] = False  # whether a layer is a map over the image, which "NAME@k" averages over a k×k grid
+
     @property
     @abstractmethod
     def feature_layers(self) -> Sequence[str]:
@@ -643,11 +649,28 @@ class Features(ImageModel):
     def layer_index(self, layer: str | None, default: int = -1) -> int:
         """The position of a named layer, or of the default one; InputError where there is none of that name."""
         names = list(self.feature_layers)
-        if layer is None:
+        name, mark, grid = (layer or "").partition("@")
+        if mark and not (self.spatial and grid.isdecimal() and int(grid)):
+            raise InputError(f"layer={layer!r}: {self._layers()}")
+        if not name:
             return range(len(names))[default]
-        if layer not in names:
-            raise InputError(f"layer={layer!r}: {type(self).__name__} has {', '.join(names)}.")
-        return names.index(layer)
+        if name not in names:
+            raise InputError(f"layer={layer!r}: {self._layers()}")
+        return names.index(name)
+
+    def _layers(self) -> str:
+        some = self.feature_layers[-1]
+        more = f" Pooled over a grid: {some}@4 (4×4), or @4 for the default layer." if self.spatial else ""
+        return f"{type(self).__name__} has {', '.join(self.feature_layers)}.{more}"
+
+    @final
+    def pooled(self, h: Tensor, layer: str | None) -> Tensor:
+        """A map `(n, F, H, W)` as the vector that `layer` asks for: averaged over the image `(n, F)`; "NAME@k" over each cell of a k×k grid,
+        `(n, F·k²)`, at most one cell a place."""
+        grid = int((layer or "").partition("@")[2] or 1)
+        if grid == 1:
+            return h.mean((2, 3))
+        return F.adaptive_avg_pool2d(h, (min(grid, h.shape[2]), min(grid, h.shape[3]))).flatten(1)
 
 
 class Critic(ImageModel):
@@ -662,6 +685,10 @@ class Labeler(ImageModel):
     @abstractmethod
     def label(self, x: Tensor) -> LabelScore:
         """log p(y | x)."""
+
+    def semi_supervised(self) -> bool:
+        """Whether images without a label (y = −1) teach it something. A hook: they do not."""
+        return False
 
     def fitted_temperature(self) -> float:
         """T of log p(y | x) = log softmax(logits / T), fitted on validation images. A hook: 1, nothing was fitted."""

@@ -121,7 +121,16 @@ def densify(model: ImageModel, seed: int = 0) -> ImageModel:
 
 
 def quadrature_log_prob(model: LowerBound, x: Tensor, given: Tensor | None = None, *, points: int = 61, reach: float = 6.5) -> Tensor:
-    """log p(x) = log ∫ p(x|z) N(z; 0, I) dz by the trapezoid rule on a grid, for models with at most 2 latents: `(n,)` nats."""
+    """log p(x) = log ∫ p(x|z) N(z; 0, I) dz by the trapezoid rule on a grid, for models with at most 2 latents: `(n,)` nats. A model with a label
+    among its latents, p(x) = Σ_y p(y) ∫ p(x|y,z) N(z; 0, I) dz, is a `Labeler` whose `images` are p(x | y), p(y) uniform."""
+    if isinstance(model, Labeler):
+        part = model.images
+        assert isinstance(part, LowerBound)
+        ys = torch.arange(model.classes)
+        each = torch.stack([quadrature_log_prob(part, x, y.expand(len(x)), points=points // 2 + 1, reach=reach) for y in ys], 1)
+        told = torch.full((len(x),), -1) if given is None else given
+        known = each.gather(1, told.clamp(min=0)[:, None])[:, 0]
+        return torch.where(told >= 0, known, each.logsumexp(1) - math.log(model.classes))
     assert isinstance(model, Decoder) and model.latent_dims <= 2
     axis = torch.linspace(-reach, reach, points, dtype=torch.double)
     z = torch.cartesian_prod(*[axis] * model.latent_dims).reshape(-1, model.latent_dims)
@@ -337,10 +346,11 @@ def decoders_sum_to_one(cls: Model) -> None:
             if not supports(cls, view):
                 continue
             model = cls.small(space, view).double()
-            assert isinstance(model, Decoder) and isinstance(model, LowerBound)
-            z = Noise(0, torch.arange(2)).normal("z", model.latent_dims)
+            assert isinstance(model, LowerBound)
+            z = Noise(0, torch.arange(2)).normal("z", model.latent_dims) if isinstance(model, Decoder) else ()
             for value, x in _values_with_images(view, space):
                 for code in z:
+                    assert isinstance(model, Decoder)
                     with torch.no_grad():
                         total = model.unknown_sum(model.decode(code.expand(len(x), -1), value).log_prob(x), value).exp().sum()
                     assert abs(float(total) - 1) < 1e-9, f"{space} given {view}: p(x|z) sums to {float(total)!r}"

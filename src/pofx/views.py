@@ -223,6 +223,9 @@ class Top(View):
     """The first rows, *known*: completion; on images one row high (series), the first columns: forecasting.
 
     Value: uint8 `(n, C, rows, W)`, or `(n, C, 1, rows)` where H = 1.
+
+    Args:
+        rows: how many of them; of a series, how many values.
     """
 
     rows: int
@@ -479,7 +482,9 @@ class Attributes(View):
             for name in value:
                 if name not in self.names:
                     raise InputError(f"This model has no attribute {name!r}. {nearest(str(name), self.names)}")
-            value = [UNKNOWN if value.get(name) is None else int(value[name]) for name in self.names]
+            value = [UNKNOWN if value.get(name) is None else value[name] for name in self.names]
+        if isinstance(value, str) or (isinstance(value, Sequence) and any(isinstance(cell, str) for cell in value)):
+            raise InputError(f"given=Attributes expects 0, 1 or {UNKNOWN} for {names}, found {value!r}; e.g. {{'{self.names[0]}': 1}}.")
         value = torch.as_tensor(value)
         value = value[None] if value.ndim == 1 else value
         if value.is_floating_point() or value.ndim != 2 or value.shape[1] != k or len(value) not in (1, n):
@@ -535,7 +540,9 @@ class Caption(View):
 
     def check(self, value: Any, n: int, space: ImageSpace) -> Tensor:
         texts = [value] if isinstance(value, str) else value
-        if not isinstance(texts, Tensor) and len(texts) and all(isinstance(text, str) for text in texts):
+        if isinstance(texts, bytes):
+            raise InputError(f"given={self} expects texts, found bytes; give value.decode().")
+        if isinstance(texts, Sequence) and texts and all(isinstance(text, str) for text in texts):
             for text in texts:
                 if len(text.lower().encode()) > self.length:
                     raise InputError(f"The caption {text!r} has {len(text.lower().encode())} bytes; this model reads {self.length}.")

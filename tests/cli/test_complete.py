@@ -68,7 +68,38 @@ def test_half(half: Path, ask: Ask, refuse: Refuse, tmp_path: Path) -> None:
     alone = ask("complete", half, f"{tmp_path}/small.npz", "--half", "-n", 2, "--levels", 17, "-o", tmp_path / "b.png")
     assert alone["kind"] == "exact" and alone["truth"] is None
     np.savez(tmp_path / "odd.npz", x=small[:, :, :3], levels=17)
-    assert "8" in refuse("complete", half, f"{tmp_path}/odd.npz", "--half")
+    assert "Or give one of half the size: 1×4×4" in refuse("complete", half, f"{tmp_path}/odd.npz", "--half")
+
+
+def test_what_the_data_says_of_the_image_is_used_and_can_be_said(tmp_path: Path, ask: Ask, refuse: Refuse) -> None:
+    rng, images = np.random.default_rng(0), tmp_path / "images"
+    images.mkdir()
+    for i in range(30):
+        Image.fromarray(rng.integers(0, 256, (4, 4), np.uint8)).save(images / f"{i:02d}.png")
+    rows = "".join(f"{i:02d}.png,{i % 2},word {i}\n" for i in range(30))
+    (images / "list.csv").write_text("file,hat,caption\n" + rows)
+    (tmp_path / "alone.png").write_bytes((images / "03.png").read_bytes())
+    small = ("--layers", 1, "--channels", 4, "--levels", 2, "--steps", 2, "--batch-size", 8, "--quiet")
+    asks = ("--keep", "top:2", "-n", 1, "--levels", 2)
+    for view, setting, flag, own in (("attributes", ("--given.names", "hat"), "hat=1", "hat=1"), ("caption", (), "word 9", "word 3")):
+        run = tmp_path / view
+        ask("train", "pixelcnn", images, "--given", view, *setting, "--out", run, *small)
+        by_data = ask("complete", run, f"{images}#3", *asks)
+        alone = tmp_path / "alone.png"
+        assert ask("complete", run, alone, *asks, f"--{view}", own)["truth"] == by_data["truth"]
+        assert ask("complete", run, f"{images}#2", *asks, f"--{view}", flag)[view] == flag
+        assert f"Or say it with --{view}" in refuse("complete", run, alone, *asks)
+        assert f"Use --{view}" in refuse("complete", run, alone, *asks, "--label", 1)
+    assert "said twice" in refuse("sample", tmp_path / "attributes", "--attributes", "hat=1,hat=0")
+
+
+def test_a_run_whose_label_may_be_missing(tmp_path: Path, ask: Ask) -> None:
+    run = tmp_path / "partial"
+    ask("train", "pixelcnn", "digits", "--given", "partial-label", "--layers", 1, "--channels", 4, "--out", run, "--steps", 2, "--quiet")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    assert ask("complete", run, tmp_path / "a.png", "--keep", "top:2", "-n", 1, "--levels", 17)["kind"] == "exact"
+    ask("sample", run, "-n", 2, "-o", tmp_path / "none.npy")
+    ask("sample", run, "-n", 2, "--label", 3, "-o", tmp_path / "three.npy")
 
 
 def test_refusals(runs: Path, refuse: Refuse, tmp_path: Path) -> None:
@@ -83,6 +114,7 @@ def test_refusals(runs: Path, refuse: Refuse, tmp_path: Path) -> None:
     assert "Which pixels are kept" in refuse("complete", pixelcnn, image)
     assert "digits:test#0" in refuse("complete", pixelcnn, "digits:test", "--keep", "top:2")
     assert "label" in refuse("complete", runs / "label", image, "--keep", "top:2", "--label", "11")
+    assert "one class" in refuse("complete", runs / "label", image, "--keep", "top:2", "--label", "1,2")
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "nine.png")
     assert "--size 8x8" in refuse("complete", pixelcnn, tmp_path / "nine.png", "--keep", "top:2")
     assert "--label 0" in refuse("complete", runs / "label", tmp_path / "nine.png", "--keep", "top:2", "--size", "8x8", "--levels", "17")

@@ -49,7 +49,7 @@ def test_encode(runs: Path, ask: Ask, refuse: Refuse, tmp_path: Path) -> None:
     assert list(row) == ["id", "z0", "z1", "squared_error", "norm"]
     assert float(row["norm"]) == pytest.approx(facts["inversion"]["norm"]["mean"])
     assert "--restarts 4" in refuse("encode", runs / "gan", "digits:valid#3", "--steps", 0)
-    assert "cannot encode" in refuse("encode", runs / "pixelcnn", "digits:test")
+    assert ask("encode", runs / "pixelcnn", "digits:test", "-o", tmp_path / "f.csv")["kind"] == "features, default layer"
     assert ".parquet" in refuse("encode", runs / "vae", "digits:test", "-o", tmp_path / "z.txt")
 
 

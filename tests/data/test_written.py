@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,41 @@ def test_what_is_wrong_in_a_table_is_said_when_it_is_needed(folder: Folder) -> N
     (unrelated / "broken.csv").write_bytes(b"\xff\xfe\x00a,b")
     with pytest.warns(UserWarning, match="broken.csv"), pytest.raises(InputError, match="Nothing is written"):
         told(unrelated)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufefffile,hat,smiling\r\n0000.png,1,\r\n\r\n0001.png,0,1\r\n0002.png,1,0\r\n",  # a byte order mark, lines of Windows
+        "\n\nfile,hat,smiling\n0000.png,1,\n0001.png,0,1\n,,\n0002.png,1,0\n",  # empty lines before the heading too
+        "smiling,hat,file\n,1,0000.png\n1,0,0001.png\n0,1,0002.png\n",  # another order
+        "file;hat;smiling\n0000.png;1;\n0001.png;0;1\n0002.png;1;0\n",  # as some spreadsheets write
+        "file\that\tsmiling\n0000.png\t1\t\n0001.png\t0\t1\n0002.png\t1\t0\n",
+        " file , hat , smiling \n 0000.png ,1\n./0001.png,0 , 1\n0002.png, 1,0\n0002.png,1,0\n",  # said twice, alike
+    ],
+)
+def test_tables_of_all_sorts_are_read_alike(folder: Folder, text: str) -> None:
+    root = folder(3)
+    (root / "list.csv").write_text(text, encoding="utf-8", newline="")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        told = load_images(root)[0].told(HAT).y
+    assert told is not None and told.tolist() == [[1, 2], [0, 1], [1, 0]]
+
+
+def test_what_is_cut_or_contradicted_is_said(folder: Folder) -> None:
+    root = folder(2)
+    (root / "list.csv").write_text("file,caption\n0000.png,hello, world\n0001.png,été\n", encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"1 rows with more cells than its heading \(e.g. of 0000.png\).*into quotes"):
+        load_images(root)
+    for text in ("file,hat\n0000.png,1\n0000.png,0\n", "file,hat,hat\n0000.png,1,0\n"):
+        (root / "list.csv").write_text(text)
+        with pytest.warns(UserWarning, match="hat of 0000.png: '1', then '0'.*what is said first counts"):
+            assert load_images(root)[0].written["hat"].tolist() == ["1", None]
+    (root / "list.csv").write_text("file,hat\n0000.png,1\n")
+    (root / "more.csv").write_text("file,hat\n0000.png,0\n0001.png,0\n")
+    with pytest.warns(UserWarning, match="more.csv contradicts"):
+        assert load_images(root)[0].written["hat"].tolist() == ["1", "0"]
 
 
 def test_labels_and_attributes_live_side_by_side_and_short_rows_are_unknown(folder: Folder) -> None:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from pofx import catalog
 from pofx.errors import CapabilityError, InputError, RunError
-from pofx.model import ExactLikelihood, ImageModel, Labeler, LabelScore
+from pofx.model import Batch, Context, ExactLikelihood, ImageModel, Labeler, LabelScore
 from pofx.models.autoregressive.pixelcnn import PixelCNN
 from pofx.models.composed.bayes import BayesClassifier, BayesConditional, Labels
 from pofx.models.discriminative.classifier import Classifier
 from pofx.models.variational.vae import VAE
+from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.testing import chi_square, densify, every_image, fit, image_index, quadrature_log_prob, random_batch, random_images
 from pofx.training import load_model, save_model
@@ -75,6 +76,41 @@ def test_classifier_is_the_exact_posterior() -> None:
     assert abs(float(joint.sum()) - 1) < 1e-9
 
 
+@pytest.mark.parametrize("part_class", [PixelCNN, VAE])
+def test_contrast_is_the_cross_entropy_of_labels(part_class: type[ImageModel]) -> None:
+    """With all labels as rivals and all images, the objective is that of the part plus contrast times −mean log p(y | x)."""
+    space, y = ImageSpace(1, 2, 3, levels=2), torch.tensor([2, 0, 1, 1])
+    x = random_images(4, space)
+    conditional = part_class.small(space, Label(3)).double()
+    plain, told = (BayesClassifier(space, conditional=conditional, classes=3, contrast=c, rivals=9, share=1.0).double() for c in (0, 0.5))
+    losses = []
+    for model in (plain, told):
+        [objective] = model.objectives()
+        losses.append(objective.loss(Batch(x, y), Context(4, 0.0, Noise(0, torch.arange(4))))[0])
+    part = told.part
+    with torch.no_grad():
+        likelihood = [part.log_prob(x, k) if isinstance(part, ExactLikelihood) else part.elbo(x, k, seed=4) for k in range(3)]  # type: ignore[union-attr]
+    expected = -torch.stack(likelihood, 1).log_softmax(1).gather(1, y[:, None]).mean()
+    assert float((losses[1] - losses[0]).detach()) == pytest.approx(0.5 * float(expected), abs=1e-9)
+    losses[1].backward()
+    assert all(p.grad is not None for p in told.parameters())
+
+
+def test_contrast_teaches_labels_that_likelihood_hardly_sees() -> None:
+    """The class is one pixel of 16, the others are noise: at equal steps contrast knows it better."""
+    space, generator = ImageSpace(1, 4, 4, levels=2), torch.Generator().manual_seed(0)
+    x = torch.randint(0, 2, (64, 1, 4, 4), generator=generator).byte()
+    y = x[:, 0, 3, 3].long()
+    costs = []
+    for contrast in (0.0, 1.0):
+        torch.manual_seed(0)
+        made = catalog.get("gated-pixelcnn").small(space, Label(2))
+        model = BayesClassifier(space, conditional=made, classes=2, contrast=contrast, share=1.0)
+        fit(model, Batch(x, y), steps=100, lr=3e-3)
+        costs.append(-float(model.label(x).log_prob.gather(1, y[:, None]).mean().detach()))
+    assert costs[1] < costs[0] - 0.04  # nats of log p(y | x)
+
+
 def test_conditional_sums_to_one_and_is_the_exact_one() -> None:
     model = conditional()
     with torch.no_grad():
@@ -107,12 +143,20 @@ def test_several_evidences_multiply() -> None:
     assert abs(float(everything.log_prob.exp().sum()) - 1) < 1e-9
 
 
+def test_several_labels_of_a_batch_are_its_value() -> None:
+    y = torch.tensor([[2, 0], [1, 1]])
+    batch = conditional(Labels((3, 2)), 2).batch(X[:2], y)
+    assert batch.given is not None and torch.equal(batch.given, y)
+    with pytest.raises(InputError, match="needs 2 labels"):
+        PixelCNN.small(SPACE, Labels((3, 2))).batch(X[:2], y[:, 0])
+
+
 @pytest.mark.parametrize("given", [Label(3), Labels((3, 2))])
 def test_draws_follow_the_conditional(given) -> None:
     model = conditional(given, 1 if isinstance(given, Label) else 2)
     value = 2 if isinstance(given, Label) else [2, 1]
     p = model.log_density(X, value).log_prob.exp().detach()
-    drawn = image_index(model.sample(4000, value, seed=3), SPACE)
+    drawn = image_index(model.sample(2000, value, seed=3), SPACE)
     assert chi_square(torch.bincount(drawn, minlength=16), p) > 1e-4
     assert torch.equal(model.sample(5, value, seed=3, first=7), model.sample(12, value, seed=3)[7:])
 

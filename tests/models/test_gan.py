@@ -10,10 +10,10 @@ import torch
 import pofx
 from pofx.errors import CapabilityError, InputError
 from pofx.model import Context, ExactLikelihood, LowerBound, require
-from pofx.models.adversarial.augment import augment
 from pofx.models.adversarial.gan import GAN
 from pofx.models.adversarial.losses import LeastSquares, Loss, Minimax, NonSaturating, Relativistic, Wasserstein, WassersteinGP
 from pofx.models.adversarial.networks import PUBLISHED, Network, Normalisation
+from pofx.nn.augment import augment
 from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.testing import random_batch, random_images

@@ -204,5 +204,12 @@ def test_the_verb(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["id"] for row in rows] == list(data.test.ids)
     assert main(["classify", str(tmp_path / "run"), "digits:test", "--quiet"]) == 2
     assert "--pooled" in capsys.readouterr().err
+    # Images that were not held out say nothing of coverage: it is that of test images, or is not said
+    for what, check, n in (("digits:train", 20, 20), ("digits:calib", 0, None), ("digits:test#3", 20, 1)):
+        assert main(["classify", str(tmp_path / "run"), what, "--pooled", "--check", str(check), "--json", "--quiet"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (None if found["coverage"] is None else found["coverage"]["covered"]["n"]) == n
+    assert main(["classify", str(tmp_path / "run"), "digits:test", "--check", "-1", "--quiet"]) == 2
+    assert "--check -1" in capsys.readouterr().err
     assert main(["classify", str(tmp_path / "run"), "digits:test", "--no-reject", "--quiet"]) == 0
     assert "95 % interval" in capsys.readouterr().out

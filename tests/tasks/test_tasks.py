@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from pofx.data import Data, Split
 from pofx.errors import CapabilityError, InputError, RunError
+from pofx.metrics.mean import Mean
 from pofx.metrics.sharpness import Sharpness
 from pofx.model import (
     Autoregressive,
@@ -45,7 +46,7 @@ from pofx.tasks._samples import viewed
 from pofx.tasks._side_by_side import Entry, Speed, claims
 from pofx.tasks.bulk import as_images, batch_size, per_image, subset
 from pofx.tasks.compare import compare
-from pofx.tasks.evaluate import COPY_DRAWS, Mean, evaluate, memorization
+from pofx.tasks.evaluate import COPY_DRAWS, evaluate, memorization
 from pofx.tasks.info import info
 from pofx.tasks.sample import adjustment, sample
 from pofx.tasks.score import costs, score

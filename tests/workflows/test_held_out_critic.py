@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from pofx import catalog
 from pofx.data import Data, Split, load_data
 from pofx.errors import CapabilityError, InputError
+from pofx.metrics.mean import Mean
 from pofx.model import Objective, Progress, Sampler
 from pofx.noise import Noise
 from pofx.space import ImageSpace
-from pofx.tasks.evaluate import Mean
 from pofx.views import View
 from pofx.workflows._quality import game_part
 from pofx.workflows.held_out_critic import LOG_4, HeldOutCritic, game_value, held_out_critic, temperature, told

@@ -15,8 +15,8 @@ import torch
 from pofx.data import Data, load_data
 from pofx.data.shapes import NAMES, SHAPE, factors, render
 from pofx.errors import InputError
+from pofx.metrics.mean import Mean
 from pofx.metrics.mutual_information_gap import mutual_information_gap
-from pofx.tasks.evaluate import Mean
 from pofx.workflows.autoencoder_holes import DRAWS, HEART, SIDE, fitted, holes
 from pofx.workflows.bottleneck import bottleneck, squared_error
 from pofx.workflows.factors import Factors, Trained, coordinates, study, walk_through

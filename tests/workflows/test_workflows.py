@@ -18,7 +18,8 @@ import torch
 from pofx import catalog
 from pofx.data import Data, load_data
 from pofx.errors import InputError
-from pofx.tasks.evaluate import Mean, evaluate, memorization
+from pofx.metrics.mean import Mean
+from pofx.tasks.evaluate import evaluate, memorization
 from pofx.training import train
 from pofx.workflows import _page as html
 from pofx.workflows import demo as demo_module

@@ -31,7 +31,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "score": ("What each image costs: nats and bits/dim.", "pofx score runs/digits digits:test -o scores.csv"),
     "outliers": ("Flag the images that do not fit, and show where.", "pofx outliers runs/digits digits:test -o odd"),
     "classify": ("Label images, or say that no label fits.", "pofx classify runs/classifier digits:test -o labels.csv --pooled"),
-    "encode": ("The latent code of each image.", "pofx encode runs/vae digits:test -o codes.parquet"),
+    "encode": ("The latent code, or the features, of each image.", "pofx encode runs/vae digits:test -o codes.parquet"),
+    "probe": ("What features know of labels: accuracy by few labels and many.", "pofx probe runs/vae digits -o probe.html"),
+    "export": ("A part of a run in a form of its own.", "pofx export runs/vae --encoder -o runs/encoder"),
     "reconstruct": ("Images beside what their codes decode to.", "pofx reconstruct runs/vae digits:test -o reconstructed.png"),
     "interpolate": (
         "From one image to another through latent space.",
@@ -42,6 +44,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "complete": (
         "Fill the hole of an image; kept pixels come back bit for bit.",
         "pofx complete runs/digits digits:test#3 --keep top:4 -o sheet.png",
+    ),
+    "forecast": (
+        "Draw futures of series: bands, and how good they are.",
+        "pofx forecast runs/ecg timeseries:ECG200:test --keep 60 -o forecast.png",
     ),
     "latents": ("A map of the latent space, coloured by label.", "pofx latents runs/vae -o map.png"),
     "report": ("One self-contained page about a run.", "pofx report runs/digits"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from pofx.cli.common import Answer, Common, DataFlags, Flag, load_images, load_model, run_info, table
+from pofx.errors import InputError
 
 
 def classify(
@@ -39,10 +41,12 @@ def classify(
         density: a run of p(x) on the same images; without it a classifier takes anything for one of its classes.
         pooled: calibrate all classes together, where there are few images of each; the guarantee is for all together.
         no_reject: only labels and probabilities. A reject needs labelled images that training did not see.
-        check: test images on which coverage is checked, where DATA is not the run's own; 0 for none.
+        check: test images of the run's own data on which coverage is checked, where DATA is not all of them; 0 for none.
         samples: draws per image and class, for a model that gives a bound.
         seed: of those draws.
     """
+    if check < 0:
+        raise InputError(f"--check {check}: a number of images, e.g. --check 1000, or 0 for none.")
     from pofx.tasks.bulk import subset
     from pofx.tasks.classify import as_labeler
     from pofx.tasks.classify import classify as task
@@ -50,19 +54,20 @@ def classify(
     model = as_labeler(load_model(run, common), samples=samples)
     info = run_info(run)
     images = load_images(data, model.space, data_flags, common, info)
-    more: dict[str, Any] = {}
+    split, more = images.split, {}
     if density is not None:
         more["density"] = load_model(density, common)
     if not no_reject:
         own = info.load_data(common)
         more |= {"calib": own.calib, "center": own.valid}
-        # Labels of other data may mean other things.
-        if not info.is_own(data.split("#")[0].split(":")[0]) and check and len(own.test):
-            more["held_out"] = subset(own.test, check, seed=seed)
+        if not info.is_own_test(data):  # other images were not held out, and labels of other data may mean other things
+            split = replace(split, y=None)
+            if check and len(own.test):
+                more["held_out"] = subset(own.test, check, seed=seed)
     with common.progress("classifying") as progress:
         result = task(
             model,
-            images.split,
+            split,
             alpha=alpha,
             pooled=pooled,
             names=info.class_names,

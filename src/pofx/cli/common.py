@@ -80,8 +80,8 @@ class DataFlags:
             "size": self.size,
             "levels": self.levels,
             "gray": self.gray,
-            "keep_labels": _list(self.keep_labels),
-            "drop_labels": _list(self.drop_labels),
+            "keep_labels": listed(self.keep_labels),
+            "drop_labels": listed(self.drop_labels),
             "strict": self.strict,
         }
 
@@ -100,7 +100,8 @@ def _skipped(files: Sequence[str], common: Common) -> None:
         common.note(f"skipped {len(files)} unreadable file{'s' * (len(files) > 1)}: {shown} (--strict makes this an error)")
 
 
-def _list(text: str | None) -> tuple[str, ...]:
+def listed(text: str | None) -> tuple[str, ...]:
+    """What was typed as names with commas between them."""
     return () if not text else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
@@ -139,10 +140,11 @@ def load_images(
     common: Common = Common(),
     run: RunData | None = None,
     *,
+    told: bool = True,
     stride: int | None = None,
 ) -> Loaded:
-    """Images to score or condition on, which must be of a run's space; `run` says how its own data was converted. DATA#3 is one of them.
-    With a `stride` they may be larger, and `Loaded.images` are their tiles.
+    """Images to score or condition on, which must be of a run's space; `run` says how its own data was converted, and what of them is `told`
+    to its view. DATA#3 is one of them, DATA#-1 the last. With a `stride` they may be larger, and `Loaded.images` are their tiles.
 
     Raises:
         InputError: they are not; the flags that convert them are in the message. There is no image of that number.
@@ -154,19 +156,21 @@ def load_images(
     from pofx.tasks._tiles import Tiles
 
     base, mark, number = spec.rpartition("#")
-    chosen = int(number) if mark and number.isdecimal() and not Path(spec).expanduser().exists() else None
+    chosen = int(number) if mark and number.removeprefix("-").isdecimal() and not Path(spec).expanduser().exists() else None
     spec = spec if chosen is None else base
-    # Letters are numbered by the run's alphabet, not by that of the text in hand.
-    split, found = load_images(spec, **flags.arguments(), alphabet=None if run is None else run.stored.get("alphabet"))
+    # Letters are numbered by the run's alphabet, not by that of the text in hand, and values are read on its scale.
+    kept: dict[str, Any] = {} if run is None else {key: run.stored.get(key) for key in ("alphabet", "scale")}
+    split, found = load_images(spec, **flags.arguments(), **kept)
     _skipped(split.skipped, common)
     if (found if stride is None else replace(found, height=space.height, width=space.width)) != space:
         fix = _conversion(found, space, flags, () if run is None else run.transforms)
         raise InputError(f"The run is a model of {space}; {spec} holds {found}. {fix}")
     heading = split.heading
-    split = split if run is None else split.told(run.view)
+    split = split.told(run.view) if told and run is not None else split
     if chosen is not None:
-        if chosen >= len(split):
+        if not -len(split) <= chosen < len(split):
             raise InputError(f"There is no image {chosen} in {spec}: it holds {len(split)}, numbered 0 … {len(split) - 1}, e.g. '{spec}#0'")
+        chosen %= len(split)
         split, heading = split.select(np.array([chosen])), f"{heading} #{chosen}"
     parsed = parse(spec)
     images = split if stride is None else Tiles(split, space, (found.height, found.width), stride)
@@ -224,6 +228,15 @@ class RunData:
         """Whether this is what was typed as DATA when the run was trained."""
         stored = self.stored
         return data in (stored.get("name"), (stored.get("spec") or {}).get("spec"))
+
+    def is_own_test(self, data: str) -> bool:
+        """Whether this is the test part of the run's own data, or one image of it: images that were held out."""
+        from pofx.data import parse
+        from pofx.data.sources import is_name
+
+        parsed = parse(data.partition("#")[0])
+        base = parsed.base if parsed.transform is None else f"{parsed.base}:{parsed.transform}"
+        return self.is_own(base) and (parsed.part or ("test" if is_name(parsed.base) else "all")) == "test"
 
     def load_split(self, data: str | None, space: ImageSpace, flags: DataFlags, common: Common) -> Split:
         """The images that were named, or the test part of the run's own data where none were."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pofx.cli._quality import quality_cells, real_cells, with_error
+from pofx.cli._quality import quality_cells, real_cells
 from pofx.cli.common import Answer, Common, DataFlags, load_images, load_model, run_info, table
 from pofx.errors import InputError
+from pofx.numbers import with_error
 
 
 def compare(

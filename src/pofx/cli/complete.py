@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from pofx.tasks.complete import Completion
     from pofx.views import View
 
-SIGNS = {"exact": "=", "lower bound": "≤", "estimate": "≈"}
-
 
 def complete(
     run: str,
@@ -32,6 +30,8 @@ def complete(
     n: Annotated[int, Parameter(name=["-n", "--n"])] = 8,
     out: Annotated[Path | None, Parameter(name=["-o", "--out"])] = None,
     label: str | None = None,
+    attributes: str | None = None,
+    caption: str | None = None,
     particles: int = 128,
     sweeps: int = 0,
     steps: int = 200,
@@ -55,6 +55,8 @@ def complete(
         n: how many completions.
         out: .png a contact sheet: original, kept, completions; .npz the completions.
         label: class of the image, by number or name, of a run with --given label; by default that of the image.
+        attributes: properties of the image, e.g. smiling=1,hat=0, of a run with --given attributes; by default those of the image.
+        caption: the image in words, of a run with --given caption; by default that of the image.
         particles: of weighted methods; more come nearer.
         sweeps: go over the hole again so many times (autoregressive, approximate): nearer, and slow.
         steps: of the descent, for a run that only decodes (a GAN).
@@ -84,21 +86,23 @@ def complete(
         known = kept_region(keep, space.height, space.width)
     elif mask is not None:
         known = read_mask(mask, space.height, space.width)
-    x, value, heading = _image(model, run, image, known is None, label, DataFlags(size=size, levels=levels), info, common)
+    said = {"label": label, "attributes": attributes, "caption": caption}
+    x, value, heading = _image(model, run, image, known is None, said, DataFlags(size=size, levels=levels), info, common)
     with common.progress("completing") as progress:
         result = task(model, x, known, value, n=n, particles=particles, sweeps=sweeps, steps=steps, seed=seed, out=out, progress=progress)
-    said = keep or (f"{mask}, white is the hole" if mask is not None else "" if model.given is None else str(model.given))
-    facts = {"run": run, "data": heading, "keep": keep, "mask": mask, "mask_white": "hole" if mask is not None else None, "label": label}
-    return Answer(facts | result.to_json(), _lines(result, heading, said))
+    kept = keep or (f"{mask}, white is the hole" if mask is not None else "" if model.given is None else str(model.given))
+    facts = {"run": run, "data": heading, "keep": keep, "mask": mask, "mask_white": "hole" if mask is not None else None}
+    return Answer(facts | said | result.to_json(), _lines(result, heading, kept))
 
 
 def _lines(result: Completion, heading: str, said: str) -> list[str]:
+
     kept, hole, truth = int(result.known.sum()), int((~result.known).sum()), result.truth
     lines = [f"{heading}: {kept} of {kept + hole} sub-pixels kept ({said}), {hole} to complete, {len(result.images)} times", result.summary]
     if len(result.stages) > 1:
         lines.append(f"effective sample size at {len(result.stages)} stages: {' '.join(f'{s:.0f}' for s in result.stages)}")
     if truth is not None:
-        cost = f"{SIGNS[truth.kind]} {float(truth.nats):.3f} nats, {float(truth.bits_per_dim):.4f} bits/dim"
+        cost = f"{truth.sign} {float(truth.nats):.3f} nats, {float(truth.bits_per_dim):.4f} bits/dim"
         lines.append(f"what the image holds there, given what was kept: {cost} ({truth.kind})")
     lines += [result.note] if result.note else []
     lines.append(f"{result.path}" if result.path else "Add -o FILE.png for a picture.")
@@ -117,35 +121,47 @@ def _train(model: ImageModel, info: RunData, view: type[View], flag: str) -> str
 
 
 def _image(
-    model: ImageModel, run: str, spec: str, side: bool, label: str | None, flags: DataFlags, info: RunData, common: Common
+    model: ImageModel, run: str, spec: str, side: bool, said: dict[str, str | None], flags: DataFlags, info: RunData, common: Common
 ) -> tuple[Tensor | None, Any, str]:
-    """The image `(1, C, H, W)` and the value of the run's view; an image that is the value itself has none of its own."""
+    """The image `(1, C, H, W)` and the value of the run's view; an image that is the value itself has none of its own.
+
+    `side`: nothing but the view says what is known. `said`: --label, --attributes, --caption."""
+    import torch
+
     from pofx.cli.sample import view_value
     from pofx.space import ImageSpace
     from pofx.views import Gray, Half, Label
 
     view, space = model.given, model.space
     try:
-        loaded = load_images(spec, space, flags, common, info)
-    except InputError:
+        loaded = load_images(spec, space, flags, common, info, told=False)
+    except InputError as error:
         if not side or not isinstance(view, Gray | Half):
             raise
-        shape = view.feature_shape(space) if isinstance(view, Gray) else (space.channels, -(-space.height // 2), -(-space.width // 2))
+        c, h, w = view.feature_shape(space) if isinstance(view, Gray) else (space.channels, -(-space.height // 2), -(-space.width // 2))
         try:
-            loaded = load_images(spec, ImageSpace(shape[0], shape[1], shape[2], space.levels), flags, common, info)
+            loaded = load_images(spec, ImageSpace(c, h, w, space.levels), flags, common, info, told=False)
         except InputError:
-            loaded = None
-        if loaded is None:
-            raise
+            what = "a grey image" if isinstance(view, Gray) else "one of half the size"
+            raise InputError(f"{error}\nOr give {what}: {c}×{h}×{w}.") from error
         return None, _one(loaded.split, spec)[0], loaded.heading
     x, y = _one(loaded.split, spec)
-    if label is not None:
-        return x, view_value(model, run, 1, label, None, common), loaded.heading
-    if isinstance(view, Label):
-        if y is None:
-            raise InputError(f"{run} is p(x | label), and {spec} says none: add --label 0 (of 0 … {view.classes - 1}).")
-        return x, view.value(x, y), loaded.heading
-    return x, None, loaded.heading
+    if any(text is not None for text in said.values()):
+        label = said["label"]
+        if label is not None and "," in label:
+            raise InputError(f"--label {label}: an image is of one class; give one, e.g. --label {label.partition(',')[0]}")
+        value = view_value(model, run, 1, label, None, common, attributes=said["attributes"], caption=said["caption"])
+        return x, value, loaded.heading
+    if view is None or len(view.feature_shape(space)) == 3:  # planes, which the image itself says
+        return x, None, loaded.heading
+    if isinstance(view, Label) and y is None and not view.unknown:
+        raise InputError(f"{run} is p(x | label), and {spec} says none: add --label 0 (of 0 … {view.classes - 1}).")
+    try:
+        y = loaded.split.told(view).take(torch.zeros(1, dtype=torch.long))[1]
+    except InputError as error:
+        flag = "--caption" if view.text else "--attributes"
+        raise InputError(f"{error}\nOr say it with {flag}.") from error
+    return x, view.value(x, y), loaded.heading
 
 
 def _one(split: Any, spec: str) -> tuple[Tensor, Tensor | None]:

@@ -22,7 +22,7 @@ def data(
     """Look at images before learning from them.
 
     Args:
-        data: name[:transform], a folder of images (subfolders are labels), .npz, .npy, IDX, Parquet, hf:owner/name, or text:FILE.
+        data: name[:transform], a folder of images (subfolders are labels), .npz, .npy, IDX, Parquet, hf:owner/name, text:FILE, or series:FILE.csv.
         out: a .png with a contact sheet of training images.
         n: images on the contact sheet.
     """

@@ -11,8 +11,9 @@ def info(run: str, /, *, common: Common = Common()) -> Answer:
     Args:
         run: a run folder or a Hub id.
     """
+    from pofx.model import SIGNS
     from pofx.tasks.info import info as task
-    from pofx.training.progress import SIGNS, kind_of
+    from pofx.training.progress import kind_of
 
     model = load_model(run, common)
     own = run_info(run)

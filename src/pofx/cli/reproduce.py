@@ -87,6 +87,8 @@ def _limit(expected: Mapping[str, Any]) -> str:
 
 
 def _text(result: Reproduction) -> list[Any]:
+    from pofx.model import SIGNS
+
     found, expected = result.found, result.recipe.expected
     part = found[expected["split"]]
     verdict = "met" if found["met"] else "missed"
@@ -106,8 +108,7 @@ def _text(result: Reproduction) -> list[Any]:
         said = f"accuracy {part['accuracy']['mean']:.2%} ± {part['accuracy']['se']:.2%} of {part['n']} images, expected {_limit(expected)}: {verdict}"
         return [f"{result.recipe.title}: {spent}", "", said, ece, "", end]
     shown = table("part", "images", "nats", "± se", "bits/dim", "expected", "", right=("images", "nats", "bits/dim"))
-    sign = {"exact": "=", "lower bound": "≤"}.get(part["kind"], "≈")
-    nats, bits = part["nats"], part["bits_per_dim"]
+    sign, nats, bits = SIGNS[part["kind"]], part["nats"], part["bits_per_dim"]
     asked = f"{expected['metric']} {_limit(expected)}"
     error = "" if nats["se"] is None else f"{nats['se']:.3f}"
     shown.add_row(expected["split"], str(part["n"]), f"{sign} {nats['mean']:.3f}", error, f"{sign} {bits:.4f}", asked, verdict)

@@ -39,10 +39,11 @@ def sample(
         n: how many; by default 64, with --trace 4.
         out: .png one picture, .npz or .npy the integers, otherwise a folder of PNG files; by default
             samples.png (mean.png, sd.png) in the run folder.
-            A run of a text also writes .txt, one sample a line (its default, samples.txt).
+            A run of a text also writes .txt, one sample a line (its default, samples.txt); a run of series also .csv,
+            one a row, in their units (its default, samples.csv).
         seed: any whole number.
         first: number of the first image.
-        label: class to draw, by number or name; several in turn with commas. For runs with --given label.
+        label: class to draw, by number or name; several in turn with commas. For runs with --given label (or partial-label, which need none).
         attributes: properties to draw, e.g. smiling=1,hat=0; those not named are open. For runs with --given attributes.
         caption: what to draw, in words. For runs with --given caption.
         like: DATA whose images give what the run conditions on (their label, small version, top rows, known pixels …).
@@ -53,13 +54,25 @@ def sample(
         trace: show the images being drawn, pixel by pixel, beside the entropy of each: an animated .gif or .png; by default trace.gif.
         show: of a latent-variable model: sample draws x from p(x|z), mean and sd show what p(x|z) is; what comes out is then not samples of p.
     """
+    from pofx.data.series import Scale
     from pofx.tasks.sample import sample as task
 
     model = load_model(run, common)
     n = (4 if trace else 64) if n is None else n
-    alphabet = run_info(run).stored.get("alphabet")
+    stored = run_info(run).stored
+    alphabet, scale = stored.get("alphabet"), Scale.of(stored.get("scale"))
     given = view_value(model, run, n, label, like, common, attributes=attributes, caption=caption)
-    name = "trace.gif" if trace else f"{show}.png" if show != "sample" else "samples.txt" if alphabet else "samples.png"
+    name = (
+        "trace.gif"
+        if trace
+        else f"{show}.png"
+        if show != "sample"
+        else "samples.txt"
+        if alphabet
+        else "samples.csv"
+        if scale
+        else "samples.png"
+    )
     target = out if out is not None else _default_out(run, name)
     with common.progress("sampling") as progress:
         result = task(
@@ -75,6 +88,7 @@ def sample(
             trace=trace,
             show=show,
             alphabet=alphabet,
+            scale=scale,
             progress=progress,
         )
     if show != "sample":
@@ -137,6 +151,8 @@ def view_value(
         raise InputError(f"{run} is p(x | attributes): say which, e.g. --attributes {view.names[0]}=1, or --like DATA")
     if not isinstance(view, Label):
         raise InputError(f"{run} is p(x | {type(view).__name__.lower()}): say which images it shall condition on, e.g. --like digits:test")
+    if label is None and view.unknown:
+        return torch.full((n,), -1)
     if label is None:
         raise InputError(f"{run} is p(x | label): say which, e.g. --label 0 (of 0 … {view.classes - 1}), or several in turn: --label 0,1,2")
     names = run_info(run).class_names
@@ -151,6 +167,8 @@ def _attributes(text: str) -> dict[str, int]:
         name, _, value = part.partition("=")
         if value.strip() not in ("0", "1"):
             raise InputError(f"--attributes {part}: write NAME=1 or NAME=0, e.g. --attributes {name.strip() or 'smiling'}=1")
+        if name.strip() in found:
+            raise InputError(f"--attributes {text}: {name.strip()} is said twice; say it once.")
         found[name.strip()] = int(value)
     return found
 

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pofx.cli.common import Answer, Common, DataFlags, load_images, load_model, run_info
+from pofx.numbers import with_error
 
 
 def score(
@@ -47,9 +48,7 @@ def score(
         result = task(model, images.images, out=out, samples=samples, estimate=estimate, seed=seed, progress=progress)
     s = result.score
     given = "" if s.given is None else f", given {type(s.given).__name__.lower()}"
-    nats, bits = f"{float(s.nats.mean()):.2f}", f"{float(s.bits_per_dim.mean()):.4f}"
-    if result.se is not None:
-        nats, bits = f"{nats} ± {result.se[0]:.2f}", f"{bits} ± {result.se[1]:.4f}"
+    nats, bits = (with_error(mean.mean, mean.se, digits) for mean, digits in zip(result.cost, (2, 4), strict=True))
     lines = [
         f"{images.heading}: {len(result.ids)} image{'s' * (len(result.ids) > 1)}",
         f"bits/dim {s.sign} {bits}, nats {s.sign} {nats} on average ({s.kind}{given})",

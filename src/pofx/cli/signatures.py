@@ -120,7 +120,11 @@ def _is_frozen(node: ast.stmt) -> bool:
 @cache
 def frozen_dataclasses() -> dict[str, Definition]:
     """Class name → definition of every public frozen dataclass among the views and beside models, roots (ABC) included."""
-    modules = ["pofx.views", *(module for module, _ in catalog._sources(catalog.MODELS)), *(e.module for e in catalog.entries().values())]
+    modules = [
+        "pofx.views",
+        *(module for module, _ in catalog.sources(catalog.MODELS, "dataclass")),
+        *(e.module for e in catalog.entries().values()),
+    ]
     found: dict[str, Definition] = {}
     for module in dict.fromkeys(modules):
         for node in source(module).tree.body:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 from cyclopts import Group, Parameter
 
 from pofx import catalog
-from pofx.cli.common import Answer, Common, DataFlags, Flag, load_model
+from pofx.cli.common import Answer, Common, DataFlags, Flag, listed, load_model
 from pofx.cli.signatures import Setting, flags, gather, is_flag, settings_of
 from pofx.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from pofx.data import Data
+    from pofx.model import ImageModel
 
 UNSET = object()  # a flag that was not typed: the model's own default holds
 
@@ -40,6 +41,8 @@ def train(
     precision: Literal["auto", "32", "bf16", "64"] = "auto",
     threads: int | None = None,
     augment: str | None = None,
+    labels: int | None = None,
+    label_seed: int = 0,
     init_from: str | None = None,
     logger: str | None = None,
     extend: Flag = False,
@@ -55,7 +58,7 @@ def train(
 
     Args:
         model: its name, see pofx models.
-        data: name[:transform], a folder of images, .npz, .npy, IDX, Parquet, or hf:owner/name.
+        data: name[:transform], a folder of images, .npz, .npy, IDX, Parquet, hf:owner/name, text:FILE, or series:FILE.csv.
         out: the run folder.
         epochs: budget: passes over the training images.
         steps: budget: optimizer steps.
@@ -68,15 +71,18 @@ def train(
         precision: of the body; auto is bf16 where the processor or GPU is fast at it. Likelihoods are float32 or better.
         threads: of the processor; by default the faster of one and all.
         augment: of training images only, e.g. flip,shift; mutate makes a background for pofx outliers.
-        init_from: start from the weights of this run.
+        labels: keep the labels of so many training images, as many of each class; the other images are left out, or learned from without
+            label where the model can.
+        label_seed: which of them.
+        init_from: start from the weights of this run; a model with a body (classifier) starts from the features of a run of any other model.
         logger: also log to mlflow or wandb.
         extend: add the budget to a finished run.
         dry_run: show the plan and stop.
         checkpoint_seconds: between checkpoints, 30 by default.
     """
     return run(model, data, {}, out=out, epochs=epochs, steps=steps, minutes=minutes, batch_size=batch_size, lr=lr, optimizer=optimizer, seed=seed,
-               average=average, precision=precision, threads=threads, augment=augment, init_from=init_from, logger=logger, extend=extend, dry_run=dry_run,
-               checkpoint_seconds=checkpoint_seconds, data_flags=data_flags, common=common)  # fmt: skip
+               average=average, precision=precision, threads=threads, augment=augment, labels=labels, label_seed=label_seed, init_from=init_from,
+               logger=logger, extend=extend, dry_run=dry_run, checkpoint_seconds=checkpoint_seconds, data_flags=data_flags, common=common)  # fmt: skip
 
 
 def run(model: str, spec: str, settings: dict[str, Any], *, data_flags: DataFlags, common: Common, **arguments: Any) -> Answer:
@@ -88,14 +94,43 @@ def run(model: str, spec: str, settings: dict[str, Any], *, data_flags: DataFlag
 
     cls = catalog.get(model)
     data = data_flags.load(spec, common)
-    own = catalog.arguments_from_json(with_classes(settings_of(catalog.name_of(cls)), settings, data))
+    known = settings_of(catalog.name_of(cls))
+    own = catalog.arguments_from_json(filled(known, settings, data))
+    if any(setting.name == "body" for setting in known) and is_other(arguments["init_from"], cls):
+        own, arguments["init_from"] = {"body": arguments["init_from"]} | own, None
     torch.manual_seed(arguments["seed"])  # of the initial weights: the same command makes the same model
     made = cls(data.space, **_parts(cls, own, common))
-    arguments |= {"augment": _names(arguments["augment"]), "logger": _names(arguments["logger"])}
+    labels, label_seed = arguments.pop("labels"), arguments.pop("label_seed")
+    if labels is not None:
+        data = data.few_labels(labels, seed=label_seed, unlabelled=learns_unlabelled(made))
+    arguments |= {"augment": listed(arguments["augment"]), "logger": listed(arguments["logger"])}
     result = train_model(made, data, device=common.device, quiet=common.quiet, **arguments)
     if isinstance(result, TrainingPlan):
         return Answer(result.to_json(), str(result))
     return Answer({"run": str(result.path), "model": model, "data": data.heading, "metrics": dict(result.metrics)}, str(result.path))
+
+
+def is_other(run: str | None, cls: type[Any]) -> bool:
+    """Whether a run is of another model than `cls`."""
+    from pofx.training import read_run
+
+    return run is not None and read_run(run).class_name != cls.__name__
+
+
+def learns_unlabelled(model: ImageModel) -> bool:
+    """Whether images without a label teach a model beside those that have one.
+
+    Raises:
+        InputError: labels teach it nothing.
+    """
+    from pofx.model import Labeler
+    from pofx.views import Label
+
+    if isinstance(model, Labeler):
+        return model.semi_supervised()
+    if isinstance(model.given, Label):
+        return model.given.unknown
+    raise InputError(f"--labels: {type(model).__name__} learns p(x) without labels. Leave it out, or add --given partial-label.")
 
 
 def _parts(cls: type[Any], arguments: dict[str, Any], common: Common) -> dict[str, Any]:
@@ -109,13 +144,11 @@ def _parts(cls: type[Any], arguments: dict[str, Any], common: Common) -> dict[st
     return arguments | {name: tuple(map(part, v)) if isinstance(v, tuple | list) else part(v) for name, v in found.items()}
 
 
-def _names(text: str | None) -> tuple[str, ...]:
-    return () if not text else tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def with_classes(known: tuple[Setting, ...], settings: dict[str, Any], data: Data) -> dict[str, Any]:
-    """Fill in the number of classes from the labels, where the model has such a setting and none was typed."""
+def filled(known: tuple[Setting, ...], settings: dict[str, Any], data: Data) -> dict[str, Any]:
+    """Fill in what was not typed and the data says: classes from the labels, and of --given top half of the image (of series, of their past)."""
     given = settings.get("given")
+    if isinstance(given, dict) and given["type"] == "Top" and "rows" not in given:
+        settings = settings | {"given": given | {"rows": max(1, (data.space.height if data.space.height > 1 else data.space.width) // 2)}}
     label = isinstance(given, dict) and given["type"] in ("Label", "PartialLabel") and "classes" not in given
     classifier = any(setting.name == "classes" for setting in known) and "classes" not in settings
     if not label and not classifier:
@@ -126,8 +159,8 @@ def with_classes(known: tuple[Setting, ...], settings: dict[str, Any], data: Dat
         raise InputError(
             f"{what} needs labels, and {data.heading} has none. Give a folder with one subfolder per class, or a set with labels."
         )
-    filled = settings | ({"given": given | {"classes": classes}} if label and given else {})
-    return filled | ({"classes": classes} if classifier else {})
+    settings = settings | ({"given": given | {"classes": classes}} if label and given else {})
+    return settings | ({"classes": classes} if classifier else {})
 
 
 # The command for one model --------------------------------------------------------------------------------------------
@@ -149,6 +182,8 @@ def command(tokens: Sequence[str]) -> Callable[..., Answer]:
         more: dict[str, Any] = {"negative": None} if is_flag(hint) and default == "True" else {}
         if flag in ("classes", "given.classes"):
             default = "as many as the data has"
+        if flag == "given.rows":
+            default = "half of them"
         shown = default if default not in (None, "none") else False
         parameter = Parameter(name=f"--{flag.replace('_', '-')}", group=group, help=text or None, show_default=shown, **more)
         own[flag.replace(".", "__")] = (flag, Annotated[hint, parameter])

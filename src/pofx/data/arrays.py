@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from pofx.data.pixels import Items
 from pofx.errors import InputError
+
+if TYPE_CHECKING:
+    from pofx.data.series import Scale
 
 CHANNELS = range(1, 5)
 
@@ -71,6 +74,7 @@ class Source:
         notes: conversions that belong to the source, e.g. "alpha over white".
         skipped: what could not be read, "path: reason".
         alphabet: of a text, the character of each level.
+        scale: of series, the values that levels stand for.
     """
 
     parts: dict[str, Rows]
@@ -79,6 +83,7 @@ class Source:
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = field(default=())
     alphabet: str | None = None
+    scale: Scale | None = None
 
 
 def as_images(array: Any, what: str) -> NDArray[np.uint8]:

@@ -56,8 +56,10 @@ def remember(key: str, make: Callable[[], Arrays]) -> Arrays:
     return arrays
 
 
+def cache_root(beside: str = "~/.cache") -> Path:
+    """What is kept between runs is in folders of this one: `$POFX_CACHE`, else `pofx` in `beside`."""
+    return Path(os.environ.get("POFX_CACHE") or f"{beside}/pofx").expanduser()
+
+
 def _folder() -> Path | None:
-    chosen = os.environ.get("POFX_CACHE")
-    if chosen is None:
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pofx"
-    return Path(chosen).expanduser() if chosen else None
+    return None if os.environ.get("POFX_CACHE") == "" else cache_root(os.environ.get("XDG_CACHE_HOME") or "~/.cache")

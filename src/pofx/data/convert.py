@@ -23,6 +23,7 @@ from pofx.data.arrays import Source, number_labels, pick
 from pofx.data.decode import Header, Refused, decode, header, in_parallel
 from pofx.data.part import CHUNK, Split
 from pofx.data.pixels import Items, Mapped, Memory, OnDisk, Pixels
+from pofx.data.series import Scale
 from pofx.data.split import Keys, pixel_keys
 from pofx.data.transforms import Conversion, over_white
 from pofx.errors import InputError
@@ -53,6 +54,7 @@ class Found:
     skipped: tuple[str, ...]
     class_names: tuple[str, ...] | None
     alphabet: str | None = None
+    scale: Scale | None = None
 
 
 def convert(parsed: sources.Spec, source: Source, options: Options) -> Found:
@@ -88,7 +90,7 @@ def convert(parsed: sources.Spec, source: Source, options: Options) -> Found:
         raise InputError(f"{parsed.text} holds no images. Give at least one.")
     if drawn is not None:
         space = replace(space, levels=2)
-    return Found(parts, space, tuple(transforms), skipped, class_names, source.alphabet)
+    return Found(parts, space, tuple(transforms), skipped, class_names, source.alphabet, source.scale)
 
 
 _Converted = tuple[

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import math
 import os
@@ -109,30 +110,48 @@ def read_folder(root: Path, name: str, limit: int) -> Source:
 
 
 def _written(tables: list[Path], root: Path, ids: list[str]) -> dict[str, dict[str, str]]:
-    """CSV files beside images: column → image → text. The first column names an image, from the folder of the file on; what a file says of
-    images that are not there is ignored with a warning, and a file that names none of them is not meant."""
+    """CSV files beside images: column → image → text. The first column that names one of the images, from the folder of the file on, names
+    them all; a file without such a column is not meant. What is ignored of one that is meant is told in a warning."""
     known = set(ids)
     found: dict[str, dict[str, str]] = {}
     for path in tables:
         try:
             with path.open(encoding="utf-8-sig", newline="") as stream:
-                head, *lines = list(csv.reader(stream)) or [[]]
+                text = stream.read()
+            start = text.lstrip().partition("\n")[0]
+            rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=start.count))
+            head, *lines = [row for row in rows if any(cell.strip() for cell in row)] or [[]]
         except (OSError, ValueError, csv.Error) as error:
-            warnings.warn(f"{path} cannot be read as CSV and is ignored: {_first_line(error)}.", stacklevel=1)
+            warnings.warn(f"{path} cannot be read as CSV and is ignored: {_first_line(error)}. Save it in UTF-8.", stacklevel=1)
             continue
-        images = {}
-        for cells in lines:
-            if cells and cells[0].strip():
-                name = os.path.relpath(path.parent / cells[0].strip(), root).replace(os.sep, "/")
-                images.setdefault(name, cells)
-        absent = [name for name in images if name not in known]
-        if len(absent) == len(images):
+        for at in range(len(head)):
+            cells = [row[at].strip() if at < len(row) else "" for row in lines]
+            names = [os.path.relpath(path.parent / cell, root).replace(os.sep, "/") if cell else "" for cell in cells]
+            if not known.isdisjoint(names):
+                break
+        else:
             continue
+        absent = sorted(set(names) - known - {""})
         if absent:
             warnings.warn(f"{path} names {len(absent)} images that are not there (e.g. {absent[0]}); they are ignored.", stacklevel=1)
-        for at, column in enumerate(head[1:], 1):
-            cells = {name: row[at] if at < len(row) else "" for name, row in images.items() if name in known}
-            found[column.strip()] = cells | found.get(column.strip(), {})
+        long = [name for name, row in zip(names, lines, strict=True) if name in known and any(cell.strip() for cell in row[len(head) :])]
+        if long:
+            warnings.warn(
+                f"{path} has {len(long)} rows with more cells than its heading (e.g. of {long[0]}); they are cut. Put texts with commas into quotes.",
+                stacklevel=1,
+            )
+        twice = []
+        for name, row in zip(names, lines, strict=True):
+            for k, column in enumerate(map(str.strip, head)):
+                if name in known and k != at and column:
+                    cell = row[k].strip() if k < len(row) else ""
+                    first = found.setdefault(column, {}).setdefault(name, cell)
+                    if first != cell:
+                        twice.append(f"{column} of {name}: {first!r}, then {cell!r}")
+        if twice:
+            warnings.warn(
+                f"{path} contradicts what was said before, {len(twice)} times (e.g. {twice[0]}); what is said first counts.", stacklevel=1
+            )
     return found
 
 

@@ -9,7 +9,7 @@ draws happen after the split, when images are taken: for training as a function 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -25,6 +25,7 @@ from pofx.data.arrays import Numbered, Rows, Source, as_images, as_labels
 from pofx.data.convert import Found, Options, convert
 from pofx.data.part import Split, check_rows, end_to_end
 from pofx.data.pixels import memory_limit as bytes_allowed
+from pofx.data.series import Scale
 from pofx.data.split import split
 from pofx.data.transforms import RESAMPLING, bernoulli, parse_size
 from pofx.errors import InputError
@@ -33,6 +34,7 @@ from pofx.space import ImageSpace
 from pofx.views import View
 
 PARTS = sources.PARTS
+LABELLED = 1 / 8  # of what is read, where few images have labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,9 @@ class Data:
         title: the set without its conversions, e.g. "mnist", or the last part of a path.
         arguments: what makes `load_data` return this again.
         alphabet: of a text, the character of each level; else None.
+        scale: of series, the values that levels stand for (`scale.decode(x)`); else None.
         view: the one that `y` was read for (see `told`); None where it is the label.
+        labels: how many labels of train were kept (see `few_labels`); None for all.
     """
 
     name: str
@@ -66,7 +70,9 @@ class Data:
     title: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
     alphabet: str | None = None
+    scale: Scale | None = None
     view: View | None = None
+    labels: int | None = None
 
     @property
     def dynamic(self) -> bool:
@@ -76,7 +82,8 @@ class Data:
     @property
     def heading(self) -> str:
         """What is printed above every number: "mnist [threshold]"."""
-        return _heading(self.title or self.name, self.transforms)
+        kept = () if self.labels is None else (f"{self.labels} labels",)
+        return _heading(self.title or self.name, (*self.transforms, *kept))
 
     @property
     def parts(self) -> dict[str, Split]:
@@ -102,6 +109,41 @@ class Data:
             digest.update(part.y.numpy().tobytes())
         return replace(self, **parts, fingerprint=digest.hexdigest()[:32], view=view)
 
+    def few_labels(self, n: int, *, seed: int = 0, unlabelled: bool = False) -> Data:
+        """This set with the labels of `n` training images, the same number of each class, drawn by `seed`; valid, calib and test keep theirs.
+
+        Args:
+            unlabelled: keep the other images, with y = −1. Those with labels are then repeated, so that they are LABELLED of what is read:
+                a batch would otherwise seldom hold one. Without, the others are left out.
+
+        Raises:
+            InputError: no labels, fewer than one a class, or more than there are.
+
+        >>> few = load_data("digits").few_labels(20, seed=1)
+        >>> len(few.train), few.train.y.bincount().tolist(), few.heading
+        (20, [2, 2, 2, 2, 2, 2, 2, 2, 2, 2], 'digits [20 labels]')
+        """
+        y = self.train.y
+        if y is None or y.ndim != 1 or self.labels is not None:
+            raise InputError(f"--labels {n}: {self.heading} {'has no labels' if self.labels is None else 'has few labels already'}.")
+        kept = self.train.balanced(n, seed=seed)
+        if unlabelled:
+            told = torch.full_like(y, -1)
+            told[torch.from_numpy(kept)] = y[torch.from_numpy(kept)]
+            times = max(1, round((len(y) - n) * LABELLED / (1 - LABELLED) / n))
+            train = replace(self.train, y=told).select(np.concatenate([np.arange(len(y)), *[kept] * (times - 1)]))
+        else:
+            train = self.train.select(kept)
+        assert train.y is not None
+        digest = sha256(self.fingerprint.encode() + train.keys.astype("<u8").tobytes() + train.y.numpy().astype("<i8").tobytes())
+        return replace(
+            self,
+            train=train,
+            labels=n,
+            fingerprint=digest.hexdigest()[:32],
+            arguments=self.arguments | {"labels": n, "label_seed": seed, "unlabelled": unlabelled},
+        )
+
     def train_batch(self, index: Tensor, *, seed: int, epoch: int) -> tuple[Tensor, Tensor | None]:
         """What training reads: rows `index` int64 `(n,)` of train, redrawn by (seed, epoch, image) if the set is `:dynamic`."""
         if self.train.drawn is None:
@@ -123,7 +165,7 @@ class Data:
             "class_names": None if self.class_names is None else list(self.class_names),
             "skipped": len(self.skipped),
             "fingerprint": self.fingerprint,
-        } | ({} if self.alphabet is None else {"alphabet": self.alphabet})
+        } | _levels_mean(self.alphabet, self.scale)
 
 
 def _options(
@@ -157,19 +199,27 @@ def load_data(
     strict: bool = False,
     memory_limit: int | str | None = None,
     alphabet: str | None = None,
+    scale: Scale | Mapping[str, Any] | None = None,
+    labels: int | None = None,
+    label_seed: int = 0,
+    unlabelled: bool = False,
 ) -> Data:
     """Load a set of images and split it into train, valid, calib and test.
 
     Args:
-        spec: a name (`digits`, `mnist:threshold`), a path, `hf:owner/name`, `text:FILE`, an array or tensor of images, or a pair (images, labels).
-        size: resize to H×W: `"40x24"`, or 28 for 28×28 (box filter; see `pofx.data.transforms`); of a text "1xN": windows of N characters.
+        spec: a name (`digits`, `mnist:threshold`), a path, `hf:owner/name`, `text:FILE`, `series:FILE.csv`, an array or tensor of images, or
+            a pair (images, labels).
+        size: resize to H×W: `"40x24"`, or 28 for 28×28 (box filter; see `pofx.data.transforms`); of a text or a long series "1xN": windows of N.
         levels: fewer values a sub-pixel: ⌊x·levels/old⌋. An array whose values are all below `levels` is taken to have that many already.
+            Of series: steps of the scale.
         gray: BT.601 luma of colour images.
         keep_labels, drop_labels: classes, by name or number, in train, valid and calib; test keeps all.
         split_seed: another split of the same images.
         strict: one file that cannot be read is an error; otherwise it is skipped and listed in `skipped`.
         memory_limit: bytes of decoded pixels above which the set stays on disk ("2G"; $POFX_MEMORY_LIMIT).
         alphabet: of text:FILE, the character of each level; by default those that the text has.
+        scale: of series, the values that levels stand for; by default fitted to what is not test.
+        labels, label_seed, unlabelled: keep the labels of so many training images; see `Data.few_labels`.
 
     Raises:
         InputError: nothing found, nothing readable, mixed sizes without `size`, wrong dtype, shape or values, labels missing where needed.
@@ -179,7 +229,7 @@ def load_data(
     ('1×8×8, 17 levels', [1294, 72, 72, 359])
     """
     options = _options(size, levels, gray, keep_labels, drop_labels, split_seed, strict, memory_limit)
-    parsed, source = _find(spec, options, alphabet)
+    parsed, source = _find(spec, options, alphabet, Scale.of(scale))
     if parsed.part:
         raise InputError(
             f"{parsed.text!r} is one part; training and splitting need the whole set. Use {parsed.text.replace(f':{parsed.part}', '', 1)!r}."
@@ -207,9 +257,9 @@ def load_data(
         "drop_labels": list(options.drop),
         "split_seed": options.split_seed,
         "strict": options.strict,
-    } | ({} if found.alphabet is None else {"alphabet": found.alphabet})
+    } | _levels_mean(found.alphabet, found.scale)
     fingerprint = _fingerprint(found, parts)
-    return Data(
+    data = Data(
         parsed.text,
         found.space,
         **parts,
@@ -220,7 +270,9 @@ def load_data(
         title=parsed.name,
         arguments=arguments,
         alphabet=found.alphabet,
+        scale=found.scale,
     )
+    return data if labels is None else data.few_labels(labels, seed=label_seed, unlabelled=unlabelled)
 
 
 def load_images(
@@ -235,6 +287,7 @@ def load_images(
     strict: bool = False,
     memory_limit: int | str | None = None,
     alphabet: str | None = None,
+    scale: Scale | Mapping[str, Any] | None = None,
 ) -> tuple[Split, ImageSpace]:
     """The images to score or look at: `name:part` is that part, a named set alone its test part, anything else all of it in order.
 
@@ -245,7 +298,7 @@ def load_images(
     (72, 'digits valid')
     """
     options = _options(size, levels, gray, keep_labels, drop_labels, split_seed, strict, memory_limit)
-    parsed, source = _find(spec, options, alphabet)
+    parsed, source = _find(spec, options, alphabet, Scale.of(scale), whole=True)
     found = convert(parsed, source, options)
     part = parsed.part or ("test" if isinstance(spec, str) and sources.is_name(parsed.base) else None)
     if part:
@@ -265,14 +318,23 @@ def order(n: int, *, seed: int, epoch: int) -> Tensor:
     return torch.argsort(Noise(seed, torch.arange(n)).bits(f"order/{epoch}", 1)[:, 0], stable=True)
 
 
-def _find(spec: Any, options: Options, alphabet: str | None) -> tuple[sources.Spec, Source]:
+def _levels_mean(alphabet: str | None, scale: Scale | None) -> dict[str, Any]:
+    """What levels stand for, where that is no shade: as JSON."""
+    return ({} if alphabet is None else {"alphabet": alphabet}) | ({} if scale is None else {"scale": scale.to_json()})
+
+
+def _find(spec: Any, options: Options, alphabet: str | None, scale: Scale | None, whole: bool = False) -> tuple[sources.Spec, Source]:
     if isinstance(spec, (str, Path)):
         parsed = sources.parse(spec)
-        if sources.is_text(parsed.base):
+        if sources.is_series(parsed.base) and parsed.transform:
+            raise InputError(f"{parsed.text}: :{parsed.transform} is of images; coarser steps of a series are --levels 2.")
+        if sources.prefix(parsed.base) == text.PREFIX:
             unfit = f":{parsed.transform}" if parsed.transform else f"--levels {options.levels}" if options.levels else None
             if unfit:
                 raise InputError(f"{parsed.text}: characters have no order, so that {unfit} means nothing for a text. Leave it out.")
-        return parsed, sources.find(parsed, options.limit, options.size, alphabet)
+        whole = whole and parsed.part is None and not sources.is_name(parsed.base)
+        how = sources.Reading(options.limit, options.size, options.levels, options.split_seed, alphabet, scale, whole)
+        return parsed, sources.find(parsed, how)
     if spec is None:
         raise InputError("This run was trained on an array in memory, which cannot be loaded again. Give DATA.")
     x, y = spec if isinstance(spec, tuple) and len(spec) == 2 else (spec, None)
@@ -317,12 +379,12 @@ def _again(parsed: sources.Spec) -> str:
     if sources.is_name(parsed.base):
         return parsed.text
     path = str(Path(parsed.file).expanduser().resolve())
-    return (text.PREFIX if sources.is_text(parsed.base) else "") + path + (f":{parsed.transform}" if parsed.transform else "")
+    return sources.prefix(parsed.base) + path + (f":{parsed.transform}" if parsed.transform else "")
 
 
 def _fingerprint(found: Found, parts: dict[str, Split]) -> str:
-    alphabet = [] if found.alphabet is None else [found.alphabet]
-    digest = sha256(json.dumps([found.space.to_json(), found.transforms, parts["train"].drawn, *alphabet]).encode())
+    mean = _levels_mean(found.alphabet, found.scale).values()
+    digest = sha256(json.dumps([found.space.to_json(), found.transforms, parts["train"].drawn, *mean]).encode())
     for part in PARTS:
         s = parts[part]
         digest.update(f"\n{part} {len(s)} {s.y is not None}\n".encode())

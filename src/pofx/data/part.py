@@ -15,6 +15,7 @@ from pofx.data.arrays import Numbered, pick
 from pofx.data.pixels import Chain, Memory, Pixels
 from pofx.data.split import Keys, pixel_keys
 from pofx.data.transforms import bernoulli
+from pofx.errors import InputError
 from pofx.noise import Noise
 from pofx.views import View
 
@@ -102,6 +103,32 @@ class Split:
         y = None if self.y is None else self.y[torch.from_numpy(rows)]
         written = {name: column[rows] for name, column in self.written.items()}
         return Split(self.pixels.select(rows), pick(self.ids, rows), self.keys[rows], y, self.drawn, self.heading, self.skipped, written)
+
+    def balanced(self, n: int, *, seed: int = 0) -> NDArray[np.int64]:
+        """`n` rows with as many images of each class as can be, ascending: drawn by `seed` and the pixels, so the same on every machine.
+
+        Raises:
+            InputError: no labels, fewer than one a class, or more than there are.
+
+        >>> part = Split.of(torch.arange(6, dtype=torch.uint8)[:, None, None, None], torch.tensor([0, 0, 0, 0, 1, 1]))
+        >>> part.y[torch.from_numpy(part.balanced(4))].tolist()
+        [0, 0, 1, 1]
+        """
+        if self.y is None or self.y.ndim != 1:
+            raise InputError(f"{self.heading} has no labels. Give a folder with one subfolder per class, or a set with labels.")
+        y = self.y.numpy()
+        classes = len(np.unique(y))
+        if not isinstance(n, int) or not classes <= n <= len(y):
+            raise InputError(
+                f"--labels {n}: {self.heading} has {len(y)} images of {classes} classes; use {classes} … {len(y)}, "
+                f"e.g. --labels {min(10 * classes, len(y))}."
+            )
+        u = Noise(seed, self._noise_keys).uniform("labels", 1)[:, 0].numpy()
+        rank = np.empty(len(y), np.int64)  # of each image within its class; so the first n by rank are balanced
+        for label in np.unique(y):
+            rows = np.flatnonzero(y == label)
+            rank[rows[np.argsort(u[rows], kind="stable")]] = np.arange(len(rows))
+        return np.sort(np.lexsort((u, rank))[:n])
 
     def told(self, view: View | None) -> Split:
         """This part with `y` as `view` reads it from what is written beside the images (attributes, captions); itself where `y` is the label.

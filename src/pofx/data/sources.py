@@ -4,6 +4,7 @@
     path                a folder, .npz, .npy, IDX (.gz), .parquet, or one image; write ./digits for a folder called like a set
     hf:owner/name       a set on the Hub
     text:FILE           a text, as images 1×1×64 whose levels are characters (`pofx.data.text`)
+    series:FILE.csv     series, one a row or one long column, as images 1×1×W whose levels are steps of their values (`pofx.data.series`)
     part                train, valid, calib or test
     transform           threshold (two levels, at the middle), dynamic (two levels, drawn)
 
@@ -22,14 +23,39 @@ from typing import Any
 
 import numpy as np
 
-from pofx.data import files, points, shapes
+from pofx.data import files, points, series, shapes
 from pofx.data.arrays import Numbered, Rows, Source, as_images
-from pofx.data.text import PREFIX, read_text
+from pofx.data.series import Scale, read_series
+from pofx.data.text import PREFIX as TEXT
+from pofx.data.text import read_text
 from pofx.data.transforms import over_white
 from pofx.errors import InputError, nearest
 
 PARTS = ("train", "valid", "calib", "test")
 TRANSFORMS = ("threshold", "dynamic")
+PREFIXES = {TEXT: "text file", series.PREFIX: "file of series"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a set is read, where that does not follow from its name.
+
+    Attributes:
+        limit: bytes that one array may declare.
+        size: windows of a text or of a long series, (1, W).
+        levels: of a scale that has to be fitted; None: as many as there can be.
+        split_seed: chooses the test part, where a scale is fitted to the rest.
+        alphabet, scale: those of a run; None: found in the data.
+        whole: no part was asked for: all of a file in its order.
+    """
+
+    limit: int
+    size: tuple[int, int] | None = None
+    levels: int | None = None
+    split_seed: int = 0
+    alphabet: str | None = None
+    scale: Scale | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,7 +64,7 @@ class Spec:
 
     Attributes:
         text: what was typed.
-        base: without part and transform: a name, a path, hf:owner/name, or text:FILE.
+        base: without part and transform: a name, a path, hf:owner/name, text:FILE or series:FILE.
         part: train, valid, calib, test, or None.
         transform: threshold, dynamic, or None.
     """
@@ -55,8 +81,8 @@ class Spec:
 
     @property
     def file(self) -> str:
-        """Of a path, or of text:FILE, the path."""
-        return self.base.removeprefix(PREFIX)
+        """Of a path, or of text:FILE or series:FILE, the path."""
+        return _file(self.base)
 
 
 def parse(spec: str | Path) -> Spec:
@@ -69,7 +95,7 @@ def parse(spec: str | Path) -> Spec:
     if isinstance(spec, Path):  # a Path is a path, whatever it is called
         return Spec(text, str(spec) if spec.is_absolute() else f"./{spec}")
     base, part, transform = text, None, None
-    while not _exists(base.removeprefix(PREFIX)):  # a folder may have a colon in its name
+    while not _exists(_file(base)):  # a folder may have a colon in its name
         head, colon, last = base.rpartition(":")
         if not colon or not head:
             break
@@ -79,9 +105,9 @@ def parse(spec: str | Path) -> Spec:
             base, transform = head, last
         elif last in (*PARTS, *TRANSFORMS):
             raise InputError(f"{text!r}: one part and one transform at most, e.g. {head.split(':')[0]}:test:threshold.")
-        elif head + colon == PREFIX:
+        elif head + colon in PREFIXES:
             break
-        elif (head in SETS and head != "timeseries") or _exists(head.removeprefix(PREFIX)):
+        elif (head in SETS and head != "timeseries") or _exists(_file(head)):
             raise InputError(f"{text!r}: {last!r} is no part and no transform. {nearest(last, (*PARTS, *TRANSFORMS))}")
         else:
             break
@@ -102,36 +128,51 @@ def _exists(path: str) -> bool:
         return False
 
 
-def is_text(base: str) -> bool:
-    """Whether this is text:FILE."""
-    return base.startswith(PREFIX)
+def prefix(base: str) -> str:
+    """text: or series:, or nothing."""
+    return next((p for p in PREFIXES if base.startswith(p)), "")
 
 
-def find(spec: Spec, limit: int, size: tuple[int, int] | None = None, alphabet: str | None = None) -> Source:
-    """The set that was asked for; `limit` bytes may be declared by one array; `size` and `alphabet` are those of a text; raises InputError."""
-    base = spec.base
-    if is_text(base):
+def _file(base: str) -> str:
+    return base.removeprefix(prefix(base))
+
+
+def is_series(base: str) -> bool:
+    """Whether levels are steps of a scale: series:FILE and timeseries:NAME."""
+    return prefix(base) == series.PREFIX or base.split(":")[0] == "timeseries"
+
+
+def find(spec: Spec, how: Reading) -> Source:
+    """The set that was asked for; raises InputError."""
+    base, kind = spec.base, prefix(spec.base)
+    if kind:
         if not spec.file or not _exists(spec.file):
-            raise InputError(f"There is no text file {spec.file!r} (looked in {Path.cwd()}). Give one that exists, e.g. text:book.txt.")
-        return read_text(Path(spec.file).expanduser(), spec.name, limit, size, alphabet)
+            example = "text:book.txt" if kind == TEXT else "series:power.csv"
+            raise InputError(f"There is no {PREFIXES[kind]} {spec.file!r} (looked in {Path.cwd()}). Give one that exists, e.g. {example}.")
+        path = Path(spec.file).expanduser()
+        if kind == TEXT:
+            return read_text(path, spec.name, how.limit, how.size, how.alphabet)
+        return read_series(
+            path, spec.name, how.limit, size=how.size, levels=how.levels, scale=how.scale, split_seed=how.split_seed, whole=how.whole
+        )
     if base.startswith("hf:"):
         return files.read_hub(base[3:], base)
     name, _, rest = base.partition(":")
     if name in SETS and (not rest or name == "timeseries"):
-        return _named(name, rest, limit)
+        return _named(name, rest, how)
     path = Path(base)
     if _exists(base):
-        return files.read(path.expanduser(), spec.name, limit)
+        return files.read(path.expanduser(), spec.name, how.limit)
     if path.suffix or "/" in base or os.sep in base:
         raise InputError(f"There is no file or folder {base!r} (looked in {Path.cwd()}). Give a path that exists, or a set such as digits.")
     raise InputError(f"There is no set, file or folder {base!r}. {nearest(name, SETS)}")
 
 
-def _named(name: str, rest: str, limit: int) -> Source:
+def _named(name: str, rest: str, how: Reading) -> Source:
     found = SETS[name]
     root = os.environ.get("POFX_DATA")
     if name in DRAWN or root:
-        source = found.read(Path(root or "").expanduser(), rest, limit)
+        source = found.read(Path(root or "").expanduser(), rest, how)
         if source is not None:
             return source
     where = f"in POFX_DATA={root}" if root else "anywhere: POFX_DATA is not set"
@@ -147,7 +188,7 @@ def _named(name: str, rest: str, limit: int) -> Source:
 # Named sets: each reads its files below $POFX_DATA, or returns None where they are not there ---------------------------------------------
 
 
-def _digits(root: Path, rest: str, limit: int) -> Source:
+def _digits(root: Path, rest: str, how: Reading) -> Source:
     """1,797 handwritten digits, 8×8, values 0 … 16 (UCI optdigits test part, in scikit-learn). No published test part."""
     from sklearn.datasets import load_digits
 
@@ -156,15 +197,15 @@ def _digits(root: Path, rest: str, limit: int) -> Source:
     return Source({"all": Rows(x, Numbered("digits", np.arange(len(x))), bunch.target)}, 17, tuple("0123456789"))
 
 
-def _shapes(root: Path, rest: str, limit: int) -> Source:
+def _shapes(root: Path, rest: str, how: Reading) -> Source:
     """6,000 coloured shapes whose factors are known, RGB 16×16; see `pofx.data.shapes`. No published test part."""
     made = shapes.factors(np.arange(shapes.COUNT))
     x = shapes.render(made).numpy()
     return Source({"all": Rows(x, Numbered(shapes.NAME, np.arange(len(x))), made[:, 0].numpy())}, 256, shapes.KINDS)
 
 
-def _points(name: str) -> Callable[[Path, str, int], Source]:
-    def read(root: Path, rest: str, limit: int) -> Source:
+def _points(name: str) -> Callable[[Path, str, Reading], Source]:
+    def read(root: Path, rest: str, how: Reading) -> Source:
         """20,000 points in the plane, as images of two pixels; see `pofx.data.points`. No published test part."""
         x, mode = (t.numpy() for t in points.draw(name))
         return Source({"all": Rows(x, Numbered(name, np.arange(len(x))), mode)}, 256)
@@ -172,34 +213,36 @@ def _points(name: str) -> Callable[[Path, str, int], Source]:
     return read
 
 
-def _idx_set(name: str, *folders: str, class_names: tuple[str, ...]) -> Callable[[Path, str, int], Source | None]:
-    def read(root: Path, rest: str, limit: int) -> Source | None:
+def _idx_set(name: str, *folders: str, class_names: tuple[str, ...]) -> Callable[[Path, str, Reading], Source | None]:
+    def read(root: Path, rest: str, how: Reading) -> Source | None:
         for folder in folders:
             parts = files._idx_pair(root / folder)
             if len(parts) == 2:
-                found = files.read_idx_parts(parts, name, limit, 256)
+                found = files.read_idx_parts(parts, name, how.limit, 256)
                 return Source(found.parts, 256, class_names)
         return None
 
     return read
 
 
-def _npz_set(name: str, file: str, levels: int, class_names: tuple[str, ...] | None = None) -> Callable[[Path, str, int], Source | None]:
-    def read(root: Path, rest: str, limit: int) -> Source | None:
+def _npz_set(
+    name: str, file: str, levels: int, class_names: tuple[str, ...] | None = None
+) -> Callable[[Path, str, Reading], Source | None]:
+    def read(root: Path, rest: str, how: Reading) -> Source | None:
         if not (root / file).is_file():
             return None
-        found = files.read_npz(root / file, name, limit)
+        found = files.read_npz(root / file, name, how.limit)
         return Source(found.parts, levels, class_names or found.class_names)
 
     return read
 
 
-def _noto_emoji(root: Path, rest: str, limit: int) -> Source | None:
+def _noto_emoji(root: Path, rest: str, how: Reading) -> Source | None:
     """RGBA; composited over white, as the files of a folder are. The names of their code points are captions."""
-    found = _npz_set("noto-emoji", "noto_emoji32.npz", 256)(root, rest, limit)
+    found = _npz_set("noto-emoji", "noto_emoji32.npz", 256)(root, rest, how)
     if found is None:
         return None
-    names = files.npz_arrays(root / "noto_emoji32.npz", limit, lambda key: key.startswith("name_"))
+    names = files.npz_arrays(root / "noto_emoji32.npz", how.limit, lambda key: key.startswith("name_"))
     parts = {}
     for part, rows in found.parts.items():
         own = names.get(f"name_{part}")
@@ -226,35 +269,39 @@ def emoji_caption(name: str) -> str:
     return " ".join(found)
 
 
-def _timeseries(root: Path, rest: str, limit: int) -> Source | None:
-    """Real series as images 1×1×N: 256 equal steps between the least and the largest value of train; test is clipped to them."""
+def _timeseries(root: Path, rest: str, how: Reading) -> Source | None:
+    """Real series as images 1×1×W, on a scale that was fitted to train; long ones are cut into windows."""
     path = root / "timeseries.npz"
     if not path.is_file():
         return None
-    arrays = files.npz_arrays(path, limit)
-    known = sorted(key.removesuffix("_x_train") for key in arrays if key.endswith("_x_train"))
+    arrays = files.npz_arrays(path, how.limit)
+    suffixes = ("_x_train", "_train")
+    keys = {
+        key.removesuffix(s): key for s in suffixes for key in arrays if key.endswith(s) and not key.endswith(("_y_train", "label_train"))
+    }
+    known = {name: key for name, key in keys.items() if not name.endswith("_x")}
     if rest not in known:
-        hint = nearest(rest, known) if rest else f"Known: {', '.join(known)}."
-        raise InputError(f"Which series? timeseries:{rest or 'NAME'} is not there. {hint} Try timeseries:{known[0]}.")
-    train = arrays[f"{rest}_x_train"].astype(np.float64)
-    low, high = float(train.min()), float(train.max())
-    parts = {}
-    for part in ("train", "test"):
-        x = arrays[f"{rest}_x_{part}"].astype(np.float64)
+        hint = nearest(rest, known) if rest else f"Known: {', '.join(sorted(known))}."
+        raise InputError(f"Which series? timeseries:{rest or 'NAME'} is not there. {hint} Try timeseries:{min(known)}.")
+    train, test = (arrays[known[rest].removesuffix("train") + part].astype(np.float64) for part in ("train", "test"))
+    for part, x in (("train", train), ("test", test)):
         if not np.isfinite(x).all():
-            raise InputError(f"{path}: {rest}_x_{part} has values that are not finite. Fill or drop them.")
-        steps = np.clip(np.floor((x - low) / ((high - low) or 1) * 256), 0, 255).astype(np.uint8)
-        parts[part] = Rows(
-            steps[:, None, None], Numbered(f"timeseries:{rest}/{part}", np.arange(len(x))), arrays[f"{rest}_y_{part}"].astype(str)
-        )
-    return Source(parts, 256, notes=(f"256 steps of {low:.6g} … {high:.6g}",))
+            raise InputError(f"{path}: {rest}, {part}, has values that are not finite. Fill or drop them.")
+    name = f"timeseries:{rest}"
+    if train.ndim == 1:
+        test = test[len(train) :] if np.array_equal(test[: len(train)], train) else test  # some are published with their past
+        width = series.window(how.size)
+        parts = series.columns(train, test, name, width, whole=False)
+        return series.source(parts, name, how.levels, how.scale, notes=(f"windows of {width} values",))
+    numbered = {"train": (train, np.arange(len(train))), "test": (test, np.arange(len(test)))}
+    return series.source(numbered, name, how.levels, how.scale, {part: arrays[f"{rest}_y_{part}"].astype(str) for part in numbered})
 
 
 @dataclass(frozen=True)
 class Named:
     """A named set: its reader, its place on the Hub if it has one, and the files it is looked up as."""
 
-    read: Callable[[Path, str, int], Source | None]
+    read: Callable[[Path, str, Reading], Source | None]
     hub: str | None
     files: str
 

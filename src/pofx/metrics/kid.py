@@ -12,13 +12,13 @@ and sd / √blocks is the standard error. All in float64.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pofx.errors import InputError
+from pofx.metrics.mean import Mean
 
 BLOCKS = 10
 
@@ -88,6 +88,5 @@ def kernel_distance(features: Tensor, reference: Tensor, *, blocks: int = BLOCKS
     deals = [torch.randperm(size, generator=generator).tensor_split(blocks) for size in (n, m)]
     x, y = features.double().cpu() / scale, reference.double().cpu() / scale
     found = [squared_mmd(x[i], y[j]) for i, j in zip(*deals, strict=True)]
-    values = torch.tensor(found, dtype=torch.double)
-    se = float(values.std(correction=1)) / math.sqrt(blocks) if blocks > 1 else math.nan
-    return KernelDistance(float(values.mean()), se, blocks, n, m, d, scale)
+    mean = Mean.of(torch.tensor(found, dtype=torch.double))
+    return KernelDistance(mean.mean, mean.se, blocks, n, m, d, scale)

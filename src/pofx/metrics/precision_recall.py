@@ -23,8 +23,6 @@ from torch import Tensor
 
 from pofx.errors import InputError
 
-MEASURES = ("precision", "recall", "density", "coverage")
-
 
 @dataclass(frozen=True)
 class PrecisionRecall:
@@ -38,6 +36,11 @@ class PrecisionRecall:
     n: int
     n_reference: int
 
+    @property
+    def measures(self) -> dict[str, float]:
+        """All four by name, in the order in which they are shown."""
+        return {"precision": self.precision, "recall": self.recall, "density": self.density, "coverage": self.coverage}
+
     def shares(self, real: PrecisionRecall) -> dict[str, float]:
         """Each measure over what real images get; NaN where they get 0.
 
@@ -45,8 +48,8 @@ class PrecisionRecall:
         >>> half.shares(whole)
         {'precision': 0.5, 'recall': 0.5, 'density': 0.5, 'coverage': 0.5}
         """
-        pairs = {name: (getattr(self, name), getattr(real, name)) for name in MEASURES}
-        return {name: own / of if of > 0 else math.nan for name, (own, of) in pairs.items()}
+        of = real.measures
+        return {name: own / of[name] if of[name] > 0 else math.nan for name, own in self.measures.items()}
 
 
 def radii(points: Tensor, k: int) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pofx.errors import InputError
+from pofx.metrics.mean import Mean
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,5 @@ def sharpness(samples: Tensor, real: Tensor, levels: int) -> Sharpness:
     """
     if not len(samples) or not len(real):
         raise InputError(f"Sharpness needs images on each side, found {len(samples)} and {len(real)}.")
-    a, b = laplacian_variance(samples, levels), laplacian_variance(real, levels)
-
-    def error(values: Tensor) -> float:
-        return float(values.std(correction=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-
-    return Sharpness(float(a.mean()), error(a), float(b.mean()), error(b), len(a), len(b))
+    a, b = Mean.of(laplacian_variance(samples, levels)), Mean.of(laplacian_variance(real, levels))
+    return Sharpness(a.mean, a.se, b.mean, b.se, len(samples), len(real))

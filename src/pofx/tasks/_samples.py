@@ -24,7 +24,7 @@ from pofx.errors import InputError
 from pofx.metrics.frechet import Frechet, frechet
 from pofx.metrics.kid import KernelDistance, kernel_distance
 from pofx.metrics.label_coverage import LabelCoverage, label_coverage
-from pofx.metrics.precision_recall import MEASURES, PrecisionRecall, precision_recall
+from pofx.metrics.precision_recall import PrecisionRecall, precision_recall
 from pofx.metrics.sharpness import Sharpness, sharpness
 from pofx.model import Features, ImageModel, Labeler, Progress, Sampler
 from pofx.space import ImageSpace
@@ -51,7 +51,7 @@ class RealImages:
             "frechet": self.frechet.distance,
             "kid": self.kid.distance,
             "kid_se": _finite(self.kid.se),
-            **{name: getattr(self.precision_recall, name) for name in MEASURES},
+            **self.precision_recall.measures,
         }
 
 
@@ -117,7 +117,7 @@ class SampleQuality:
             "kid_se": _finite(self.kid.se),
             "kid_blocks": self.kid.blocks,
             "kid_scale": self.kid.scale,
-            **{name: getattr(pr, name) for name in MEASURES},
+            **pr.measures,
             "k": pr.k,
             "of_real_images": None if self.real is None else self.real.to_json(),
             "shares": None if shares is None else {name: _finite(value) for name, value in shares.items()},
@@ -151,11 +151,12 @@ def sharpness_json(found: Sharpness) -> dict[str, float | None]:
 
 def draws(model: Sampler, n: int, like: Images, *, seed: int = 0, progress: Progress | None = None) -> Tensor:
     """n samples, uint8 `(n, C, H, W)`; a conditional model is given the views of `like`'s images in turn (see `viewed`)."""
-    given = None
-    if model.given is not None:
-        x, y = like.take(torch.arange(n) % len(like))
-        given = model.given.value(x, y)
-    return model.sample(n, given, seed=seed, progress=progress).cpu().clone()
+    return model.sample(n, views_in_turn(model, n, like), seed=seed, progress=progress).cpu().clone()
+
+
+def views_in_turn(model: ImageModel, n: int, like: Images) -> Tensor | None:
+    """The views of `like`'s images in turn, n of them; None for p(x)."""
+    return None if model.given is None else model.given.value(*like.take(torch.arange(n) % len(like)))
 
 
 def viewed(model: ImageModel, reference: Images, data: Data | None = None, *, seed: int = 0) -> tuple[Images, Images, str]:

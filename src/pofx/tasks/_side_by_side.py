@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from pofx.catalog import name_of
+from pofx.metrics.mean import Mean, cost_json
 from pofx.metrics.sharpness import Sharpness
-from pofx.model import SAMPLE_CHUNK, ImageModel, LatentVariable, Progress, Sampler, Score, capabilities, evaluating
+from pofx.model import SAMPLE_CHUNK, SIGNS, ImageModel, LatentVariable, Progress, Sampler, Score, capabilities
 from pofx.noise import Noise
-from pofx.tasks._samples import SampleQuality, Yardstick, draws, sharpness_json, sharpness_of
+from pofx.tasks._decoding import means
+from pofx.tasks._samples import SampleQuality, Yardstick, draws, sharpness_json, sharpness_of, views_in_turn
 from pofx.tasks.bulk import Images
-from pofx.tasks.evaluate import SIGNS, Mean
 
 MEANS = 500  # of p(x | z), at most
 Z = 2.0  # standard errors that a difference must have to be called one
@@ -95,9 +96,7 @@ class Entry:
             "family": list(self.family),
             "capabilities": list(self.capabilities),
             "kind": self.kind,
-            "nats": None if self.nats is None else self.nats.to_json(),
-            "bits_per_dim": None if self.bits_per_dim is None else self.bits_per_dim.mean,
-            "bits_per_dim_se": None if self.bits_per_dim is None else self.bits_per_dim.to_json()["se"],
+            **cost_json(self.nats, self.bits_per_dim),
             "posterior": self.posterior,
             "speed": None if self.speed is None else self.speed.to_json(),
             "sharpness": None if self.sharpness is None else sharpness_json(self.sharpness),
@@ -166,13 +165,9 @@ def entry(
 
 
 def _means(model: LatentVariable, n: int, like: Images, reference: Images, *, seed: int) -> Sharpness | None:
-    """Sharpness of n means of p(x | z), z ~ N(0, I), rounded as samples are."""
+    """Sharpness of n means of p(x | z), z ~ N(0, I), rounded as samples are, known pixels in their places as in samples."""
     z = Noise(seed, torch.arange(n)).normal("z", model.latent_dims).to(model.device, model.dtype)
-    given = None
-    if model.given is not None:
-        given = model.given.value(*like.take(torch.arange(n) % len(like)))
-    with torch.inference_mode(), evaluating(model):
-        x = model.decode(z, given).mean.round().clamp(0, model.space.levels - 1).to(torch.uint8).cpu()
+    x = means(model, z, views_in_turn(model, n, like)).round().clamp(0, model.space.levels - 1).to(torch.uint8)
     return sharpness_of(x, reference, model.space.levels)
 
 

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from pofx.errors import InputError, RunError
+from pofx.metrics.mean import Mean
 from pofx.model import LOG_2PI, Gaussian, ImageModel, LatentVariable, Progress, evaluating, require
 from pofx.noise import Noise, hash_images
 from pofx.tasks._quadrature import integrate, mesh, peaks
@@ -740,7 +741,6 @@ def aggregate(model: ImageModel, images: Images | Tensor, *, seed: int = 0, prog
 
     found = per_image(latent, parts, images, progress=progress).double()
     mean, log_variance, z, kl = found[:, : 4 * d].split(d, 1)
-    cost = -found[:, -1]
+    cost = Mean.of(-found[:, -1])
     variance = mean.var(0, correction=0) + log_variance.exp().mean(0)
-    se = float(cost.std()) / math.sqrt(len(cost))
-    return Aggregate(mean, log_variance, z, kl.mean(0), mean.mean(0), variance, float(cost.mean()), se)
+    return Aggregate(mean, log_variance, z, kl.mean(0), mean.mean(0), variance, cost.mean, cost.se)

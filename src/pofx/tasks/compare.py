@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from pofx.errors import InputError
-from pofx.model import ExactLikelihood, Features, ImageModel, LowerBound, Progress, Sampler, Score
+from pofx.metrics.mean import Mean, cost_json
+from pofx.model import SIGNS, ExactLikelihood, Features, ImageModel, LowerBound, Progress, Sampler, Score
 from pofx.tasks._samples import viewed, yardstick
 from pofx.tasks._side_by_side import Claim, Entry, claims, entry, timed_draws
 from pofx.tasks.bulk import Images, as_images, subset
-from pofx.tasks.evaluate import COPY_DRAWS, DRAWS, REFERENCE_LIMIT, SIGNS, Mean
+from pofx.tasks.evaluate import COPY_DRAWS, DRAWS, REFERENCE_LIMIT
 from pofx.tasks.score import costs
 
 if TYPE_CHECKING:
@@ -49,9 +50,7 @@ class Row:
         return {
             "name": self.name,
             "kind": self.kind,
-            "nats": self.nats.to_json(),
-            "bits_per_dim": self.bits_per_dim.mean,
-            "bits_per_dim_se": self.bits_per_dim.to_json()["se"],
+            **cost_json(self.nats, self.bits_per_dim),
             "difference": self.difference.to_json(),
             "difference_bits_per_dim": self.difference_bits_per_dim.to_json(),
         }

@@ -51,15 +51,17 @@ from pofx.model import (
     evaluating,
 )
 from pofx.noise import Noise
+from pofx.space import ImageSpace
 from pofx.tasks._decoding import has_prior, means
 from pofx.tasks._files import check_out, writing
 from pofx.tasks._particles import Drawn, gibbs, importance, met_later, smc, suffix, view_known
 from pofx.tasks.invert import POOL, TOGETHER, descend
-from pofx.views import Masked, Top
+from pofx.views import Masked, PartialLabel, Top
 
 PARTICLES, STEPS, ROUNDS, DRAWS = 128, 200, 30, 64  # draws of z for a bound
 FEW = 4  # an effective sample size that carries no estimate
 SUFFIXES = (".png", ".npz")
+DAMAGED = "is not finite. The weights may be damaged, or the run diverged: train again with a lower --lr."
 SIDES = ("top", "bottom", "left", "right")
 ACROSS = 10  # images in a row of a sheet
 HOLE = np.array([[(150, 185, 222), (190, 213, 236)], [(190, 213, 236), (150, 185, 222)]], np.uint8)  # a chequer in no ink's colour
@@ -75,7 +77,7 @@ class Completion:
         method: how they were made.
         known: bool `(C, H, W)`, the sub-pixels that were kept.
         original: uint8 `(C, H, W)`, or None where only the view's value was given.
-        shown: uint8 `(C, H, W)`, what the model was told: kept pixels, or the view's value at full size.
+        shown: uint8 `(C, H, W)`, what the model was told: kept pixels, 0 in the hole; or the view's value at full size.
         ess: effective sample size of the weights, 1 … particles, the least of all stages; None where nothing was weighted.
         particles: how many there were, or None.
         stages: the effective sample size at each stage of sequential Monte Carlo, before particles were drawn again.
@@ -127,10 +129,10 @@ class Completion:
     def sheet(self) -> Image.Image:
         """The original (where there is one), what was kept, and the completions, with a line that says how they were made."""
         images, names = pictures.rgb(self.images, self.levels), [str(i + 1) for i in range(len(self.images))]
-        kept = pictures.rgb(self.shown[None], self.levels)
-        if bool(self.known.any()):
+        kept, side = pictures.rgb(self.shown[None], self.levels), bool(self.shown[~self.known].any())
+        if not side:
             kept = _without(kept, self.known)
-        images, names = np.concatenate([kept, images]), ["kept" if bool(self.known.any()) else "given", *names]
+        images, names = np.concatenate([kept, images]), ["given" if side else "kept", *names]
         if self.original is not None:
             images, names = np.concatenate([pictures.rgb(self.original[None], self.levels), images]), ["original", *names]
         if self.images.shape[2] == 1:  # series, one below another
@@ -155,6 +157,7 @@ def _without(shown: NDArray[np.uint8], known: Tensor) -> NDArray[np.uint8]:
 
 def kept_region(text: str, height: int, width: int) -> Tensor:
     """A mask in words: `top:14`, `bottom:8`, `left:3`, `right:10`, or several with commas; bool `(H, W)`, true where pixels are kept.
+    On images one row high (series) top is their beginning and bottom their end, as of `Top`.
 
     Raises:
         InputError: another form, nothing kept, or all of it.
@@ -169,6 +172,7 @@ def kept_region(text: str, height: int, width: int) -> Tensor:
             raise InputError(
                 f"--keep {text}: it takes a side and a number of pixels, e.g. --keep top:{max(1, height // 2)} (or bottom, left, right)"
             )
+        side = {"top": "left", "bottom": "right"}.get(side, side) if height == 1 else side
         length, k = (height if side in ("top", "bottom") else width), int(number)
         if not 1 <= k <= length:
             what = (
@@ -187,10 +191,11 @@ def read_mask(path: str | Path, height: int, width: int) -> Tensor:
     """A mask from an image file: **white is the hole**, black is kept (as in most inpainting tools); bool `(H, W)`, true where pixels are kept.
 
     Raises:
-        InputError: no image, another size, or grey where it must be black or white.
+        InputError: no image, another size, or grey or transparent where it must be black or white.
     """
     try:
         with Image.open(path) as file:
+            clear = file.has_transparency_data and np.asarray(file.convert("RGBA"))[..., 3].min() < 255
             mask = np.asarray(file.convert("L"))
     except OSError as error:
         raise InputError(
@@ -199,6 +204,10 @@ def read_mask(path: str | Path, height: int, width: int) -> Tensor:
     if mask.shape != (height, width):
         raise InputError(
             f"--mask {path} is {mask.shape[0]}×{mask.shape[1]} and the images of the run are {height}×{width} (height×width); make it that size."
+        )
+    if clear:
+        raise InputError(
+            f"--mask {path} is transparent in places, which says nothing. Save it without transparency: white is the hole, black is kept."
         )
     grey = (mask > 50) & (mask < 205)
     if grey.any():
@@ -275,13 +284,17 @@ def complete(
     with torch.inference_mode(), evaluating(model):
         made = _made(model, x, kept, value, n, particles, sweeps, steps, seed, progress)
         truth = None if original is None or made.cost is None else made.cost()
+    drawn, note = made.drawn, made.note
+    if not all(math.isfinite(number) for number in ((drawn.ess,) if drawn else ()) + ((float(truth.nats),) if truth else ())):
+        raise RunError(f"What the model says of these pixels {DAMAGED}")
     images = torch.where(kept, x.cpu(), made.x.cpu()).clone()
-    told = x[0].cpu()
-    if value is not None and not bool(kept.any()) and value.ndim == 4:  # side information, as large as the image
+    told = x[0].cpu() * kept
+    if (
+        value is not None and not bool(kept.any()) and value.ndim == 4 and model.known(value) is None
+    ):  # side information, as large as the image
         told = (
             F.interpolate(value.cpu().float(), model.space.shape[1:], mode="nearest").to(torch.uint8)[0].expand(model.space.shape).clone()
         )
-    drawn, note = made.drawn, made.note
     if drawn is not None and drawn.ess < FEW:
         note = f"With an effective sample size of {drawn.ess:.1f} these completions are a guess or two, and estimates say little. {note}"
     result = Completion(
@@ -315,6 +328,7 @@ def complete(
 def _kept(model: ImageModel, x: Tensor | None, known: Tensor | None, given: Any) -> tuple[Tensor, Tensor | None]:
     """What is kept, bool `(C, H, W)` on the CPU, and the view's value `(1, …)`, checked against each other."""
     space, view = model.space, model.given
+    planes = view is not None and len(view.feature_shape(space)) == 3
     if known is not None:
         known = torch.as_tensor(known).cpu()
         if known.dtype != torch.bool or tuple(known.shape) not in (space.shape, space.shape[1:]):
@@ -325,20 +339,16 @@ def _kept(model: ImageModel, x: Tensor | None, known: Tensor | None, given: Any)
         if x is None:
             raise InputError("The pixels to keep are those of an image: give it, with its hole filled by anything.")
         if bool(known.all()):
-            raise InputError(
-                "All pixels are kept: there is nothing to complete. Keep fewer, e.g. --keep top:" + str(max(1, space.height // 2))
-            )
-        if not bool(known.any()) and (view is None or len(view.feature_shape(space)) == 1):
+            raise InputError(f"All pixels are kept: there is nothing to complete. Keep fewer, e.g. {_example(space)}")
+        if not bool(known.any()) and not planes:
             raise InputError("No pixel is kept: that is plain sampling, pofx sample RUN")
     if isinstance(view, Masked) and given is None and known is not None and x is not None:
         if not bool((known.all(0) == known.any(0)).all()):
             raise InputError("This run is p(x | masked), whose masks hold whole pixels: keep all channels of a pixel, or none.")
         given = view.cut(x, known[0])
     elif isinstance(view, Masked) and given is None:
-        raise InputError(
-            "This run is p(x | masked), for any hole: say which, e.g. --keep top:" + str(max(1, space.height // 2)) + " or --mask mask.png"
-        )
-    elif view is not None and given is None and x is not None:
+        raise InputError(f"This run is p(x | masked), for any hole: say which, e.g. {_example(space)} or --mask mask.png")
+    elif view is not None and given is None and x is not None and (planes or isinstance(view, PartialLabel)):  # the image says it
         given = view.value(x, None)
     value = model.check_given(given, 1)
     if view is not None and x is not None and value is not None:
@@ -346,14 +356,10 @@ def _kept(model: ImageModel, x: Tensor | None, known: Tensor | None, given: Any)
     told = view_known(model, value)
     if known is None:
         if view is None:
-            raise InputError(
-                "Which pixels are kept? Say so, e.g. --keep top:"
-                + str(max(1, space.height // 2))
-                + ", or --mask mask.png (white is the hole)"
-            )
+            raise InputError(f"Which pixels are kept? Say so, e.g. {_example(space)}, or --mask mask.png (white is the hole)")
         if value is not None and value.ndim == 1 and not bool(told.any()):
             raise InputError(
-                f"This run is p(x | {type(view).__name__.lower()}), which keeps no pixel: say which are kept, e.g. --keep top:{max(1, space.height // 2)}"
+                f"This run is p(x | {type(view).__name__.lower()}), which keeps no pixel: say which are kept, e.g. {_example(space)}"
             )
         return told, value
     if bool((told & ~known).any()):
@@ -361,6 +367,10 @@ def _kept(model: ImageModel, x: Tensor | None, known: Tensor | None, given: Any)
             f"This run is p(x | {view}): {int(told.sum())} sub-pixels are always told, some of them in the hole. Leave out --keep and --mask."
         )
     return known, value
+
+
+def _example(space: ImageSpace) -> str:
+    return f"--keep top:{space.height // 2}" if space.height > 1 else f"--keep left:{max(1, space.width // 2)}"
 
 
 @dataclass(frozen=True)
@@ -419,8 +429,9 @@ def _made(
         note = f"The {n} completions come from {found.distinct} codes, {found.acceptance:.0%} of later moves were accepted; {_advice(model, kept)}"
 
         def cost() -> Score:
-            whole = float(model.log_prob_estimate(x, value, samples=max(particles, n), seed=seed))
-            return _score(model, found.log_evidence - whole, "estimate", int(hole.sum()))
+            # By the same mixture, whose share of the prior bounds the weights where q(z|x) is too narrow
+            whole = importance(model, x, torch.ones_like(kept), value, 1, max(particles, n), seed)
+            return _score(model, found.log_evidence - whole.log_evidence, "estimate", int(hole.sum()))
 
         return _Made(found.x, "approximate", "importance weighting of codes", note, found, cost)
     if isinstance(model, Decoder) and has_prior(model):
@@ -484,7 +495,7 @@ def _inverted(
             progress(min(first + TOGETHER, n), n)
     decoded, error = means(model, torch.cat(found).detach(), each(n)), torch.cat(errors)
     if not bool(error.isfinite().all()):
-        raise RunError("What is decoded is not finite. The weights may be damaged, or the run diverged: train again with a lower --lr.")
+        raise RunError(f"What is decoded {DAMAGED}")
     return decoded.round().clamp(0, model.space.levels - 1).to(torch.uint8), math.sqrt(float(error.mean()) / int(counted.sum()))
 
 
@@ -496,6 +507,8 @@ def _again(model: ImageModel, x: Tensor, kept: Tensor, value: Tensor | None, n: 
     now = torch.where(kept, x, (u * model.space.levels).to(torch.uint8))
     for t in range(ROUNDS):
         mean = model.decode(model.encode(now, each), each).mean
+        if not bool(mean.isfinite().all()):
+            raise RunError(f"What is decoded {DAMAGED}")
         now = torch.where(kept, x, mean.round().clamp(0, model.space.levels - 1).to(torch.uint8))
         if progress is not None:
             progress(t + 1, ROUNDS)

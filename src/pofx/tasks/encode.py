@@ -1,4 +1,5 @@
-"""The codes of images: z = E q(z|x), a draw from q(z|x), f(x) of an autoencoder, or what inversion finds where a model only decodes.
+"""The codes of images: z = E q(z|x), a draw from q(z|x), f(x) of an autoencoder, or what inversion finds where a model only decodes; and the
+features of a layer, of models that have no codes, or where a layer is named.
 
 A draw's noise is keyed by the image itself, so that neither order nor batch matters. This is the one place where codes of images come
 from: who wants them asks `encode`, and whether they are approximate stands in its result.
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pofx.errors import RunError
-from pofx.model import Encoder, ImageModel, LatentVariable, Progress, require
+from pofx.model import Encoder, Features, ImageModel, LatentVariable, Progress, require
 from pofx.tasks._decoding import has_prior
 from pofx.tasks._files import TABLES, check_out, write_table, writing
 from pofx.tasks.bulk import Images, TensorImages, as_images, everything, per_image
@@ -31,8 +32,8 @@ class Codes:
 
     Attributes:
         ids: stable names, in order.
-        z: `(n, latent_dims)`, in the model's precision.
-        kind: "mean of q(z|x)", "draw from q(z|x)", "code", or "code by inversion (approximate)".
+        z: `(n, latent_dims)`, in the model's precision; of features `(n, d)`.
+        kind: "mean of q(z|x)", "draw from q(z|x)", "code", "code by inversion (approximate)", or "features" with their layer.
         path: the file that was written, or None.
         inversion: of a model that only decodes, how good the codes are; else None.
     """
@@ -63,6 +64,28 @@ def codes(model: ImageModel, images: Images | Tensor, *, sample: bool = False, s
     return encode(model, images, sample=sample, seed=seed, progress=progress).z
 
 
+def features(model: ImageModel, images: Images | Tensor, layer: str | None = None, *, progress: Progress | None = None) -> Tensor:
+    """Features of every image, `(n, d)`, in fixed batches (`tasks/bulk.py`).
+
+    Raises:
+        CapabilityError: the model has none.
+        InputError: no such layer; the message names those there are. A conditional model.
+    """
+    body = require(model, Features, to="give features")
+    body.layer_index(layer)
+    return _finite(per_image(body, lambda x, y: body.features(x, layer), images, progress=progress), as_images(images))
+
+
+def _finite(z: Tensor, images: Images) -> Tensor:
+    bad = (~z.isfinite().all(1)).nonzero().flatten()
+    if len(bad):
+        raise RunError(
+            f"The code of image {images.ids[int(bad[0])]!r} is not finite ({len(bad)} of {len(z)} are not). "
+            "The weights may be damaged, or the run diverged: train again with a lower --lr."
+        )
+    return z
+
+
 def _encoded(model: ImageModel, images: Images, given: Any, sample: bool, seed: int, progress: Progress | None) -> Tensor:
     """By an encoder, in fixed batches (`tasks/bulk.py`)."""
     encoder = require(model, Encoder, to="encode images")
@@ -80,13 +103,7 @@ def _encoded(model: ImageModel, images: Images, given: Any, sample: bool, seed: 
         z = per_image(encoder, code, images, progress=progress)
     else:  # rows in the place of labels: each image has its own value
         z = per_image(encoder, code_given, TensorImages(everything(images)[0], torch.arange(len(images))), progress=progress)
-    bad = (~z.isfinite().all(1)).nonzero().flatten()
-    if len(bad):
-        raise RunError(
-            f"The code of image {images.ids[int(bad[0])]!r} is not finite ({len(bad)} of {len(z)} are not). "
-            "The weights may be damaged, or the run diverged: train again with a lower --lr."
-        )
-    return z
+    return _finite(z, images)
 
 
 def encode(
@@ -96,6 +113,7 @@ def encode(
     given: Any = None,
     out: str | Path | None = None,
     sample: bool = False,
+    layer: str | None = None,
     seed: int = 0,
     steps: int = STEPS,
     restarts: int = RESTARTS,
@@ -109,12 +127,13 @@ def encode(
         out: `.parquet`, `.csv` or `.jsonl` with columns id, z0, z1, …; `.npy` the codes; `.npz` the codes as `z` with `id`, `kind`, and
             labels as `y` where there are any. By inversion, also `squared_error` and `norm`.
         sample: a draw from q(z|x) and not its mean.
+        layer: features of this layer, in the place of codes; a model that has no codes gives those of its default layer.
         seed: of that draw, or of the starts of an inversion.
         steps, restarts: of an inversion, as of `invert`.
 
     Raises:
-        CapabilityError: the model has no codes; a sample of a model whose code is a point.
-        InputError: images of another space, no images, another ending; steps or restarts below 1.
+        CapabilityError: the model has neither codes nor features; a sample of a model whose code is a point.
+        InputError: images of another space, no images, another ending; steps or restarts below 1; no layer of that name.
         RunError: a code that is not finite; the message names the image.
 
     >>> import torch
@@ -129,7 +148,9 @@ def encode(
     images, found = as_images(images), None
     if sample:
         require(model, LatentVariable, to="draw codes (its code of an image is a point; leave out --sample)")
-    if inverts(model):
+    if layer is not None or (isinstance(model, Features) and not isinstance(model, Encoder) and not inverts(model)):
+        z, kind = features(model, images, layer, progress=progress), f"features, {layer or 'default layer'}"
+    elif inverts(model):
         found = invert(model, images, given, steps=steps, restarts=restarts, seed=seed, progress=progress)
         z, kind = found.z, "code by inversion (approximate)"
     else:

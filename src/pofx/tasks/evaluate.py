@@ -8,7 +8,6 @@ copies of the training images. A sampler without a likelihood gets no nats: `kin
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,10 @@ from pofx.catalog import name_of
 from pofx.errors import InputError
 from pofx.metrics.active_units import active_units
 from pofx.metrics.calibration import Calibration, calibration, tempered
+from pofx.metrics.mean import Mean, cost_json
 from pofx.metrics.memorization import Evidence, Memorization, copies, membership
 from pofx.model import (
+    SIGNS,
     Decoder,
     Encoder,
     ExactLikelihood,
@@ -46,37 +47,6 @@ DRAWS = 2000  # samples drawn for distances, at most
 COPY_DRAWS = 200  # samples drawn where only copies are looked for
 REFERENCE_LIMIT = 10_000  # real images they are compared with, at most
 NEIGHBOUR_BYTES = 256 * 2**20  # pixels of training images searched for copies, at most: all of MNIST or CIFAR-10
-
-SIGNS = {"exact": "=", "lower bound": "≤", "estimate": "≈", "none": ""}
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean with its standard error.
-
-    >>> Mean.of(torch.tensor([1.0, 3.0]))
-    Mean(mean=2.0, se=1.0)
-    """
-
-    mean: float
-    se: float
-
-    @classmethod
-    def of(cls, values: Tensor) -> Mean:
-        """Of `(n,)`; one value alone has no standard error (NaN)."""
-        values = values.double()
-        se = float(values.std(correction=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        return cls(float(values.mean()), se)
-
-    def scaled(self, by: float) -> Mean:
-        return Mean(self.mean * by, self.se * by)
-
-    def minus(self, other: Mean) -> Mean:
-        """Of two independent means."""
-        return Mean(self.mean - other.mean, math.hypot(self.se, other.se))
-
-    def to_json(self) -> dict[str, float | None]:
-        return {"mean": self.mean, "se": None if math.isnan(self.se) else self.se}
 
 
 @dataclass(frozen=True)
@@ -168,9 +138,7 @@ class SplitResult:
             "n": self.n,
             "of": self.of,
             "kind": self.kind,
-            "nats": None if self.nats is None else self.nats.to_json(),
-            "bits_per_dim": None if self.bits_per_dim is None else self.bits_per_dim.mean,
-            "bits_per_dim_se": None if self.bits_per_dim is None else self.bits_per_dim.to_json()["se"],
+            **cost_json(self.nats, self.bits_per_dim),
         }
         if self.k is not None:
             result["k"] = self.k
@@ -250,14 +218,16 @@ def _measure(
         def judge(x: Tensor, y: Tensor | None) -> Tensor:
             assert y is not None
             log_prob = labeler.label(labeler.space.check(x).to(labeler.device)).log_prob.double().cpu()
-            inside = (y >= 0) & (y < log_prob.shape[1])
+            inside = (y >= -1) & (y < log_prob.shape[1])  # −1: nobody knows
             if not bool(inside.all()):
                 raise InputError(f"Label {int(y[~inside][0])} is outside 0 … {log_prob.shape[1] - 1} of this model.")
             sure, found = log_prob.max(1)
             before = tempered(log_prob, labeler.fitted_temperature()).max(1).values
-            return torch.stack([(found == y).double(), -log_prob.gather(1, y[:, None])[:, 0], sure.exp(), before.exp()], 1)
+            nats = -log_prob.gather(1, y.clamp(min=0)[:, None])[:, 0]
+            return torch.stack([(found == y).double(), nats, sure.exp(), before.exp(), (y >= 0).double()], 1)
 
-        right, nats, sure, before = per_image(model, judge, images, progress=progress).unbind(1)
+        judged = per_image(model, judge, images, progress=progress)
+        right, nats, sure, before, _ = judged[judged[:, -1] > 0].unbind(1)
         ece = Calibrated(calibration(sure, right), calibration(before, right), labeler.fitted_temperature())
         result = replace(result, accuracy=Mean.of(right), cross_entropy=Mean.of(nats), calibration=ece)
     return result, score

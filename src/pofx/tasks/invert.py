@@ -24,8 +24,10 @@ from torch import Tensor
 
 from pofx.errors import CapabilityError, InputError, RunError
 from pofx.heap import keep_pages
+from pofx.metrics.mean import Mean
 from pofx.model import Batch, Decoder, ImageModel, Progress, evaluating, require
 from pofx.noise import Noise, hash_images
+from pofx.numbers import with_error
 from pofx.tasks._decoding import has_prior, mean_dims, means, typical_norm
 from pofx.tasks.bulk import Images, as_images, batch_size
 
@@ -75,7 +77,7 @@ class Inversion:
         error, norm = self.squared_error, self.norm
         return {
             "n": len(error),
-            "squared_error": {"mean": float(error.mean()), "se": _se(error)},
+            "squared_error": Mean.of(error).to_json(),
             "start_squared_error": float(self.start_error.mean()),
             "rmse_levels": self.rmse_levels,
             "norm": {"mean": float(norm.mean()), "least": float(norm.min()), "largest": float(norm.max())},
@@ -85,16 +87,12 @@ class Inversion:
         }
 
     def __str__(self) -> str:
-        se = _se(self.squared_error)
-        error = f"{float(self.squared_error.mean()):.3f}" + ("" if se is None else f" ± {se:.3f}")
+        mean = Mean.of(self.squared_error)
+        error = with_error(mean.mean, mean.se, 3)
         return (
             f"codes by inversion, approximate: squared error {error} (at the start {float(self.start_error.mean()):.3f}; pixels on [0, 1], "
             f"summed over an image), {self.rmse_levels:.2f} levels a sub-pixel; |z| {float(self.norm.mean()):.2f}, typical {self.typical_norm:.2f}"
         )
-
-
-def _se(values: Tensor) -> float | None:
-    return float(values.std(correction=1)) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def invert(

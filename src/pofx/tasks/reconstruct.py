@@ -23,6 +23,7 @@ from torch import Tensor
 from pofx import pictures
 from pofx.errors import InputError
 from pofx.likelihoods import PixelDistribution
+from pofx.metrics.mean import Mean
 from pofx.model import Decoder, Encoder, ImageModel, LatentVariable, Progress, require
 from pofx.noise import Noise, hash_images
 from pofx.tasks._decoding import known_again, mean_dims, means
@@ -106,11 +107,10 @@ class Reconstructions:
 
     def to_json(self) -> dict[str, Any]:
         error = self.squared_error
-        se = float(error.std(correction=1)) / math.sqrt(len(error)) if len(error) > 1 else None
         return {
             "n": len(error),
             "show": self.show,
-            "squared_error_of_mean": {"mean": float(error.mean()), "se": se},
+            "squared_error_of_mean": Mean.of(error).to_json(),
             "rmse_of_mean_levels": self.rmse_levels,
             "dims": self.dims,
             "inversion": None if self.inversion is None else self.inversion.to_json(),

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pofx.data.series import Scale, values_of
 from pofx.data.text import decode, lines
 from pofx.errors import CapabilityError, InputError
 from pofx.likelihoods import PixelDistribution
@@ -169,6 +170,7 @@ def sample(
     trace: bool = False,
     show: Show = "sample",
     alphabet: str | None = None,
+    scale: Scale | None = None,
     progress: Progress | None = None,
 ) -> Samples:
     """Draw n images, and write them where `out` says.
@@ -179,11 +181,13 @@ def sample(
         truncation: models with latents only: decode ψz, z ~ N(0, I); below 1 gives "not samples of p", and 0 the image of z = 0.
         out: `.png` one contact sheet; `.npy` uint8 `(n, C, H, W)`; `.npz` the same as `x` with `seed`, `first`, `levels`, `kind`,
             and labels as `y` where they were given; a folder without PNG files: one per image, named by its number. All but `.png`
-            are written as the images come, in bounded memory. With an alphabet also `.txt`, a line per text.
+            are written as the images come, in bounded memory. With an alphabet also `.txt`, a line per text; with a scale also `.csv`, a row
+            per series, in its units.
         trace: autoregressive models only: `out` is a `.gif` or `.png` that shows the images being drawn, pixel by pixel.
         show: latent-variable models only: "mean" or "sd" of p(x|z), z ~ N(0, I), in place of a draw from it. A picture of "mean" runs from
             0 to levels−1, one of "sd" from 0 to its largest; arrays hold float32, in levels.
         alphabet: the character of each level, of a model that was trained on a text.
+        scale: the values that levels stand for, of a model that was trained on series.
         progress: called with (done, total).
 
     Raises:
@@ -218,7 +222,8 @@ def sample(
         raise InputError(
             f"Cannot write {out}: the run was not trained on a text, and its samples are images. Try -o {Path(out).with_suffix('.png')}"
         )
-    path = None if out is None else check_out(out, SUFFIXES if alphabet is None else (*SUFFIXES, ".txt"), folder=True)
+    suffixes = (*SUFFIXES, *[".txt"] * (alphabet is not None), *[".csv"] * (scale is not None))
+    path = None if out is None else check_out(out, suffixes, folder=True)
     space = sampler.space
     if path is not None and path.suffix.lower() == ".txt":
         _check_text(alphabet, space)
@@ -243,6 +248,9 @@ def sample(
     elif path.suffix.lower() == ".txt":
         assert alphabet is not None
         _write_text(path, chunks, alphabet)
+    elif path.suffix.lower() == ".csv":
+        assert scale is not None
+        _write_values(path, chunks, scale)
     elif path.suffix == "":
         _write_folder(path, chunks, first, space.levels)
     else:
@@ -355,6 +363,12 @@ def _write_text(path: Path, chunks: Iterator[Tensor], alphabet: str) -> None:
     with writing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         for chunk in chunks:
             file.write(lines(decode(chunk.cpu(), alphabet)))
+
+
+def _write_values(path: Path, chunks: Iterator[Tensor], scale: Scale) -> None:
+    with writing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        for chunk in chunks:
+            file.writelines(",".join(f"{value:.9g}" for value in row) + "\n" for row in values_of(chunk.cpu(), scale).tolist())
 
 
 def _refuse_others(folder: Path) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pofx.errors import InputError, RunError
+from pofx.metrics.mean import Mean, cost_json
 from pofx.model import ExactLikelihood, ImageModel, Kind, LowerBound, Progress, Score, require
 from pofx.tasks._files import TABLES, check_out, write_table
 from pofx.tasks._tiles import Tiles
@@ -41,26 +42,19 @@ class Scores:
     path: Path | None = None
 
     @property
-    def se(self) -> tuple[float, float] | None:
-        """Standard errors sd / √n of the mean nats and of the mean bits/dim; None for one image."""
-        nats = self.score.nats.double()
-        if len(nats) < 2:
-            return None
-        se = float(nats.std(correction=1)) / math.sqrt(len(nats))
-        return se, float(self.score.bits_per_dim.double().std(correction=1)) / math.sqrt(len(nats))
+    def cost(self) -> tuple[Mean, Mean]:
+        """Mean nats and mean bits/dim."""
+        return Mean.of(self.score.nats), Mean.of(self.score.bits_per_dim)
 
     def to_json(self) -> dict:
         s = self.score
-        nats_se, bits_se = self.se or (None, None)
         given = None if s.given is None else repr(s.given)
         return {
             "n": len(self.ids),
             "kind": s.kind,
             "given": given,
             "dims": mean_dims(s),
-            "nats": {"mean": float(s.nats.mean()), "se": nats_se},
-            "bits_per_dim": float(s.bits_per_dim.mean()),
-            "bits_per_dim_se": bits_se,
+            **cost_json(*self.cost),
             "out": None if self.path is None else str(self.path),
         }
 

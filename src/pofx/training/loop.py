@@ -27,13 +27,13 @@ from torch import Tensor
 from pofx import catalog
 from pofx.errors import InputError, RunError
 from pofx.heap import keep_pages
-from pofx.model import Context, ImageModel, Labeler, OptimizerName, Sampler
+from pofx.model import SIGNS, Context, ImageModel, Labeler, OptimizerName, Sampler
 from pofx.noise import Noise
 from pofx.training import augment as augmentation
 from pofx.training import checkpoint
 from pofx.training.files import full_disk, locked, sweep, write_atomic
 from pofx.training.plan import Budget, Plan
-from pofx.training.progress import SIGNS, duration, kind_of, report, say
+from pofx.training.progress import duration, kind_of, report, say
 from pofx.training.runs import (
     JSON,
     WEIGHTS,

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from pofx.errors import RunError
-from pofx.model import Batch, Context, ImageModel, OptimizerSpec
+from pofx.model import SIGNS, Batch, Context, ImageModel, OptimizerSpec
 from pofx.noise import Noise
 from pofx.training import checkpoint
 from pofx.training.augment import augment
@@ -38,7 +38,7 @@ from pofx.training.average import Average
 from pofx.training.logger import MetricsFile
 from pofx.training.optimizers import make_optimizer
 from pofx.training.plan import MEASURED, Plan, learning_rate
-from pofx.training.progress import SIGNS, Report, kind_of
+from pofx.training.progress import Report, kind_of
 from pofx.training.validation import validate
 
 SETTLING = 100  # steps in which a training may look odd
@@ -142,7 +142,7 @@ class Game(pl.LightningModule):
     # One step --------------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        return [make_optimizer(player.parameters, self._spec(player.optimizer)) for player in self.players]
+        return [make_optimizer(player.parameters, self._spec(player.optimizer), player.slow) for player in self.players]
 
     def optimizer_list(self) -> list[Any]:
         found = self.optimizers()
@@ -173,7 +173,7 @@ class Game(pl.LightningModule):
                     torch._foreach_mul_(gradients, shrink)
             rate = learning_rate(self._spec(player.optimizer), context.progress)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("scale", 1.0)
             optimizer.step()
             if player.after is not None:
                 player.after()

@@ -123,8 +123,8 @@ class Muon(Optimizer):
         p.addcdiv_(mean, scale, value=-group["lr"] / (1 - first ** state["step"]))
 
 
-def make_optimizer(module: nn.Module, spec: OptimizerSpec) -> Optimizer:
-    """The optimizer that a specification names, over the trainable parameters of a module."""
+def make_optimizer(module: nn.Module, spec: OptimizerSpec, slow: tuple[nn.Module, float] | None = None) -> Optimizer:
+    """The optimizer that a specification names, over the trainable parameters of a module; those of `slow` are a group with "scale"."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     cls = Muon if spec.name == "Muon" else getattr(torch.optim, spec.name)
     options: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay}
@@ -132,4 +132,9 @@ def make_optimizer(module: nn.Module, spec: OptimizerSpec) -> Optimizer:
         options["betas"] = spec.betas
     if spec.name in ("AdamW", "Adam") and all(p.device.type == "cpu" for p in parameters):
         options["fused"] = True  # one pass over a parameter in the place of nine
-    return cls(parameters, **options)
+    if slow is None:
+        return cls(parameters, **options)
+    part, scale = slow
+    theirs = {id(p) for p in part.parameters()}
+    groups = [([p for p in parameters if id(p) not in theirs], 1.0), ([p for p in parameters if id(p) in theirs], scale)]
+    return cls([{"params": found, "scale": factor, "lr": spec.lr * factor} for found, factor in groups if found], **options)  # type: ignore[arg-type]

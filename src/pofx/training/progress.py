@@ -10,7 +10,6 @@ from contextlib import suppress
 from pofx.model import ExactLikelihood, ImageModel, LowerBound
 
 EVERY = 5.0  # seconds between plain lines
-SIGNS = {"exact": "=", "lower bound": "≤"}  # how a printed cost relates to the true one
 
 
 def kind_of(model: ImageModel) -> str | None:

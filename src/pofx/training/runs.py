@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save
 
 from pofx.errors import InputError
 from pofx.model import ImageModel
+from pofx.nn.extract import Extract
 from pofx.space import ImageSpace
 from pofx.training.files import write_atomic, write_json
 
@@ -73,6 +74,11 @@ class RunInfo:
     version: str
     format: int
     json: dict[str, Any]
+
+    @property
+    def encoder(self) -> dict[str, Any] | None:
+        """Of an encoder that was exported alone, its layer; else None."""
+        return self.json.get("encoder")
 
 
 def pofx_version() -> str:
@@ -205,7 +211,9 @@ def build(info: RunInfo) -> ImageModel:
         catalog.check_arguments(cls, arguments)
         check_kinds(cls, arguments)
         with torch.random.fork_rng(devices=[]):
-            return cls(space=info.space, given=given, **arguments) if "given" in cls_arguments(cls) else cls(space=info.space, **arguments)
+            view = {"given": given} if "given" in cls_arguments(cls) else {}
+            model = cls(space=info.space, **view, **arguments)
+            return model if info.encoder is None else Extract(info.space, part=model, layer=info.encoder["layer"])
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"{info.path / JSON} (pofx {info.version}) does not fit {info.class_name} of this pofx {pofx_version()}: {error}"

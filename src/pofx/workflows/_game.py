@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from pofx.errors import InputError, RunError
 from pofx.model import Progress
-from pofx.models.adversarial.losses import LeastSquares, Logistic, Loss, Relativistic, _Transport, squared_slopes
+from pofx.models.adversarial.losses import LeastSquares, Logistic, Loss, Relativistic, Transport, squared_slopes
 from pofx.noise import Noise
 from pofx.tasks._densities import Density
 from pofx.training.optimizers import make_optimizer
@@ -301,7 +301,7 @@ def _look(step: int, loss: Loss, generator: Generator, critic: CriticNet, fine: 
     if logit is not None:
         value = value_in_cells(fine.p, q, logit)
         off = float((torch.sigmoid(logit) - 0.5).abs()[fine.p > PRESENT * fine.p.max()].max())
-    if isinstance(loss, _Transport):
+    if isinstance(loss, Transport):
         with torch.enable_grad():
             steepest = float(squared_slopes(critic, places).detach().max().sqrt())
         transport = float(((fine.p - q) * f).sum()) / max(steepest, 1e-12)

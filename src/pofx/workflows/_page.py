@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from pofx import pictures
+from pofx.numbers import with_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-    from pofx.tasks.evaluate import Mean
+    from pofx.metrics.mean import Mean
 
 GREY = "#8a9097"  # of axes and letters: both themes show it
 COLORS = ("#1f9e96", "#e08a1e", "#7a6ff0", "#d2527f", "#5a9bd4", GREY)
@@ -93,14 +94,13 @@ def _tied(text: str) -> str:
 def number(mean: Mean | None, digits: int, sign: str = "") -> str:
     """A mean ± its standard error, "≤ 1.234 ± 0.005"; a dash where there is none.
 
-    >>> from pofx.tasks.evaluate import Mean
+    >>> from pofx.metrics.mean import Mean
     >>> number(Mean(1.23456, 0.01), 3, "≤")
     '≤ 1.235 ± 0.010'
     """
     if mean is None:
         return "–"
-    error = "" if math.isnan(mean.se) else f" ± {mean.se:.{digits}f}"
-    return f"{sign} {mean.mean:.{digits}f}{error}".strip()
+    return f"{sign} {with_error(mean.mean, mean.se, digits)}".strip()
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", *, text: Iterable[int] = ()) -> str:

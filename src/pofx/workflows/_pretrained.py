@@ -11,7 +11,6 @@ Images are resized by the bicubic filter with antialiasing, channel by channel, 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
@@ -20,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pofx.data.cache import cache_root
 from pofx.errors import InputError
 from pofx.model import Features, Objective
 from pofx.space import ImageSpace
@@ -33,8 +33,7 @@ CHUNK = 20  # images in the network at once: 299×299 takes memory
 
 def weights_folder() -> Path:
     """Where published weights are looked for: $POFX_CACHE/weights, else ~/.cache/pofx/weights."""
-    root = os.environ.get("POFX_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "pofx") / "weights"
+    return cache_root() / "weights"
 
 
 class Pretrained(Features):

@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pofx.metrics.precision_recall import MEASURES
+from pofx.numbers import with_error, with_share
 from pofx.tasks._samples import SampleQuality
 from pofx.workflows import _page as html
 
 if TYPE_CHECKING:
-    from pofx.metrics.kid import KernelDistance
     from pofx.metrics.label_coverage import LabelCoverage
     from pofx.workflows.held_out_critic import HeldOutCritic
 
@@ -24,18 +23,22 @@ def quality_table(measured: Sequence[tuple[str, SampleQuality]]) -> str:
         return ""
     first = measured[0][1]
     real = first.real
-    own = [q.precision_recall for _, q in measured]
     four = [
         [
-            f"{getattr(pr, m):.2f}" + ("" if q.shares is None else f" ({_percent(q.shares[m])})")
-            for (_, q), pr in zip(measured, own, strict=True)
+            name,
+            *(with_share(q.precision_recall.measures[name], None if q.shares is None else q.shares[name]) for _, q in measured),
+            *([with_share(real.precision_recall.measures[name], None)] if real else []),
         ]
-        for m in MEASURES
+        for name in first.precision_recall.measures
     ]
     rows = [
         ["Fréchet distance", *(f"{q.frechet.distance:.3f}" for _, q in measured), *([f"{real.frechet.distance:.3f}"] if real else [])],
-        ["KID", *(_kid(q.kid) for _, q in measured), *([_kid(real.kid)] if real else [])],
-        *([m, *cells, *([f"{getattr(real.precision_recall, m):.2f}"] if real else [])] for m, cells in zip(MEASURES, four, strict=True)),
+        [
+            "KID",
+            *(with_error(q.kid.distance, q.kid.se, 4) for _, q in measured),
+            *([with_error(real.kid.distance, real.kid.se, 4)] if real else []),
+        ],
+        *four,
         ["sharpness ÷ real", *("–" if q.sharpness is None else f"{q.sharpness.share:.2f}" for _, q in measured), *(["1"] if real else [])],
     ]
     if first.coverage is not None:
@@ -53,14 +56,6 @@ def quality_table(measured: Sequence[tuple[str, SampleQuality]]) -> str:
     if not first.frechet.reliable:
         caption += " There are fewer images than features: the Fréchet distance is too large."
     return html.table(head, rows, caption)
-
-
-def _kid(found: KernelDistance) -> str:
-    return f"{found.distance:.4f}" + (f" ± {found.se:.4f}" if math.isfinite(found.se) else "")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if math.isfinite(share) else "–"
 
 
 def classes_table(found: LabelCoverage, names: Sequence[str] | None) -> str:

@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 from pofx.errors import InputError
+from pofx.metrics.mean import Mean
 from pofx.metrics.nearest import nearest
 from pofx.metrics.precision_recall import PrecisionRecall, precision_recall
 from pofx.model import Decoder, ImageModel, LatentVariable, require
 from pofx.noise import Noise
 from pofx.tasks._samples import feature_vectors
 from pofx.tasks.encode import codes
-from pofx.tasks.evaluate import Mean
 from pofx.tasks.reconstruct import means, squared_errors
 from pofx.workflows._runs import trained
 from pofx.workflows.bottleneck import points, squared_error

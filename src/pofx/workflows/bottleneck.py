@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from pofx.errors import InputError
+from pofx.metrics.mean import Mean
 from pofx.model import Decoder, require
 from pofx.tasks.encode import codes
-from pofx.tasks.evaluate import Mean
 from pofx.tasks.reconstruct import means, squared_errors
 from pofx.workflows._runs import trained
 

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from pofx.data import shapes
 from pofx.errors import InputError
+from pofx.metrics.mean import Mean
 from pofx.metrics.mutual_information_gap import MutualInformationGap, mutual_information_gap
 from pofx.model import Decoder, ImageModel, LatentVariable, evaluating
 from pofx.noise import Noise
-from pofx.tasks.evaluate import Mean
 from pofx.workflows._runs import trained
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ import torch
 from torch import Tensor
 
 from pofx.catalog import name_of
+from pofx.data.cache import cache_root
 from pofx.errors import InputError
 from pofx.model import Features, require
 
@@ -104,10 +104,7 @@ def named_features(
 
 def cache_folder(cache: str | Path | None = None) -> Path:
     """Where features runs are kept: `cache`, else $POFX_CACHE/features, else ~/.cache/pofx/features."""
-    if cache is not None:
-        return Path(cache)
-    root = os.environ.get("POFX_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "pofx") / "features"
+    return cache_root() / "features" if cache is None else Path(cache)
 
 
 def turned(x: Tensor, how: Tensor) -> Tensor:
@@ -214,7 +211,8 @@ def features_run(
     from pofx.training.runs import describe
 
     classes = data.classes
-    labelled = data.train.y is not None and data.train.y.ndim == 1 and len(data.train.y.unique()) > 1
+    y = data.train.y
+    labelled = y is not None and y.ndim == 1 and len(y.unique()) > 1 and int(y.min()) >= 0
     kind = f"labels{classes}" if labelled else "turns4"
     source = data
     if not labelled:

@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pofx.errors import InputError
+from pofx.metrics.mean import Mean
 from pofx.model import ImageModel, Labeler, Sampler, require
 from pofx.tasks._samples import draws, viewed
 from pofx.tasks.bulk import Images, everything, per_image, subset
-from pofx.tasks.evaluate import Mean
 
 if TYPE_CHECKING:
     from pofx.data import Data

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pofx.errors import InputError
+from pofx.likelihoods import normalised
 from pofx.model import Batch, Context, Critic, Decoder, Features, Objective, OptimizerSpec, Progress, Sampler, evaluating
 from pofx.models.adversarial import networks
-from pofx.models.adversarial.augment import Augment, augment
-from pofx.models.adversarial.losses import Loss, Relativistic
+from pofx.models.adversarial.losses import Loss, Relativistic, WassersteinGP
 from pofx.models.adversarial.networks import Network, Normalisation
 from pofx.nn import conditioning
+from pofx.nn.augment import Augment, augment
 from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.views import View
@@ -169,16 +170,13 @@ class GAN(Sampler, Decoder, Critic, Features):
         """Known sub-pixels are copied into a generated image on [−1, 1]."""
         if self.given is None or given is None or (known := self.known(given)) is None:
             return x
-        return torch.where(known, self._scale(self.given.fill(given, self.space).to(x.dtype)), x)
-
-    def _scale(self, x: Tensor) -> Tensor:
-        return x * (2 / (self.space.levels - 1)) - 1
+        return torch.where(known, normalised(self.given.fill(given, self.space), self.space.levels, x.dtype), x)
 
     def _real(self, batch: Batch, noise: Noise) -> Tensor:
         """x + u with u ~ U(−½, ½), reflected at the ends, so that no value is the images' alone; on [−1, 1]."""
         top = self.space.levels - 1
         u = noise.uniform("dequantize", *self.space.shape).to(self.device, self.dtype) - 0.5
-        return self._scale(top - (top - (batch.x.to(self.dtype) + u).abs()).abs())
+        return normalised(top - (top - (batch.x.to(self.dtype) + u).abs()).abs(), self.space.levels, self.dtype)
 
     def _seen(self, x: Tensor, noise: Noise, site: str) -> Tensor:
         """What the critic sees of images on [−1, 1]."""
@@ -228,9 +226,8 @@ class GAN(Sampler, Decoder, Critic, Features):
         found = {}
         spread, margin = logs.get("train_critic_spread", 1.0), logs.get("train_critic_margin", 0.0)
         outputs = logs.get("train_critic_outputs", 1.0)
-        others = " or ".join(
-            f"--loss {name}" for name in ("relativistic", "wasserstein-gp") if type(self.loss).__name__.lower() != name.replace("-", "")
-        )
+        calmer = {"relativistic": Relativistic, "wasserstein-gp": WassersteinGP}
+        others = " or ".join(f"--loss {name}" for name, kind in calmer.items() if not isinstance(self.loss, kind))
         if spread < ALIKE:
             found["collapse"] = (
                 f"the generator makes nearly the same image each time ({spread:.0%} of the spread of real ones): it has collapsed. "
@@ -279,7 +276,7 @@ class GAN(Sampler, Decoder, Critic, Features):
     def realism(self, x: Tensor, given: Any = None) -> Tensor:
         x = self.space.check(x).to(self.device)
         with evaluating(self.critic):
-            return self.critic(self._scale(x.to(self.dtype)), self.check_given(given, len(x)))
+            return self.critic(normalised(x, self.space.levels, self.dtype), self.check_given(given, len(x)))
 
     @property
     def feature_layers(self) -> Sequence[str]:
@@ -292,4 +289,4 @@ class GAN(Sampler, Decoder, Critic, Features):
             raise InputError("The critic of this GAN looks at x together with its given; use realism(x, given).")
         x = self.space.check(x).to(self.device)
         with evaluating(self.critic):
-            return self.critic.net.body(self._scale(x.to(self.dtype)), None)
+            return self.critic.net.body(normalised(x, self.space.levels, self.dtype), None)

@@ -173,7 +173,7 @@ class Hinge(Loss):
 
 
 @dataclass(frozen=True)
-class _Transport(Loss, ABC):
+class Transport(Loss, ABC):
     """sup over Lipschitz f of E f(x) − E f(G(z)): the Wasserstein-1 distance."""
 
     steps: ClassVar = 5
@@ -189,7 +189,7 @@ class _Transport(Loss, ABC):
 
 
 @dataclass(frozen=True)
-class Wasserstein(_Transport):
+class Wasserstein(Transport):
     """Lipschitz by clipping every weight of the critic to [−clip, clip]: crude, as its authors say.
 
     Args:
@@ -224,7 +224,7 @@ _MIXES = "its penalty is on the slope at each image, and {} makes an image's out
 
 
 @dataclass(frozen=True)
-class WassersteinGP(_Transport):
+class WassersteinGP(Transport):
     """Lipschitz by a penalty on slopes that are not 1, between real and generated images.
 
     Args:

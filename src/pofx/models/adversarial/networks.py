@@ -13,6 +13,7 @@ every size of both nets, one of labels in the generator's layers and, in the cri
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -43,9 +44,9 @@ def sizes_of(space: ImageSpace, stages: int) -> list[tuple[int, int]]:
     return sizes if len(sizes) > 1 else sizes * 2
 
 
-def widths_of(space: ImageSpace, stages: int, channels: int) -> list[int]:
-    """Features at each of those sizes."""
-    return [channels * 2**i for i in range(len(sizes_of(space, stages)))]
+def widths_of(channels: int, sizes: int) -> list[int]:
+    """Features at so many sizes, from the largest down."""
+    return [channels * 2**i for i in range(sizes)]
 
 
 def resized(h: Tensor, size: tuple[int, int], mode: str) -> Tensor:
@@ -57,7 +58,7 @@ def resized(h: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     return F.adaptive_avg_pool2d(h, size)
 
 
-class Critic(nn.Module):
+class Critic(nn.Module, ABC):
     """What the critics share: features of an image, a linear output, and the projection of a view's vector on the features."""
 
     def __init__(self, features: int, context: conditioning.Context, bias: bool) -> None:
@@ -66,9 +67,9 @@ class Critic(nn.Module):
         self.planes = context.view is not None and len(context.view.feature_shape(context.space)) == 3
         self.project = nn.Identity() if context.view is None or self.planes else Linear(context.width, features, bias=False)
 
+    @abstractmethod
     def body(self, x: Tensor, context: Tensor | None) -> Tensor:
         """`(n, C, H, W)` on [−1, 1] → `(n, features)`; `context` is one of planes."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
         h = self.body(x, context if self.planes else None)
@@ -85,9 +86,8 @@ class MLPGenerator(nn.Module):
     def __init__(self, space: ImageSpace, context: conditioning.Context, *, latents: int, hidden: int, layers: int) -> None:
         super().__init__()
         self.space = space
-        widths = [latents, *[hidden] * layers]
         self.start = Linear(latents, hidden)
-        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(widths[1:]))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise([hidden] * layers))
         self.given = nn.ModuleList(conditioning.Dense(context, hidden) for _ in range(layers))
         self.out = Linear(hidden, space.dims)
 
@@ -124,14 +124,12 @@ class MLPCritic(Critic):
 class DCGANGenerator(nn.Module):
     """Project and reshape, BatchNorm, ReLU; transposed convolutions; tanh."""
 
-    def __init__(
-        self, space: ImageSpace, context: conditioning.Context, *, latents: int, channels: int, stages: int, norm: Normalisation
-    ) -> None:
+    def __init__(self, space: ImageSpace, context: conditioning.Context, *, latents: int, channels: int, stages: int) -> None:
         super().__init__()
         self.sizes = sizes_of(space, stages)[::-1]
-        widths = widths_of(space, stages, channels)[-2::-1]
+        widths = widths_of(channels, len(self.sizes) - 1)[::-1]
         self.start = Linear(latents, widths[0] * self.sizes[0][0] * self.sizes[0][1])
-        self.norms = nn.ModuleList(_norm(norm, w) for w in widths)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(w) for w in widths)
         self.given = nn.ModuleList(context.into(w) for w in widths)
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(a, b, 5, s, padding=2, output_padding=(s[0] - 1, s[1] - 1), bias=i == len(widths) - 1)
@@ -161,7 +159,8 @@ class DCGANCritic(Critic):
     def __init__(
         self, space: ImageSpace, context: conditioning.Context, *, bias: bool, channels: int, stages: int, norm: Normalisation
     ) -> None:
-        sizes, widths = sizes_of(space, stages), widths_of(space, stages, channels)[:-1]
+        sizes = sizes_of(space, stages)
+        widths = widths_of(channels, len(sizes) - 1)
         super().__init__(widths[-1] * sizes[-1][0] * sizes[-1][1], context, bias)
         self.sizes = sizes[1:]
         self.down = nn.ModuleList(
@@ -291,7 +290,7 @@ def _plan(space: ImageSpace, stages: int, channels: int, modern: bool) -> tuple[
     """The full size; features and sizes of the blocks, large to small. The smallest images are no deeper than those above: they need no more."""
     sizes = sizes_of(space, stages)
     full, sizes = sizes[0], sizes[1:] if modern else sizes
-    widths = [channels * 2**i for i in range(len(sizes))]
+    widths = widths_of(channels, len(sizes))
     return full, [*widths[:-1], widths[max(len(widths) - 2, 0)]], sizes
 
 
@@ -315,7 +314,7 @@ def generator(network: Network, space: ImageSpace, context: conditioning.Context
         return MLPGenerator(space, context, latents=size["latents"], hidden=size["hidden"], layers=size["layers"])
     common = {name: size[name] for name in ("latents", "channels", "stages")}
     if network == "dcgan":
-        return DCGANGenerator(space, context, norm="batch", **common).apply(published_start)
+        return DCGANGenerator(space, context, **common).apply(published_start)
     return ResidualGenerator(space, context, norm="none" if network == "modern" else "batch", modern=network == "modern", **common)
 
 

@@ -104,6 +104,7 @@ class GatedPixelCNN(RasterModel, Features):
 
     family: ClassVar = ("explicit", "tractable", "autoregressive")
     paper: ClassVar = "van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders, arXiv:1606.05328"
+    spatial: ClassVar = True
 
     def __init__(
         self,
@@ -191,7 +192,7 @@ class GatedPixelCNN(RasterModel, Features):
         """Skip connections summed up to a layer (the middle one by default), averaged over the image: `(n, p)`."""
         depth = self.layer_index(layer, (self.layers - 1) // 2) + 1
         x = self.seen(self.space.check(x).to(self.device))
-        return F.relu(self.trunk(FullPass(self.space.channels), x, self.links(AllRows(), x, None), depth)).mean((2, 3))
+        return self.pooled(F.relu(self.trunk(FullPass(self.space.channels), x, self.links(AllRows(), x, None), depth)), layer)
 
 
 class GatedSteps(StepNet):

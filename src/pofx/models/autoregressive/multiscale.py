@@ -153,6 +153,7 @@ class Multiscale(RasterModel, Features):
 
     family: ClassVar = ("explicit", "tractable", "autoregressive")
     paper: ClassVar = "Reed et al. 2017, Parallel Multiscale Autoregressive Density Estimation, arXiv:1703.03664"
+    spatial: ClassVar = True
 
     def __init__(
         self,
@@ -247,7 +248,7 @@ class Multiscale(RasterModel, Features):
             net = self.fine[k]
             assert isinstance(net, GroupNet)
             h = net.trunk(self.groups[k].inputs(x), None, None, "", 0.0)
-        return h.mean((2, 3))
+        return self.pooled(h, layer)
 
 
 class MultiscaleSteps(StepNet):

@@ -53,6 +53,7 @@ class PixelCNN(RasterModel, Features):
 
     family: ClassVar = ("explicit", "tractable", "autoregressive")
     paper: ClassVar = "van den Oord et al. 2016, Pixel Recurrent Neural Networks, arXiv:1601.06759"
+    spatial: ClassVar = True
 
     def __init__(
         self,
@@ -126,7 +127,7 @@ class PixelCNN(RasterModel, Features):
         depth = self.layer_index(layer, (self.layers - 1) // 2) + 1
         x = self.seen(self.space.check(x).to(self.device))
         h = self.trunk(FullPass(self.space.channels), x, None, blocks=depth)
-        return F.relu(h).mean((2, 3))
+        return self.pooled(F.relu(h), layer)
 
 
 class PixelCNNSteps(StepNet):

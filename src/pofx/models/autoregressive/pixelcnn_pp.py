@@ -146,6 +146,7 @@ class PixelCNNpp(RasterModel, Features):
 
     family: ClassVar = ("explicit", "tractable", "autoregressive")
     paper: ClassVar = "Salimans et al. 2017, PixelCNN++, arXiv:1701.05517"
+    spatial: ClassVar = True
 
     def __init__(
         self,
@@ -245,7 +246,7 @@ class PixelCNNpp(RasterModel, Features):
         x = self.space.check(x).to(self.device)
         self.full_pass(FullPass(self.sizes, None), self.seen(x), seen)
         h = seen[self.feature_layers[index]]
-        return elu(torch.cat([h, -h], 1)).mean((2, 3))
+        return self.pooled(elu(torch.cat([h, -h], 1)), layer)
 
 
 class PixelCNNppSteps(StepNet):

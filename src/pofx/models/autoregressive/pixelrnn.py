@@ -101,6 +101,7 @@ class PixelRNN(RasterModel, Features):
     family: ClassVar = ("explicit", "tractable", "autoregressive")
     at_once: ClassVar = None  # a scan is quicker over many images
     paper: ClassVar = "van den Oord et al. 2016, Pixel Recurrent Neural Networks, arXiv:1601.06759"
+    spatial: ClassVar = True
 
     def __init__(
         self,
@@ -192,7 +193,7 @@ class PixelRNN(RasterModel, Features):
         """The map after a layer (the middle one by default), averaged over the image: `(n, 2h)`."""
         depth = self.layer_index(layer, (self.layers - 1) // 2) + 1
         seen = self.seen(self.space.check(x).to(self.device))
-        return F.relu(self.trunk(seen, None, depth=depth)).mean((2, 3))
+        return self.pooled(F.relu(self.trunk(seen, None, depth=depth)), layer)
 
 
 def conditioned(layer: Layer, context: Tensor | None, dtype: torch.dtype) -> Tensor | None:

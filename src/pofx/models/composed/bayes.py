@@ -89,6 +89,10 @@ class BayesClassifier(ClassLikelihood):
 
     A difference of two bounds is no bound: of a part with a bound its importance-weighted estimate is used, the same noise for all labels.
 
+    Few of the bits of x depend on its label, and a p(x | y) that is trained for x alone learns them late. `contrast` adds −log p(y | x) to its
+    objective (Lasserre, Bishop and Minka 2006, "Principled Hybrids of Generative and Discriminative Models"), over the label and some rivals
+    drawn anew in each step, of a share of the images. What is trained stays a p(x | y): it sums to one.
+
     Args:
         space: what images may be.
         given: must be None; the part conditions on the label.
@@ -97,6 +101,9 @@ class BayesClassifier(ClassLikelihood):
         classes: number of labels.
         prior: p(y): uniform, the counts among training images plus one, or the probability of each class.
         samples: draws of the estimate, for a part with a bound.
+        contrast: weight of −log p(y | x), in nats, beside the part's own objective; 0 trains p(x | y) alone.
+        rivals: other labels that an image's own is compared with.
+        share: of the images of a step, that are compared.
 
     >>> import torch
     >>> model = BayesClassifier.small(ImageSpace(1, 3, 3, levels=2))
@@ -117,13 +124,21 @@ class BayesClassifier(ClassLikelihood):
         classes: int = 10,
         prior: Literal["uniform", "counts"] | tuple[float, ...] = "uniform",
         samples: int = 16,
+        contrast: float = 0.0,
+        rivals: int = 2,
+        share: float = 0.25,
     ) -> None:
         super().__init__(space, given)
         if classes < 2 or samples < 1:
             raise InputError(f"BayesClassifier: classes={classes} must be at least 2 and samples={samples} at least 1.")
+        if contrast < 0 or rivals < 1 or not 0 < share <= 1:
+            raise InputError(
+                f"BayesClassifier: contrast={contrast:g} must be at least 0, rivals={rivals} at least 1, share={share:g} above 0 and at most 1."
+            )
         # Not as submodules: a part is stored once, under the name of its role.
         object.__setattr__(self, "conditional", conditional)
         self.classes, self.prior, self.samples = classes, prior, samples
+        self.contrast, self.rivals, self.share = contrast, rivals, share
         self.part = made(conditional, space, Label(classes))
         require(self.part, ExactLikelihood, LowerBound, to="be the p(x | y) of a Bayes classifier")
         if not isinstance(self.part.given, Label):
@@ -163,8 +178,33 @@ class BayesClassifier(ClassLikelihood):
         return LabelScore((likelihood.log_prob + self.log_prior.double()).log_softmax(1).to(self.dtype), likelihood.kind)
 
     def objectives(self) -> Sequence[Objective]:
-        """Those of p(x | y)."""
-        return list(objectives_of(self.part, "p(x | y)", self._seen))
+        """Those of p(x | y), the first with the contrast of labels."""
+        first, *others = objectives_of(self.part, "p(x | y)", self._seen)
+        if not self.contrast:
+            return [first, *others]
+
+        def loss(batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
+            own, logs = first.loss(batch, context)
+            told = self._told_apart(batch, context)
+            return own + self.contrast * told, logs | {"contrast": told.detach()}
+
+        return [replace(first, loss=loss), *others]
+
+    def _told_apart(self, batch: Batch, context: Context) -> Tensor:
+        """−mean log p(y | x, y is one of these): the label against `rivals` others, over a share of the batch; nats."""
+        n = math.ceil(self.share * len(batch.x))
+        x, y = batch.x[:n], self._seen(Batch(batch.x[:n], None if batch.y is None else batch.y[:n])).given
+        assert y is not None
+        order = (
+            context.noise.uniform("bayes/rivals", self.classes)[:n].to(y.device).scatter(1, y[:, None], -1.0).argsort(1)
+        )  # its own label first
+        labels = order[:, : 1 + self.rivals]
+        part, k = self.part, labels.shape[1]
+        assert isinstance(part, ExactLikelihood | LowerBound)
+        x, given = x.repeat_interleave(k, 0), labels.flatten()
+        found = part.log_prob(x, given) if isinstance(part, ExactLikelihood) else part.elbo(x, given, seed=context.step)
+        likelihood = found.double().reshape(n, k)
+        return -(likelihood + self.log_prior[labels]).log_softmax(1)[:, 0].mean().to(self.dtype)
 
     def _seen(self, batch: Batch) -> Batch:
         return self.part.batch(batch.x, batch.y)
@@ -219,7 +259,7 @@ class Labels(View):
         if not self.classes or min(self.classes) < 1:
             raise InputError(f"Labels(classes={self.classes}): at least one label with at least one class, e.g. Labels((10, 2)).")
 
-    def value(self, x: Tensor, y: Tensor | None) -> Tensor:
+    def value(self, x: Tensor, y: Tensor | None, noise: Noise | None = None) -> Tensor:
         if y is None or y.ndim != 2:
             raise InputError(
                 f"{self} needs {len(self.classes)} labels for each image, int64 (n, {len(self.classes)}), and the data has none such."

@@ -1,17 +1,22 @@
-"""Augmentations of what a critic sees, real and generated alike, through which a gradient flows (Zhao et al. 2020, "Differentiable
-augmentation for data-efficient GAN training"). The generator learns p(x), not the augmented p: it is judged by the augmented images of both.
+"""Augmentations inside a model, on pixels on [−1, 1], through which a gradient flows.
+
+Of what a critic sees, real and generated alike (Zhao et al. 2020, "Differentiable augmentation for data-efficient GAN training"). The generator
+learns p(x), not the augmented p: it is judged by the augmented images of both.
 
     geometry    shift by up to an eighth of either side, zeros come in; a rectangle of half the sides is cut out
     all         also brightness, saturation and contrast
 
-Numbers are pixels on [−1, 1]. Each image gets its own draw, of the noise of its entry.
+Of images whose label must stay (`distort`): turned by up to 30°, sheared, resized and moved a little, the edge repeated; and a rectangle of half
+the sides is cut out. Each image gets its own draw, of the noise of its entry.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pofx.noise import Noise
@@ -32,6 +37,22 @@ def augment(x: Tensor, how: Augment, noise: Noise, site: str) -> Tensor:
     if how == "all":
         x = _colour(x, u[:, 4:, None, None, None])
     return _cut_out(_shift(x, u[:, :2]), u[:, 2:4])
+
+
+def distort(x: Tensor, noise: Noise, site: str) -> Tensor:
+    """`(n, C, H, W)` → the same shape: a random affine map, and a hole.
+
+    >>> x = torch.ones(2, 1, 8, 8)
+    >>> distort(x, Noise(0, torch.arange(2)), "").round().unique().tolist()
+    [0.0, 1.0]
+    """
+    u = 2 * noise.uniform(f"distort/{site}", 8).to(x) - 1
+    angle, size, shear = math.pi / 6 * u[:, 0], torch.exp(0.2 * u[:, 1]), 0.3 * u[:, 2]
+    cos, sin = torch.cos(angle) * size, torch.sin(angle) * size
+    rows = torch.stack([cos, shear * cos - sin, 0.2 * u[:, 3], sin, shear * sin + cos, 0.2 * u[:, 4]], 1).reshape(-1, 2, 3)
+    grid = F.affine_grid(rows, list(x.shape), align_corners=False)
+    moved = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return _cut_out(moved, (u[:, 5:7] + 1) / 2)
 
 
 def _colour(x: Tensor, u: Tensor) -> Tensor:

@@ -1,0 +1,54 @@
+"""A mean over images with its standard error, and how a mean cost is given in JSON.
+
+    mean = Σ x_i / n,   se = sd / √n   (n−1 in sd)
+
+One number alone has no standard error: NaN, and null in JSON.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean with its standard error.
+
+    >>> import torch
+    >>> Mean.of(torch.tensor([1.0, 3.0]))
+    Mean(mean=2.0, se=1.0)
+    """
+
+    mean: float
+    se: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> Mean:
+        """Of `(n,)`; one value alone has no standard error (NaN)."""
+        values = values.double()
+        se = float(values.std(correction=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        return cls(float(values.mean()), se)
+
+    def scaled(self, by: float) -> Mean:
+        return Mean(self.mean * by, self.se * by)
+
+    def minus(self, other: Mean) -> Mean:
+        """Of two independent means."""
+        return Mean(self.mean - other.mean, math.hypot(self.se, other.se))
+
+    def to_json(self) -> dict[str, float | None]:
+        return {"mean": self.mean, "se": None if math.isnan(self.se) else self.se}
+
+
+def cost_json(nats: Mean | None, bits_per_dim: Mean | None) -> dict[str, Any]:
+    """A mean cost as every verb that measures one gives it: both None where there is no likelihood.
+
+    >>> cost_json(Mean(3.0, 0.5), Mean(2.0, math.nan))
+    {'nats': {'mean': 3.0, 'se': 0.5}, 'bits_per_dim': 2.0, 'bits_per_dim_se': None}
+    """
+    bits = {"mean": None, "se": None} if bits_per_dim is None else bits_per_dim.to_json()
+    return {"nats": None if nats is None else nats.to_json(), "bits_per_dim": bits["mean"], "bits_per_dim_se": bits["se"]}
