@@ -92,7 +92,7 @@ class OrderedNet(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
         """`(n, D)` in order → `(n, outputs, D)`."""
         y = self.out(self.hidden(x, context)) + self.out_given(context)
-        return y.reshape(len(x), -1, self.outputs).transpose(1, 2)
+        return y.reshape(x.shape[0], -1, self.outputs).transpose(1, 2)
 
 
 class OrderedModel(Autoregressive):
@@ -114,7 +114,7 @@ class OrderedModel(Autoregressive):
         ordered = x.permute(0, 2, 3, 1).flatten(1)
         parameters = self.net(normalised(ordered, self.space.levels, self.dtype), self.context(given))
         log_prob = self.head(parameters).log_prob(ordered[:, None])[:, 0]
-        return log_prob.reshape(len(x), h, w, c).permute(0, 3, 1, 2)
+        return log_prob.reshape(x.shape[0], h, w, c).permute(0, 3, 1, 2)
 
     def order(self) -> list[Tensor]:
         return raster(self.space)

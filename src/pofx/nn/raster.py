@@ -286,8 +286,8 @@ class RasterModel(Autoregressive):
 
     @final
     def conditional_log_prob(self, x: Tensor, given: Tensor | None) -> Tensor:
-        n = max(1, self.at_once // (self.space.height * self.space.width)) if self.at_once else len(x)
-        if len(x) <= n or torch.is_grad_enabled() or self.device.type != "cpu":
+        n = max(1, self.at_once // (self.space.height * self.space.width)) if self.at_once else x.shape[0]
+        if torch.is_grad_enabled() or self.device.type != "cpu" or x.shape[0] <= n:
             return self.head(self.full(self.seen(x), self.context(given))).log_prob(x)
         parts = zip(x.split(n), [None] * len(x) if given is None else given.split(n), strict=False)
         return torch.cat([self.conditional_log_prob(*part) for part in parts])
