@@ -81,7 +81,7 @@ class _Estimator(BaseEstimator):
 
     def _read(self, X: Any, fewest: int, columns: int = 1) -> tuple[Tensor, ImageModel | None]:
         """X of `fit` as images, uint8 `(n, C, H, W)`; the model where it was given. Fits the scale."""
-        X = validate_data(self, X, ensure_min_samples=fewest, ensure_min_features=columns)
+        X = np.asarray(validate_data(self, X, ensure_min_samples=fewest, ensure_min_features=columns))
         given = self._fitted()
         shape = self._shape(X.shape[1]) if given is None or self.image_shape is not None else given.space.shape
         space = ImageSpace(*shape) if given is None else given.space
@@ -93,7 +93,7 @@ class _Estimator(BaseEstimator):
 
     def _images(self, X: Any) -> Tensor:
         check_is_fitted(self, "model_")
-        return self._levels(validate_data(self, X, reset=False))
+        return self._levels(np.asarray(validate_data(self, X, reset=False)))
 
     def _levels(self, X: Array) -> Tensor:
         """Checked rows as images."""
@@ -118,9 +118,9 @@ class _Estimator(BaseEstimator):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             made: ImageModel = cls.small(self.space_) if self.settings is None else cls(space=self.space_, **self.settings)
-        parts = {part: Split.of(x) for part, x in (("train", train), ("valid", valid), ("calib", calib), ("test", valid[:0]))}
-        digest = sha256(b"".join(split.keys.tobytes() for split in parts.values())).hexdigest()[:32]
-        data = Data("array", self.space_, **parts, fingerprint=digest)
+        learned, seen = Split.of(train), Split.of(valid)
+        digest = sha256(learned.keys.tobytes() + seen.keys.tobytes()).hexdigest()[:32]
+        data = Data("array", self.space_, learned, seen, Split.of(calib), Split.of(valid[:0]), fingerprint=digest)
         with tempfile.TemporaryDirectory() as folder:
             run = training.train(
                 made, data, out=folder, steps=self.steps, seed=seed, device=self.device, threads=torch.get_num_threads(), quiet=True
@@ -161,7 +161,7 @@ class _Estimator(BaseEstimator):
                 raise InputError(f"{folder} holds an estimator {kept['estimator']}: pofx.sklearn.{kept['estimator']}.load({str(folder)!r})")
             parameters = kept["parameters"]
             shape = parameters.get("image_shape")
-            self = cls(model=str(folder), **parameters | {"image_shape": None if shape is None else tuple(shape)})
+            self = cls(**{"model": str(folder)} | parameters | {"image_shape": None if shape is None else tuple(shape)})
             self.scale_ = Scale.of(kept["scale"])
             self.n_features_in_ = int(kept["features"])
             self._take(kept)

@@ -9,9 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("onnxscript")
-onnxruntime = pytest.importorskip("onnxruntime")
-
 from pofx import catalog
 from pofx.errors import CapabilityError, InputError
 from pofx.model import Batch, LatentVariable
@@ -21,6 +18,9 @@ from pofx.training import onnx as subject
 from pofx.training import save_model
 from pofx.training.onnx import TOLERANCE, Scoring, difference, export_onnx, probes, to_onnx
 from pofx.views import Label
+
+pytest.importorskip("onnxscript")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 SPACE = ImageSpace(1, 6, 5, levels=5)
 SLOW = ("gated-pixelcnn", "pixelcnn-pp", "ladder-vae", "multiscale", "fvbn", "m2", "classifier")
