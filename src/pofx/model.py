@@ -283,7 +283,7 @@ class ImageModel(nn.Module, ABC):
             InputError: a known sub-pixel of x is not what the view says: p(x | given) would be 0.
         """
         x = self.space.check(x).to(self.device)
-        value = self.check_given(given, len(x))
+        value = self.check_given(given, x.shape[0])
         known = self.known(value)
         if known is not None and value is not None and self.given is not None:
             wrong = ((x != self.given.fill(value, self.space)) & known).flatten(1).any(1)
@@ -627,6 +627,10 @@ class LatentVariable(LowerBound, Encoder, Decoder):
     @abstractmethod
     def bound(self, x: Tensor, given: Any = None, *, samples: int = 1, seed: int = 0) -> Bound:
         """The bound in its parts, over `samples` draws of z. Noise is keyed by the image itself."""
+
+    @abstractmethod
+    def bound_at(self, x: Tensor, epsilon: Tensor, given: Any = None) -> Bound:
+        """The bound in its parts, over the draws that follow from standard normal `epsilon` `(samples, n, latent_dims)`."""
 
     @final
     def elbo(self, x: Tensor, given: Any = None, *, samples: int = 1, seed: int = 0) -> Tensor:

@@ -70,6 +70,8 @@ class ImageSpace:
                 f"Images of shape {tuple(x.shape)} were given; this space holds (N, {self.channels}, {self.height}, {self.width}). "
                 f"Convert them with --size {self.height}x{self.width}{' --gray' if self.channels == 1 else ''}."
             )
+        if torch.compiler.is_exporting():  # values are not there yet; the exported graph sees to them (`training/onnx.py`)
+            return x
         if self.levels < 256 and x.numel() and int(x.max()) >= self.levels:
             raise InputError(
                 f"A pixel has the value {int(x.max())}; this space has {self.levels} levels (0 … {self.levels - 1}). Convert with --levels {self.levels}."

@@ -108,6 +108,9 @@ class Linear(Toy, LatentVariable, Sampler):
     def bound(self, x: Tensor, given: Any = None, *, samples: int = 1, seed: int = 0) -> Bound:
         raise NotImplementedError
 
+    def bound_at(self, x: Tensor, epsilon: Tensor, given: Any = None) -> Bound:
+        raise NotImplementedError
+
     def log_prob_estimate(self, x: Tensor, given: Any = None, *, samples: int, seed: int = 0) -> Tensor:
         raise NotImplementedError
 

@@ -124,7 +124,7 @@ class ConvolutionalDecoder(nn.Module):
         return self.start(z)
 
     def forward(self, z: Tensor, context: Tensor | None, noise: Noise | None = None, dropout: float = 0.0) -> Tensor:
-        h = self.start(z).reshape(len(z), -1, *self.sizes[0])
+        h = self.start(z).reshape(z.shape[0], -1, *self.sizes[0])
         for i, (conv, given) in enumerate(zip(self.convs, self.given, strict=True)):
             h = _drop(silu(conditioning.added(h, given, context)), noise, f"decoder{i}", dropout)
             h = conv(h if self.sizes[i + 1] == self.sizes[i] else F.interpolate(h, size=self.sizes[i + 1], mode="nearest"))
@@ -166,7 +166,7 @@ class ResidualDecoder(nn.Module):
         return self.start(z)
 
     def forward(self, z: Tensor, context: Tensor | None, noise: Noise | None = None, dropout: float = 0.0) -> Tensor:
-        h = self.start(z).reshape(len(z), -1, *self.sizes[0])
+        h = self.start(z).reshape(z.shape[0], -1, *self.sizes[0])
         for i, block in enumerate(self.blocks):
             h = block(h, context, noise, f"decoder{i}", dropout)
             if i < len(self.up):

@@ -92,7 +92,7 @@ class OrderedNet(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
         """`(n, D)` in order → `(n, outputs, D)`."""
         y = self.out(self.hidden(x, context)) + self.out_given(context)
-        return y.reshape(len(x), -1, self.outputs).transpose(1, 2)
+        return y.reshape(x.shape[0], -1, self.outputs).transpose(1, 2)
 
 
 class OrderedModel(Autoregressive):
@@ -126,7 +126,7 @@ class OrderedModel(Autoregressive):
     def _places(self, ordered: Tensor) -> Tensor:
         """`(n, 1, D)` in order → `(n, C, H, W)`."""
         c, h, w = self.space.shape
-        return ordered.reshape(len(ordered), h, w, c).permute(0, 3, 1, 2)
+        return ordered.reshape(ordered.shape[0], h, w, c).permute(0, 3, 1, 2)
 
     def order(self) -> list[Tensor]:
         return raster(self.space)

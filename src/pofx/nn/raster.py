@@ -303,8 +303,8 @@ class RasterModel(Autoregressive):
     @final
     def _parts(self, x: Tensor, given: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
         """Images and values of the view, as many as are scored together."""
-        n = max(1, self.at_once // (self.space.height * self.space.width)) if self.at_once else len(x)
-        if len(x) <= n or torch.is_grad_enabled() or self.device.type != "cpu":
+        n = max(1, self.at_once // (self.space.height * self.space.width)) if self.at_once else x.shape[0]
+        if torch.is_grad_enabled() or self.device.type != "cpu" or x.shape[0] <= n:
             return [(x, given)]
         values = [None] * len(x) if given is None else given.split(n)
         return list(zip(x.split(n), values, strict=False))

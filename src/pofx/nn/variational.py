@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar, Literal, final
@@ -151,7 +151,7 @@ class Variational(LatentVariable, Sampler, Features):
     def posterior(self, x: Tensor, given: Any = None) -> Gaussian:
         x, value = self.check_pair(x, given)
         context = self.context(value)
-        return self.explain(self.read(x, context, None), self._zeros(len(x)), context, None).q
+        return self.explain(self.read(x, context, None), self._zeros(x.shape[0]), context, None).q
 
     def _zeros(self, n: int) -> Tensor:
         return torch.zeros(n, self.latent_dims, dtype=self.dtype, device=self.device)
@@ -169,11 +169,21 @@ class Variational(LatentVariable, Sampler, Features):
     @final
     def bound(self, x: Tensor, given: Any = None, *, samples: int = 1, seed: int = 0) -> Bound:
         x, value, context, read, noise = self._start(x, given, samples, seed)
-        log_likelihood, kl = torch.zeros(len(x), dtype=self.dtype, device=self.device), self._zeros(len(x))
-        for block in self._blocks(noise, samples):
-            for epsilon in block:
-                e = self.explain(read, epsilon, context, None)
-                log_likelihood, kl = log_likelihood + self._log_likelihood(x, e.parameters(), value), kl + e.q.kl()
+        return self._bound(x, value, context, read, (epsilon for block in self._blocks(noise, samples) for epsilon in block))
+
+    @final
+    def bound_at(self, x: Tensor, epsilon: Tensor, given: Any = None) -> Bound:
+        x, value = self.check_pair(x, given)
+        context = self.context(value)
+        return self._bound(x, value, context, self.read(x, context, None), epsilon)
+
+    def _bound(self, x: Tensor, value: Tensor | None, context: Tensor | None, read: tuple[Tensor, ...], draws: Iterable[Tensor]) -> Bound:
+        """Means over draws ε, each `(n, d)`."""
+        log_likelihood, kl, samples = torch.zeros(x.shape[0], dtype=self.dtype, device=self.device), self._zeros(x.shape[0]), 0
+        for epsilon in draws:
+            e = self.explain(read, epsilon, context, None)
+            log_likelihood, kl = log_likelihood + self._log_likelihood(x, e.parameters(), value), kl + e.q.kl()
+            samples += 1
         return Bound(log_likelihood / samples, kl / samples)
 
     @final

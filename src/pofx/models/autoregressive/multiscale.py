@@ -206,13 +206,13 @@ class Multiscale(RasterModel, Features):
         """Parameters of group k from the pixels before it: `(n, head.size, *size)`."""
         group, net = self.groups[k], self.fine[k]
         if not isinstance(net, GroupNet):
-            return x.new_zeros(len(x), self.head.size, *group.size)
+            return x.new_zeros(x.shape[0], self.head.size, *group.size)
         out = net(group.inputs(x), context, noise, f"group{k}", self.dropout)
         return out[:, :, : group.size[0], : group.size[1]]
 
     def full(self, x: Tensor, context: Tensor | None, noise: Noise | None = None) -> Tensor:
         ops = FullPass(1, noise)
-        out = x.new_zeros(len(x), self.head.size, self.space.height, self.space.width)
+        out = x.new_zeros(x.shape[0], self.head.size, self.space.height, self.space.width)
         if self.coarse is not None:
             small = x[:, :, :: self.step, :: self.step]
             out[:, :, :: self.step, :: self.step] = self.coarse(ops, small, context, self.coarse_size, self.dropout)

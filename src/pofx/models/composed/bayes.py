@@ -162,7 +162,7 @@ class BayesClassifier(ClassLikelihood):
         part, x = self.part, self.space.check(x).to(self.device)
         columns = []
         for y in range(self.classes):
-            given = torch.full((len(x),), y, device=x.device)
+            given = torch.full((x.shape[0],), y, device=x.device)
             if isinstance(part, ExactLikelihood):
                 columns.append(part.log_prob(x, given).double())
             else:
@@ -264,7 +264,7 @@ class Labels(View):
             raise InputError(
                 f"{self} needs {len(self.classes)} labels for each image, int64 (n, {len(self.classes)}), and the data has none such."
             )
-        return self.check(y, len(x), ImageSpace(1, 1, 1))
+        return self.check(y, x.shape[0], ImageSpace(1, 1, 1))
 
     def check(self, value: Any, n: int, space: ImageSpace) -> Tensor:
         value = torch.as_tensor(value)
@@ -411,9 +411,9 @@ class BayesConditional(Sampler):
     def log_weight(self, x: Tensor, given: Any = None) -> Tensor:
         """log Π_i p(y_i | x) ≤ 0: `(n,)` nats."""
         x = self.space.check(x).to(self.device)
-        value = self.check_given(given, len(x))
+        value = self.check_given(given, x.shape[0])
         if value is None:
-            return torch.zeros(len(x), dtype=torch.double, device=x.device)
+            return torch.zeros(x.shape[0], dtype=torch.double, device=x.device)
         labels = self._label(x)
         columns = self._columns(value)
         return torch.stack([log_p.gather(1, columns[:, i : i + 1])[:, 0] for i, log_p in enumerate(labels)]).sum(0)
@@ -488,7 +488,7 @@ class BayesConditional(Sampler):
             )
         x = self.space.check(x).to(self.device)
         log_p = (self.part.log_prob(x) if isinstance(self.part, ExactLikelihood) else self.part.elbo(x, seed=seed)).double()
-        value = self.check_given(given, len(x))
+        value = self.check_given(given, x.shape[0])
         if value is None:
             kind = "exact" if isinstance(self.part, ExactLikelihood) else "lower bound"
             return Density(log_p, torch.zeros_like(log_p), kind)

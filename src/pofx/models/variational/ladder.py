@@ -209,10 +209,10 @@ class LadderVAE(Variational):
             codes.append(found[-1].sample(parts[i]))
             return codes[-1]
 
-        h = self._descend(len(epsilon), context, noise, code)
+        h = self._descend(epsilon.shape[0], context, noise, code)
         q = Gaussian(torch.cat([q.mean for q in found], 1), torch.cat([q.log_variance for q in found], 1))
         return Explanation(q, torch.cat(codes, 1), lambda: self._pixels_of(h))
 
     def generate(self, z: Tensor, context: Tensor | None) -> Tensor:
         codes = z.split(self.layer_dims, 1)
-        return self._pixels_of(self._descend(len(z), context, None, lambda i, _: codes[i]))
+        return self._pixels_of(self._descend(z.shape[0], context, None, lambda i, _: codes[i]))
