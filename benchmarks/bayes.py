@@ -52,8 +52,8 @@ def main() -> None:
     asked = torch.arange(labeler.classes).repeat_interleave(options.draw)
     sampler = require(getattr(model, "part", model), Sampler, to="draw samples of a class")  # of a BayesClassifier, its p(x | y)
     drawn = sampler.sample(len(asked), given=asked, seed=0)
-    seen = torch.cat([labeler.label(part).log_prob.argmax(1) for part in drawn.split(1000)])
-    truth = torch.cat([labeler.label(part).log_prob.argmax(1) for part in x.split(1000)])
+    with torch.inference_mode():
+        seen, truth = (torch.cat([labeler.label(part).log_prob.argmax(1) for part in images.split(1000)]) for images in (drawn, x))
     right = seen == asked
     found = {
         "run": options.run.name,
@@ -80,5 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with torch.inference_mode():
-        main()
+    main()

@@ -44,9 +44,10 @@ def number(value: float | None, form: str, unit: str = "") -> str:
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
-    """A table whose first columns hold words and the others numbers."""
+    """A table whose first columns hold words and the others numbers; a | within a cell is escaped."""
     align = ["---"] * words + ["--:"] * (len(head) - words)
-    return "".join(f"| {' | '.join(row)} |\n" for row in (head, align, *rows))
+    cells = ([cell.replace("|", "\\|") for cell in row] for row in (head, align, *rows))
+    return "".join(f"| {' | '.join(row)} |\n" for row in cells)
 
 
 def measured(found: Row) -> str:
