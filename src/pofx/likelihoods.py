@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import ClassVar, final
 
 import torch
@@ -25,10 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pofx.errors import InputError
+from pofx.integers import GRIDS, TOTAL, active, integers, rounded
 from pofx.model import inverse_cdf
 from pofx.space import ImageSpace
 
 Cdf = Callable[[Tensor], Tensor]
+EDGE_BITS = 16  # of means and edges of bins, in integers
 
 
 def log_bin_mass(x: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
@@ -91,6 +94,14 @@ def _below(v: Tensor | int, mean: Tensor, log_scale: Tensor, levels: int, cdf: C
     return below if isinstance(v, int) else torch.where(v >= levels - 1, 1.0, below)
 
 
+def _integer_below(v: Tensor, mean: Tensor, log_scale: Tensor, levels: int, table: str) -> Tensor:
+    """Mass below the integers v of discretized distributions, broadcast; 0 at v = 0 and all of 2^out at v = levels."""
+    edge = rounded((2 * v.double() - 1) / (levels - 1) - 1, EDGE_BITS)
+    inverse = integers().lookup("power", -log_scale.clamp(min=-7)).double() * 2.0 ** -GRIDS["power"].out
+    below = integers().lookup(table, (edge - rounded(mean.clamp(-4, 4), EDGE_BITS)) * inverse)
+    return torch.where(v <= 0, 0, torch.where(v >= levels, 2 ** GRIDS[table].out, below))
+
+
 class PixelDistribution(ABC):
     """A distribution over pixels `(n, C, *S)`; channels of a pixel may depend on earlier ones, pixels do not."""
 
@@ -106,6 +117,19 @@ class PixelDistribution(ABC):
     @abstractmethod
     def table(self, channel: int, earlier: Tensor) -> Tensor:
         """log p(· | earlier) of one channel given the earlier ones `(n, channel, *S)`: `(n, *S, levels)` nats."""
+
+    @abstractmethod
+    def below(self, channel: int, earlier: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The integer form: how much of the mass of one channel, given the earlier ones, lies below `v` `(n or 1, *S or 1, m)`, and all of
+        it: int64 `(n, *S, m)` and `(n, *S)`, the first from 0 at v = 0 to the second at v = levels, below 2^38. Asked under `Integers`
+        only, of parameters that it made; alike on every machine."""
+
+    @final
+    def cumulative(self, channel: int, earlier: Tensor, v: Tensor) -> Tensor:
+        """The same of `integers.TOTAL`, with a share of at least one for every level: int64 `(n, *S, m)`."""
+        below, total = self.below(channel, earlier, v)
+        levels = self.space.levels
+        return torch.div(below * (TOTAL - levels), total[..., None], rounding_mode="floor") + v
 
     @property
     @abstractmethod
@@ -218,6 +242,11 @@ class BernoulliPixels(_Independent):
     def quantile(self, channel: int, earlier: Tensor, u: Tensor) -> Tensor:
         return (u > torch.sigmoid(-self.parameters[:, channel].double())).long()
 
+    def below(self, channel: int, earlier: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        zero = integers().lookup("logistic", -self.parameters[:, channel])
+        total = torch.full_like(zero, 2 ** GRIDS["logistic"].out)
+        return torch.where(v == 1, zero[..., None], torch.where(v == 0, 0, total[..., None])), total
+
     @property
     def mean(self) -> Tensor:
         return torch.sigmoid(self.parameters)
@@ -234,11 +263,17 @@ class CategoricalPixels(_Independent):
     def table(self, channel: int, earlier: Tensor) -> Tensor:
         return self._logits()[:, channel].movedim(1, -1).log_softmax(-1)
 
+    def below(self, channel: int, earlier: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self._logits()[:, channel].movedim(1, -1)
+        mass = F.pad(integers().lookup("exp", logits - logits.amax(-1, keepdim=True)).cumsum(-1), (1, 0))
+        return mass.gather(-1, v.expand(*mass.shape[:-1], v.shape[-1])), mass[..., -1]
+
 
 class _LocationScalePixels(_Independent):
     """A location and a log-scale per sub-pixel, on [−1, 1]: mean and diagonal covariance of x."""
 
     cdf: ClassVar[Cdf]
+    table_name: ClassVar[str]  # of the same among the integer tables
     log_mass: ClassVar[Callable[[Tensor, Tensor, Tensor, int], Tensor]]
 
     def _moments(self) -> tuple[Tensor, Tensor]:
@@ -259,6 +294,11 @@ class _LocationScalePixels(_Independent):
         mean, log_scale = self._moments()
         return type(self).log_mass(x.to(mean.dtype), mean, log_scale, self.space.levels)
 
+    def below(self, channel: int, earlier: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_scale = (m[:, channel, ..., None] for m in self._moments())
+        below = _integer_below(v, mean, log_scale, self.space.levels, type(self).table_name)
+        return below, torch.full(below.shape[:-1], 2 ** GRIDS[type(self).table_name].out, device=below.device)
+
     def quantile(self, channel: int, earlier: Tensor, u: Tensor) -> Tensor:
         mean, log_scale = (m[:, channel] for m in self._moments())
         return _search(mean, log_scale, None, u.to(mean.dtype), self.space.levels, type(self).cdf)
@@ -271,11 +311,13 @@ class _LocationScalePixels(_Independent):
 
 class LogisticPixels(_LocationScalePixels):
     cdf = staticmethod(torch.sigmoid)
+    table_name = "logistic"
     log_mass = staticmethod(log_bin_mass)
 
 
 class GaussianPixels(_LocationScalePixels):
     cdf = staticmethod(torch.special.ndtr)
+    table_name = "normal"
     log_mass = staticmethod(log_gaussian_bin_mass)
 
 
@@ -284,18 +326,26 @@ class LogisticMixturePixels(PixelDistribution):
         super().__init__(space, parameters)
         n, _, *size = parameters.shape
         c, k = space.channels, components
-        logits, means, log_scales, coupling = self.parameters.split([k, c * k, c * k, c * (c - 1) // 2 * k], 1)
-        self.log_pi = logits.log_softmax(1)  # (n, K, *S)
+        self.logits, means, log_scales, coupling = self.parameters.split([k, c * k, c * k, c * (c - 1) // 2 * k], 1)
         self.means = means.reshape(n, c, k, *size)
         self.log_scales = log_scales.reshape(n, c, k, *size)
-        self.coupling = torch.tanh(coupling.reshape(n, c * (c - 1) // 2, k, *size))
+        self._coupling = coupling.reshape(n, c * (c - 1) // 2, k, *size)
+
+    @cached_property
+    def log_pi(self) -> Tensor:
+        return self.logits.log_softmax(1)  # (n, K, *S)
+
+    @cached_property
+    def coupling(self) -> Tensor:
+        arithmetic = active()
+        return torch.tanh(self._coupling) if arithmetic is None else arithmetic.function("tanh", self._coupling)
 
     def _mean(self, channel: int, earlier: Tensor) -> Tensor:
         """μ_kc given the true (integer) values of earlier channels, eq. 3: `(n, K, *S)`."""
         mean = self.means[:, channel]
         first = channel * (channel - 1) // 2
         for other in range(channel):
-            value = earlier[:, other].to(mean.dtype) * (2 / (self.space.levels - 1)) - 1
+            value = normalised(earlier[:, other], self.space.levels, mean.dtype)
             mean = mean + self.coupling[:, first + other] * value[:, None]
         return mean
 
@@ -323,6 +373,19 @@ class LogisticMixturePixels(PixelDistribution):
         x = torch.arange(self.space.levels, dtype=mean.dtype, device=mean.device)
         mass = log_bin_mass(x, mean[..., None], log_scale[..., None], self.space.levels)
         return torch.logsumexp(weights[..., None] + mass, 1)
+
+    def below(self, channel: int, earlier: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        weights = integers().lookup("exp", self.logits - self.logits.amax(1, keepdim=True)) >> 10  # 14 bits, so that sums stay below 2^38
+        for c in range(channel):  # the component is shared by all channels: those before tell which it is
+            part = weights * (self._mass_below(c, earlier, earlier[:, c, None, ..., None] + torch.arange(2)).diff(dim=-1)[..., 0] + 1)
+            weights = torch.div(part << 14, part.amax(1, keepdim=True), rounding_mode="floor")
+        below = (weights[..., None] * self._mass_below(channel, earlier, v[:, None])).sum(1)
+        return below, weights.sum(1) << GRIDS["logistic"].out
+
+    def _mass_below(self, channel: int, earlier: Tensor, v: Tensor) -> Tensor:
+        """Of each component, `(n, K, *S, m)`."""
+        mean, log_scale = self._mean(channel, earlier)[..., None], self.log_scales[:, channel, ..., None]
+        return _integer_below(v, mean, log_scale, self.space.levels, "logistic")
 
     def masses(self, channel: int, earlier: Tensor) -> Tensor:
         """Differences of the CDF: one logistic function per edge, a sixth of the time of `table`."""
@@ -443,6 +506,9 @@ class Likelihood:
 
 def normalised(x: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
     """Integers 0 … levels−1 → [−1, 1], the scale that networks see."""
+    arithmetic = active()
+    if arithmetic is not None:
+        return arithmetic.image(x, levels)
     return x.to(dtype) * (2 / (levels - 1)) - 1
 
 

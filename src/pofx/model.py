@@ -537,6 +537,31 @@ def inverse_cdf(log_prob: Tensor, u: Tensor) -> Tensor:
     return (u[..., None] * cdf[..., -1:] > cdf).sum(-1).clamp_(max=log_prob.shape[-1] - 1)
 
 
+class CountingSteps(Steps):
+    """Steps that have an integer form."""
+
+    @abstractmethod
+    def cumulative(self) -> Tensor:
+        """Of the next group: how much lies below each level, out of `integers.TOTAL`: int64 `(n, sub-pixels, levels + 1)`, strictly increasing
+        from 0. Asked under `integers.Integers`; alike on every machine, and what `Codable.intervals` says."""
+
+
+class Codable(Autoregressive):
+    """Written in the closed set of operations that has an integer form (`integers.py`): what an entropy coder asks for."""
+
+    @abstractmethod
+    def intervals(self, x: Tensor) -> Tensor:
+        """Where each sub-pixel's own level begins and ends, out of `integers.TOTAL`, given the earlier ones: int64 `(n, C, H, W, 2)`, in one
+        pass over `x` uint8 `(n, C, H, W)`. Asked under `integers.Integers`."""
+
+    @abstractmethod
+    def proof(self) -> None:
+        """One full pass of an image, for `integers.Bounds` to follow."""
+
+    @abstractmethod
+    def begin(self, n: int, given: Any = None) -> CountingSteps: ...
+
+
 class LowerBound(ImageModel):
     @abstractmethod
     def elbo(self, x: Tensor, given: Any = None, *, samples: int = 1, seed: int = 0) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pofx.errors import InputError
 from pofx.nn import conditioning
-from pofx.nn.activations import sigmoid
+from pofx.nn.activations import glu, relu, sigmoid, tanh, tanh_
 from pofx.nn.raster import Place
 from pofx.noise import Noise
 from pofx.space import ImageSpace
@@ -136,7 +136,7 @@ class Pass(ABC):
         """tanh(a) ⊙ σ(b): each colour's features hold a, then b; half as many come out."""
 
     def relu(self, h: Tensor) -> Tensor:
-        return F.relu(h)
+        return relu(h)
 
 
 class FullPass(Pass):
@@ -180,7 +180,7 @@ class FullPass(Pass):
             return gated(h)
         n, features, height, width = h.shape
         a, b = h.reshape(n, self.channels, 2, features // (2 * self.channels), height, width).unbind(2)
-        return (torch.tanh(a) * sigmoid(b)).flatten(1, 2)
+        return (tanh(a) * sigmoid(b)).flatten(1, 2)
 
 
 class StepPass(Pass):
@@ -351,7 +351,7 @@ class StepPass(Pass):
         return torch.addmm(h, a, store.taps[self.colour][0])
 
     def gate(self, h: Tensor) -> Tensor:
-        a, b = h.tanh_().chunk(2, 1)
+        a, b = tanh_(h).chunk(2, 1)
         return torch.addcmul(a, a, b)
 
 
@@ -482,9 +482,9 @@ def gated(h: Tensor) -> Tensor:
     """tanh of the first half of the features ⊙ σ of the second (van den Oord et al. 2016b, eq. 2). Outside of training h is used up."""
     a, b = h.chunk(2, 1)
     if not torch.is_grad_enabled() and h.dtype != torch.float64:
-        a.tanh_()
-        return F.glu(h, 1)
-    return torch.tanh(a) * sigmoid(b)
+        tanh_(a)
+        return glu(h, 1)
+    return tanh(a) * sigmoid(b)
 
 
 class VerticalConv2d(nn.Module):
@@ -616,8 +616,8 @@ class OneRow(Rows):
         return torch.addmm(bias, v.flatten(0, 1), weight).view(*v.shape[:2], -1)
 
     def gate(self, v: Tensor) -> Tensor:
-        v[..., : v.shape[2] // 2].tanh_()
-        return F.glu(v, 2)
+        tanh_(v[..., : v.shape[2] // 2])
+        return glu(v, 2)
 
     def projected(self, layer: nn.Module, context: Tensor | None) -> Tensor | float:
         if layer not in self.contexts:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pofx.likelihoods import Likelihood, PixelDistribution, normalised
 from pofx.model import Autoregressive, Batch, Context, Objective, OptimizerSpec, Predictive, Steps
 from pofx.nn import conditioning
+from pofx.nn.activations import relu
 from pofx.nn.linear import linear
 from pofx.nn.raster import raster
 from pofx.space import ImageSpace
@@ -69,7 +69,7 @@ class Hidden(nn.Module):
         self.given = conditioning.Dense(context, len(outputs))
 
     def forward(self, h: Tensor, context: Tensor | None) -> Tensor:
-        return F.relu(self.linear(h) + self.given(context))
+        return relu(self.linear(h) + self.given(context))
 
 
 class OrderedNet(nn.Module):
@@ -159,7 +159,7 @@ class OrderedSteps(Steps):
         h = self.x
         for layer, added, stored in zip(self.layers, self.added, self.hidden, strict=True):
             units = layer.linear.units(self.position)
-            stored[:, units] = F.relu(layer.linear.part(h, self.position) + _columns(added, units))
+            stored[:, units] = relu(layer.linear.part(h, self.position) + _columns(added, units))
             h = stored
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pofx.likelihoods import Likelihood, PixelDistribution, normalised
-from pofx.model import Autoregressive, Batch, Context, Objective, OptimizerSpec, Predictive, Steps, all_threads
+from pofx.model import Autoregressive, Batch, Context, CountingSteps, Objective, OptimizerSpec, Predictive, all_threads
 from pofx.nn import conditioning
 from pofx.nn.tape import Scratch, Tape
 from pofx.noise import Noise
@@ -110,7 +110,7 @@ class StepNet(ABC):
         """Stand as if the first `rows` rows of `x` `(n, C, H, W)`, as networks see them, had been stepped through, by one full pass."""
 
 
-class RasterSteps(Steps):
+class RasterSteps(CountingSteps):
     """`Steps` of any `StepNet`.
 
     Args:
@@ -198,6 +198,12 @@ class RasterSteps(Steps):
         out[:, :, 0] = 0  # what is filled is not drawn
         out[:, self._open()] = table
         return out
+
+    def cumulative(self) -> Tensor:
+        place = self._place()
+        distribution, channel, earlier = self._head(place)
+        v = torch.arange(self.space.levels + 1, device=self.like.device)[None]
+        return distribution.cumulative(channel, earlier, v).reshape(self.n, len(place.pixels), -1)
 
     def draw(self, u: Tensor) -> Tensor:
         asked, place = self.where[self.position], self._place()
@@ -297,6 +303,23 @@ class RasterModel(Autoregressive):
         return Predictive(*(torch.cat(each) for each in zip(*found, strict=True))).without(self.known(given))
 
     @final
+    def intervals(self, x: Tensor) -> Tensor:
+        """As `Codable` has it."""
+        found = []
+        for part, _ in self._parts(x, None):
+            pixels, out = self._pixels(part, None), []
+            for c in range(self.space.channels):
+                ends = part[:, c, ..., None].long() + torch.arange(2, device=x.device)
+                out.append(pixels.cumulative(c, part[:, :c].long(), ends))
+            found.append(torch.stack(out, 1))
+        return torch.cat(found)
+
+    @final
+    def proof(self) -> None:
+        """As `Codable` has it."""
+        self.full(self.seen(torch.zeros(1, *self.space.shape, dtype=torch.uint8)), None)
+
+    @final
     def _pixels(self, x: Tensor, given: Tensor | None) -> PixelDistribution:
         return self.head(self.full(self.seen(x), self.context(given)))
 
@@ -323,6 +346,6 @@ class RasterModel(Autoregressive):
         return groups(self.space, self.places())
 
     @final
-    def begin(self, n: int, given: Any = None) -> Steps:
+    def begin(self, n: int, given: Any = None) -> RasterSteps:
         net = self.stepper(n, self.context(self.check_given(given, n)))
         return RasterSteps(net, self.places(), self.head, n, whole=self.whole, like=next(self.parameters()))

@@ -24,7 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from pofx.integers import active
 from pofx.nn import conditioning
+from pofx.nn.activations import elu, elu_, glu
 from pofx.noise import Noise
 
 Size = tuple[int, int]
@@ -54,6 +56,8 @@ class ShiftedConv2d(nn.Module):
         scale: standard deviation of its outputs after initialisation.
     """
 
+    fixed: Tensor | None
+
     def __init__(
         self, inputs: int, outputs: int, kernel: Size, stream: Margin, *, stride: Size = (1, 1), strict: bool = False, scale: float = 1.0
     ) -> None:
@@ -64,9 +68,12 @@ class ShiftedConv2d(nn.Module):
         self.v = nn.Parameter(0.05 * torch.randn(outputs, inputs, *kernel))
         self.g = nn.Parameter(torch.full((outputs,), scale))
         self.bias = nn.Parameter(torch.zeros(outputs))
+        self.register_buffer("fixed", None)  # of an integer form: w itself
 
     def kernel(self) -> Tensor:
         """w = g v/‖v‖: `(out, in, rows, columns)`."""
+        if self.fixed is not None:
+            return self.fixed
         return self.v * (self.g / torch.linalg.vector_norm(self.v, dim=(1, 2, 3)))[:, None, None, None]
 
     @torch.no_grad()
@@ -113,6 +120,9 @@ class _ConcatELU(torch.autograd.Function):
 
 
 def _concat_elu(h: Tensor, margin: Margin) -> Tensor:
+    if active() is not None:
+        left, right, above = margin
+        return F.pad(torch.cat([elu(h), elu(-h)], 1), (left, right, above, 0))
     out = _ConcatELU.apply(h, margin)
     assert isinstance(out, Tensor)
     return out
@@ -164,7 +174,7 @@ class Pass(ABC):
 
     def gate(self, h: Tensor) -> Tensor:
         """a ⊙ σ(b) of the two halves of the features."""
-        return F.glu(h, 1)
+        return glu(h, 1)
 
 
 class FullPass(Pass):
@@ -353,7 +363,7 @@ class PixelPass(StepPass):
     def elu(self, h: Tensor, stream: Margin) -> Tensor:
         if self.signs is None:
             self.signs = h.new_tensor([[1.0], [-1.0]])
-        return F.elu_((h[:, None] * self.signs).flatten(1))
+        return elu_((h[:, None] * self.signs).flatten(1))
 
     def context(self, layer: nn.Module, h: Tensor) -> Tensor:
         part, (row, column) = self.projected(layer), self.here()

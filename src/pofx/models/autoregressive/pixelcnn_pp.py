@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from pofx.errors import InputError
 from pofx.likelihoods import Likelihood
-from pofx.model import Batch, Features, all_threads
+from pofx.model import Batch, Codable, Features, all_threads
 from pofx.nn import conditioning
-from pofx.nn.activations import elu
+from pofx.nn.activations import elu, settled
 from pofx.nn.raster import Place, RasterModel, StepNet, by_row, places
 from pofx.nn.shifted import DOWN, DOWN_RIGHT, POINT, FullPass, Margin, Pass, PixelPass, RowPass, ShiftedConv2d, Size
 from pofx.nn.strided import pyramid, strides
@@ -95,7 +95,7 @@ class Stream(nn.Module):
             earlier.pop()
         else:
             below = self.below
-            h = ops.coarse(self.shrink, self.grow, h, lambda d: below(ops, d, dropout, seen)[0])
+            h = ops.coarse(self.shrink, self.grow, settled(h), lambda d: settled(below(ops, d, dropout, seen)[0]))
             e = ops.elu(h, self.stream)
         for i, block in enumerate(self.up):
             h, e = block(ops, h, e, earlier.pop(), f"up{self.level}.{i}", dropout)
@@ -120,7 +120,7 @@ class Colour(nn.Module):
         return ops.conv(self.out, ops.elu(h, POINT))
 
 
-class PixelCNNpp(RasterModel, Features):
+class PixelCNNpp(RasterModel, Codable, Features):
     """PixelCNN++ of Salimans et al. 2017.
 
     Args:

@@ -1,0 +1,153 @@
+"""A model in integer arithmetic (`integers.py`): its weights on a grid, the tables of its functions, and a name that only they have.
+
+The grid is the finest on which no sum of the network can need more than the 53 bits that float64 holds exactly: `Bounds` proves it. What a
+form is made of is integers, so that a file that was written with it is read with it anywhere; the float model is not needed again.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pofx import catalog
+from pofx.errors import CapabilityError, InputError
+from pofx.integers import MANTISSA, SPARE, Bounds, Integers, make_tables, using
+from pofx.model import Codable, ImageModel, evaluating
+from pofx.space import ImageSpace
+
+FINEST, COARSEST = 14, 6  # bits of weights below one
+
+
+@dataclass(frozen=True)
+class IntegerForm:
+    """A model as integers.
+
+    Attributes:
+        description: the model as the catalogue stores one: its name, arguments and space, as JSON.
+        bits: weights are multiples of 2^−bits.
+        weights: int64, by name.
+        tables: int64, by name.
+        worst: bits that the largest sum may need.
+    """
+
+    description: dict[str, Any]
+    bits: int
+    weights: dict[str, Tensor]
+    tables: dict[str, Tensor]
+    worst: float = 0.0
+
+    @classmethod
+    def of(cls, model: ImageModel) -> IntegerForm:
+        """The integer form of a trained model.
+
+        Raises:
+            CapabilityError: it has none, or is conditional.
+            InputError: its weights are too large for any grid.
+        """
+        if not isinstance(model, Codable):
+            raise CapabilityError(
+                f"{catalog.name_of(model)} has no integer form, and a float network is no codec: another machine would decode other images. "
+                f"What can compress: {', '.join(_codable())}, e.g. pofx train pixelcnn-pp DATA --out RUN"
+            )
+        if model.given is not None:
+            raise CapabilityError(f"This {type(model).__name__} is p(x | {type(model.given).__name__.lower()}): a file has p(x). Train one without --given.")
+        float64 = copy.deepcopy(model).cpu().double().eval()
+        for bits in range(FINEST, COARSEST - 1, -1):
+            weights = {name: (t * 2**bits).round().long() for name, t in _weights(float64).items()}
+            worst = _worst(float64, weights, bits)
+            if worst <= MANTISSA - SPARE:
+                return cls(catalog.arguments_to_json(model), bits, weights, make_tables(), worst)
+        raise InputError(f"The weights of this {type(model).__name__} are so large that sums could need more than {MANTISSA} bits. Train it again with weight decay or a smaller --lr.")
+
+    @cached_property
+    def model(self) -> Codable:
+        """The network with these weights, in float64: to be run under `exact`."""
+        found = _build(self.description)
+        _set(found, {name: t.double() * 2.0**-self.bits for name, t in self.weights.items()})
+        return found
+
+    @cached_property
+    def space(self) -> ImageSpace:
+        return self.model.space
+
+    @cached_property
+    def id(self) -> str:
+        """SHA-256 of all that the numbers depend on, 64 hexadecimal digits."""
+        found = hashlib.sha256(json.dumps([self.description, self.bits], sort_keys=True).encode())
+        for kind, tensors in (("weight", self.weights), ("table", self.tables)):
+            for name, t in sorted(tensors.items()):
+                found.update(f"{kind} {name} {list(t.shape)}".encode())
+                found.update(t.contiguous().numpy().astype("<i8").tobytes())
+        return found.hexdigest()
+
+    @contextmanager
+    def exact(self) -> Iterator[Codable]:
+        """The model, computing in integers."""
+        with torch.inference_mode(), evaluating(self.model), using(self._arithmetic):
+            yield self.model
+
+    @cached_property
+    def _arithmetic(self) -> Integers:
+        return Integers(self.tables)
+
+
+def _codable() -> list[str]:
+    return [name for name, cls in catalog.models().items() if issubclass(cls, Codable)]
+
+
+def _build(description: dict[str, Any]) -> Codable:
+    """A model of the catalogue with fresh weights, in float64."""
+    model = catalog.arguments_from_json(description)
+    if not isinstance(model, Codable) or model.given is not None:
+        raise InputError(f"The model of this file, {str(description)[:80]!r}, is none that can compress: the file was altered.")
+    return model.double().eval()
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """What a network multiplies and adds, by name; of weight-normalised layers the product, as `fixed`."""
+    found = {}
+    for name, t in model.state_dict().items():
+        owner, _, leaf = name.rpartition(".")
+        layer = model.get_submodule(owner)
+        if "fixed" not in layer._buffers:
+            found[name] = t
+        elif leaf == "bias":
+            found[name] = t
+            found[f"{owner}.fixed"] = layer.kernel()  # type: ignore[operator]
+    return {name: t.detach() for name, t in found.items()}
+
+
+def _set(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    expected = _weights(model)
+    if {name: t.shape for name, t in expected.items()} != {name: t.shape for name, t in weights.items()}:
+        raise InputError("The weights are not those of the model that is described beside them: the file was altered.")
+    with torch.no_grad():
+        for name, t in weights.items():
+            owner, _, leaf = name.rpartition(".")
+            layer = model.get_submodule(owner)
+            if leaf == "fixed":
+                layer.register_buffer("fixed", t)
+            else:
+                getattr(layer, leaf).copy_(t)
+
+
+def _worst(model: Codable, weights: dict[str, Tensor], bits: int) -> float:
+    """Bits of the largest sum that any image could make."""
+    absolute = copy.deepcopy(model)
+    _set(absolute, {name: t.double().abs() * 2.0**-bits for name, t in weights.items()})
+    bounds = Bounds()
+    for t in (*absolute.parameters(), *(b for name, b in absolute.named_buffers() if name.endswith("fixed"))):
+        bounds.mark(t, bits)
+    with torch.inference_mode(), using(bounds), bounds:
+        absolute.proof()
+    return math.ceil(bounds.worst.bits)
