@@ -6,6 +6,7 @@ A model is a distribution over images of small integers. `x` at every boundary i
     Sampler          x ~ p(x)                        all but classifiers and plain autoencoders
     ExactLikelihood  log p(x)                        autoregressive
     Autoregressive   log p(x_i | x_<i), one group of sub-pixels at a time
+    Codable          the same in integers, alike on every machine
     LowerBound       E_q[log p(x,z) − log q(z|x)] ≤ log p(x)      variational
     Encoder, Decoder z of x, and x of z              autoencoder, VAE; a GAN decodes only
     LatentVariable   all three: z ~ N(0, I), a Gaussian q(z|x), and the parts of the bound
@@ -738,7 +739,7 @@ class ClassLikelihood(Labeler):
 
 CAPABILITIES: dict[str, type[ImageModel]] = {
     c.__name__: c
-    for c in (Sampler, ExactLikelihood, Autoregressive, LowerBound, Encoder, Decoder, LatentVariable, Features, Critic, Labeler)
+    for c in (Sampler, ExactLikelihood, Autoregressive, Codable, LowerBound, Encoder, Decoder, LatentVariable, Features, Critic, Labeler)
 }
 
 
@@ -747,7 +748,7 @@ def capabilities(model: ImageModel | type[ImageModel]) -> list[str]:
 
     >>> from pofx.models.autoregressive.pixelcnn import PixelCNN
     >>> capabilities(PixelCNN)
-    ['Sampler', 'ExactLikelihood', 'Autoregressive', 'Features']
+    ['Sampler', 'ExactLikelihood', 'Autoregressive', 'Codable', 'Features']
     """
     cls = model if isinstance(model, type) else type(model)
     return [name for name, c in CAPABILITIES.items() if issubclass(cls, c)]

@@ -13,6 +13,7 @@ from pofx.cli.common import Answer, Common, Flag, table
 HEADS = {
     "ExactLikelihood": "exact p(x)",
     "Autoregressive": "step by step",
+    "Codable": "compress",
     "LowerBound": "bound",
     "LatentVariable": "latent z",
     "Sampler": "sample",

@@ -67,7 +67,7 @@ def read(path: Path, name: str, limit: int) -> Source:
 
 def read_folder(root: Path, name: str, limit: int) -> Source:
     """Images in a folder; first-level subfolders are labels. `train/` beside `test/` or `valid/` are published parts."""
-    files = sorted(_walk(root), key=lambda p: p.relative_to(root).as_posix())
+    files = sorted(walk(root), key=lambda p: p.relative_to(root).as_posix())
     images = [f for f in files if f.suffix.lower() in SUFFIXES]
     if not images:
         idx = _idx_pair(root)
@@ -155,7 +155,7 @@ def _written(tables: list[Path], root: Path, ids: list[str]) -> dict[str, dict[s
     return found
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def walk(root: Path) -> Iterator[Path]:
     """Files that are not hidden, through links, each folder once (links may be circular)."""
     seen = set()
     for folder, folders, files in os.walk(root, followlinks=True):

@@ -10,13 +10,15 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from pofx import catalog
@@ -25,6 +27,7 @@ from pofx.integers import MANTISSA, SPARE, Bounds, Integers, make_tables, using
 from pofx.model import Codable, ImageModel, evaluating
 from pofx.space import ImageSpace
 
+FORMAT = 1
 FINEST, COARSEST = 14, 6  # bits of weights below one
 
 
@@ -72,7 +75,7 @@ class IntegerForm:
     @cached_property
     def model(self) -> Codable:
         """The network with these weights, in float64: to be run under `exact`."""
-        found = _build(self.description)
+        found = _build(self.description, self.weights)
         _set(found, {name: t.double() * 2.0**-self.bits for name, t in self.weights.items()})
         return found
 
@@ -90,6 +93,40 @@ class IntegerForm:
                 found.update(t.contiguous().numpy().astype("<i8").tobytes())
         return found.hexdigest()
 
+    def to_bytes(self) -> bytes:
+        """As safetensors: integers of 16 or 32 bits, and what they belong to as JSON."""
+        tensors = {f"weight {name}": _narrow(t) for name, t in self.weights.items()}
+        tensors |= {f"table {name}": _narrow(t) for name, t in self.tables.items()}
+        return save(tensors, {"pofx": json.dumps({"format": FORMAT, "bits": self.bits, "model": self.description}, sort_keys=True)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> IntegerForm:
+        """The same again.
+
+        Raises:
+            InputError: it is no integer form, or an altered one.
+        """
+        try:
+            length = int.from_bytes(data[:8], "little")
+            stated = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["pofx"])
+            tensors = {name: t.long() for name, t in load(data).items()}
+            version, bits, description = stated["format"], stated["bits"], stated["model"]
+            if type(version) is int and version > FORMAT:
+                raise InputError(f"The model has format {version}, and this pofx knows format {FORMAT}. Update it: pip install --upgrade pofx")
+            if type(bits) is not int or not COARSEST <= bits <= FINEST:
+                raise ValueError(f"bits {bits!r}")
+        except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"It is no integer form of a model ({str(error)[:80]}).") from error
+        parts: dict[str, dict[str, Tensor]] = {"weight": {}, "table": {}}
+        for key, t in tensors.items():
+            kind, _, name = key.partition(" ")
+            parts.get(kind, {})[name] = t
+        if {name: tuple(t.shape) for name, t in parts["table"].items()} != {name: tuple(t.shape) for name, t in make_tables().items()}:
+            raise InputError("The tables of the model are not those of any pofx.")
+        return cls(description, bits, parts["weight"], parts["table"])
+
     @contextmanager
     def exact(self) -> Iterator[Codable]:
         """The model, computing in integers."""
@@ -101,16 +138,42 @@ class IntegerForm:
         return Integers(self.tables)
 
 
+def _narrow(t: Tensor) -> Tensor:
+    """Integers in as few bits as hold them."""
+    return t.to(torch.int16 if int(t.abs().max()) < 2**15 else torch.int32).contiguous()
+
+
 def _codable() -> list[str]:
     return [name for name, cls in catalog.models().items() if issubclass(cls, Codable)]
 
 
-def _build(description: dict[str, Any]) -> Codable:
-    """A model of the catalogue with fresh weights, in float64."""
-    model = catalog.arguments_from_json(description)
+def _build(description: dict[str, Any], weights: Mapping[str, Tensor]) -> Codable:
+    """A model of the catalogue with fresh weights, in float64. It is made without memory first: a file may describe one of any size."""
+    _sizes(description, most=max(4096, sum(t.numel() for t in weights.values())))
+    with torch.device("meta"):
+        shapes = {name: t.shape for name, t in _weights(_made(description)).items()}
+    if shapes != {name: t.shape for name, t in weights.items()}:
+        raise InputError("The weights are not those of the model that is described beside them: the file was altered.")
+    return _made(description).double().eval()
+
+
+def _sizes(value: Any, most: int) -> None:
+    """No number that a model is made of is larger than the weights that it has."""
+    if isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            _sizes(item, most)
+    elif isinstance(value, int | float) and abs(value) > most:
+        raise InputError(f"The model of this file is described with a number as large as {value}: the file was altered.")
+
+
+def _made(description: dict[str, Any]) -> Codable:
+    try:
+        model = catalog.arguments_from_json(description)
+    except (TypeError, AttributeError, RuntimeError) as error:
+        raise InputError(f"The model of this file, {str(description)[:80]!r}, cannot be made: {error}") from error
     if not isinstance(model, Codable) or model.given is not None:
         raise InputError(f"The model of this file, {str(description)[:80]!r}, is none that can compress: the file was altered.")
-    return model.double().eval()
+    return model
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
@@ -128,9 +191,6 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _set(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    expected = _weights(model)
-    if {name: t.shape for name, t in expected.items()} != {name: t.shape for name, t in weights.items()}:
-        raise InputError("The weights are not those of the model that is described beside them: the file was altered.")
     with torch.no_grad():
         for name, t in weights.items():
             owner, _, leaf = name.rpartition(".")

@@ -1,0 +1,56 @@
+"""Levels ↔ bytes, by the range coder of `constriction` and the integer counts of a model.
+
+A coder shares 2^24 among its symbols. Ours are a level's `TOTAL` = 2^24 − 2, and one more at either end that never comes: so an interval is
+always the middle one of three symbols, none of them empty, and a writer needs no table of all levels. `constriction` gives symbol i the
+share 1 + ⌊w_i · s⌋ of weights w and a scale s that brings their sum to 2^24 − n; for whole w of just that sum s is 1, and shares are w_i + 1
+exactly (in float32 too: all sums are below 2^24).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pofx.integers import TOTAL
+
+WORD = np.dtype("<u4")
+
+
+def encode(intervals: Tensor) -> bytes:
+    """The stream of sub-pixels in turn, from the interval of each: int64 `(m, 2)`, out of `TOTAL`.
+
+    >>> len(encode(torch.tensor([[0, TOTAL // 2]] * 64)))  # a bit each
+    8
+    """
+    from constriction import stream
+
+    start, stop = intervals.unbind(1)
+    weights = torch.stack([start, stop - start - 1, TOTAL - stop], 1).to(torch.float32)
+    coder = stream.queue.RangeEncoder()
+    coder.encode(np.ones(len(weights), dtype=np.int32), stream.model.Categorical(perfect=False), weights.numpy())
+    return coder.get_compressed().astype(WORD).tobytes()
+
+
+class Decoder:
+    """Reads what `encode` wrote.
+
+    >>> counts = torch.tensor([[0, TOTAL // 4, TOTAL]])
+    >>> Decoder(encode(counts[:, 1:])).decode(counts).tolist()
+    [1]
+    """
+
+    def __init__(self, data: bytes) -> None:
+        from constriction import stream
+
+        whole = len(data) - len(data) % WORD.itemsize
+        self._coder = stream.queue.RangeDecoder(np.frombuffer(data[:whole], dtype=WORD).astype(np.uint32))
+        self._family = stream.model.Categorical(perfect=False)
+
+    def decode(self, cumulative: Tensor) -> Tensor:
+        """The next levels, int64 `(m,)`, from how much lies below each: int64 `(m, levels + 1)`. Of a stream that was altered they are
+        levels all the same, and a checksum says so."""
+        weights = F.pad(cumulative.diff(dim=1) - 1, (1, 1)).to(torch.float32)
+        found = self._coder.decode(self._family, weights.numpy())
+        return torch.from_numpy(found).long().sub_(1).clamp_(0, cumulative.shape[1] - 2)

@@ -1,0 +1,172 @@
+"""Images → a file from which each comes back bit for bit, of about as many bits as the model says that they have.
+
+    −log2 p(x) = Σ_i −log2 p(x_i | x_<i)        one full pass of the integer form (`_integer_form.py`) gives every interval of the range coder
+
+Images are coded in blocks: one stream, one checksum, so that damage costs a block and no more. Within a block sub-pixels come group by
+group, in the order of the model, and within a group image by image: what a decoder asks for at once lies together. A block is decoded and
+compared before it is written. What the model cannot hold is stored as the file that it was.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pofx.errors import InputError, RunError
+from pofx.integers import TOTAL
+from pofx.model import ImageModel, Progress
+from pofx.tasks._blocks import decode_block, flat_order
+from pofx.tasks._container import MOST_AT_ONCE, MOST_IMAGES, Block, Header, Stored, write
+from pofx.tasks._entropy import encode
+from pofx.tasks._files import check_out, writing
+from pofx.tasks._integer_form import IntegerForm
+
+SUFFIX = ".pofx"
+BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What was written.
+
+    Attributes:
+        path: the file, and of the model where it lies beside.
+        images, stored: how many, and how many of them the model could not hold.
+        dims: sub-pixels of those that it could.
+        size: of the file in bytes; `model_size`, of it, is the model inside, and `stored_size` what was stored.
+        ideal: −log2 p of the integer form, bits of all images that the model holds.
+        model: id of the integer form.
+    """
+
+    path: Path
+    images: int
+    stored: int
+    dims: int
+    size: int
+    model_size: int
+    stored_size: int
+    ideal: float
+    model: str
+    beside: Path | None
+
+    @property
+    def bits_per_dim(self) -> float:
+        """Of the file, everything counted but the model and what was stored."""
+        return 8 * (self.size - self.model_size - self.stored_size) / self.dims if self.dims else math.nan
+
+    def to_json(self) -> dict[str, Any]:
+        ideal = self.ideal / self.dims if self.dims else math.nan
+        return vars(self) | {"bits_per_dim": self.bits_per_dim, "ideal_bits_per_dim": ideal}
+
+
+def compress(
+    model: ImageModel | IntegerForm,
+    x: Tensor,
+    out: str | Path,
+    *,
+    stored: Mapping[int, bytes] | None = None,
+    names: Sequence[str] | None = None,
+    block: int = BLOCK,
+    check: str = "block",
+    embed_model: bool = False,
+    progress: Progress | None = None,
+) -> Compressed:
+    """Write images as a file that `decompress` reads. The model goes inside, or beside it into `ID.pofx-model`, once for all files of a folder.
+
+    Args:
+        x: uint8 `(n, C, H, W)`, images that the model holds, in turn.
+        stored: further images by their place among all, as the bytes of their files.
+        names: of all images, those in `x` and those stored.
+        block: images coded together. Larger ones cost less; of smaller ones single images are read sooner.
+        check: a checksum for each "block" or each "image".
+
+    Raises:
+        CapabilityError: the model has no integer form, or is conditional.
+        InputError: the images are not of its space; `block` or `names` do not fit.
+        RunError: what was decoded is not what was given, and nothing was written; or the disk is full.
+
+    >>> import tempfile
+    >>> from pofx.models.autoregressive.pixelcnn import PixelCNN
+    >>> from pofx.space import ImageSpace
+    >>> from pofx.tasks.decompress import decompress
+    >>> model, x = PixelCNN.small(ImageSpace(1, 4, 4, levels=2)), torch.zeros(3, 1, 4, 4, dtype=torch.uint8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     found = compress(model, x, f"{folder}/set.pofx", embed_model=True)
+    ...     bool((decompress(found.path).x == x).all())
+    True
+    """
+    from pofx import __version__
+
+    path = check_out(out, (SUFFIX,))
+    form = model if isinstance(model, IntegerForm) else IntegerForm.of(model)
+    space, stored = form.space, dict(stored or {})
+    x, n = space.check(x).cpu(), len(x) + len(stored)
+    if not 1 <= block <= MOST_IMAGES or block * space.dims > MOST_AT_ONCE:
+        raise InputError(f"block={block} must be 1 … {min(MOST_IMAGES, MOST_AT_ONCE // space.dims)}, e.g. --block {BLOCK}")
+    if check not in ("block", "image"):
+        raise InputError(f"check={check!r}; use block or image.")
+    if names is not None and len(names) != n:
+        raise InputError(f"{len(names)} names for {n} images.")
+    if not all(0 <= at < n for at in stored):
+        raise InputError(f"Stored images have places 0 … {n - 1}, found {min(stored)} … {max(stored)}.")
+    header = Header(form.id, space.shape, space.levels, n, block, check, __version__)
+    parts: list[Block | Stored] = [Stored(at, data) for at, data in stored.items()]
+    ideal, done = 0.0, 0
+    for first, images in _blocks(x, sorted(stored), block):
+        coded, bits = encode_block(form, images, first, check)
+        if not torch.equal(decode_block(form, coded), images):
+            raise RunError(
+                f"Images {first} … {first + len(images) - 1} do not come back as they were, and nothing was written: this machine computes wrongly, "
+                "or pofx does. Please report it, with pofx info and the processor's name."
+            )
+        parts.append(coded)
+        ideal, done = ideal + bits, done + len(images)
+        if progress is not None:
+            progress(done, len(x))
+    parts.sort(key=lambda part: part.first)
+    inside = form.to_bytes() if embed_model else None
+    beside = None if embed_model else path.with_name(model_name(form.id))
+    if beside is not None and not beside.exists():
+        with writing(beside) as temporary:
+            temporary.write_bytes(form.to_bytes())
+    with writing(path) as temporary, temporary.open("wb") as file:
+        for piece in write(header, parts, names, inside):
+            file.write(piece)
+    model_size = 0 if inside is None else len(inside) + 9
+    kept = sum(len(part.to_bytes()) + 9 for part in parts if isinstance(part, Stored))
+    return Compressed(path, n, len(stored), x.numel(), path.stat().st_size, model_size, kept, ideal, form.id, beside)
+
+
+def model_name(identity: str) -> str:
+    """The file that holds an integer form beside what was written with it."""
+    return f"{identity[:12]}.pofx-model"
+
+
+def _blocks(x: Tensor, stored: Sequence[int], most: int) -> Iterator[tuple[int, Tensor]]:
+    """Runs of images that follow one another, of at most so many: the place of the first among all, and they."""
+    at = taken = 0
+    for stop in (*stored, len(x) + len(stored)):
+        for start in range(at, stop, most):
+            count = min(most, stop - start)
+            yield start, x[taken : taken + count]
+            taken += count
+        at = stop + 1
+
+
+def encode_block(form: IntegerForm, x: Tensor, first: int = 0, check: str = "block") -> tuple[Block, float]:
+    """Images of the form's space as a block, and the bits that they have under it."""
+    with form.exact() as model:
+        intervals = model.intervals(x).flatten(1, 3)
+    order, sizes = flat_order(model)
+    ordered = [part.reshape(-1, 2) for part in intervals[:, order].split(sizes, 1)]
+    sums = x.numpy() if check == "image" else x.numpy()[None]
+    checks = tuple(zlib.crc32(image.tobytes()) for image in sums)
+    bits = -float(((intervals[..., 1] - intervals[..., 0]).double() / (TOTAL + 2)).log2().sum())
+    return Block(first, len(x), checks, encode(torch.cat(ordered))), bits
