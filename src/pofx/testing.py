@@ -26,6 +26,7 @@ from pofx.errors import InputError
 from pofx.model import (
     Autoregressive,
     Batch,
+    Codable,
     Context,
     Critic,
     Decoder,
@@ -505,6 +506,33 @@ def steps_equal_the_full_pass(cls: Model) -> None:
                     steps.fix(values)
 
 
+def integers_agree(cls: Model) -> None:
+    """In integer arithmetic steps and the full pass say the same, bit for bit, in any batch; each level has its share, and what the float model
+    loses by it is small."""
+    from pofx.integers import TOTAL
+    from pofx.tasks._integer_form import IntegerForm
+
+    for space in (*TINY, *ODD):
+        model = densify(cls.small(space))
+        form, x = IntegerForm.of(model), random_images(5, space)
+        with form.exact() as exact:
+            intervals = exact.intervals(x).flatten(1, 3)
+            alone = torch.cat([exact.intervals(x[k : k + 1]).flatten(1, 3) for k in range(5)])
+            assert torch.equal(intervals, alone), f"{space}: an image's numbers depend on its batch"
+            steps = exact.begin(5)
+            for group in exact.order():
+                counts, values = steps.cumulative(), x.flatten(1)[:, group].long()
+                assert counts.shape == (5, len(group), space.levels + 1) and counts.dtype == torch.int64
+                assert bool((counts[..., 0] == 0).all() and (counts[..., -1] == TOTAL).all() and (counts.diff(dim=-1) > 0).all())
+                read = counts.gather(-1, torch.stack([values, values + 1], -1))
+                assert torch.equal(read, intervals[:, group]), f"{space}: a step differs from the full pass"
+                steps.fix(values)
+        nats = -((intervals[..., 1] - intervals[..., 0]).double() / TOTAL).log().sum(1)
+        with torch.no_grad():
+            cost = -model.double().log_prob(x)
+        assert float((nats - cost).mean() / cost.mean()) < 0.05, f"{space}: integers cost {float(nats.mean())} nats, floats {float(cost.mean())}"
+
+
 def all_steps_cost_one_pass(cls: Model) -> None:
     """Counted, not timed: the multiply-adds of a whole image step by step are at most 1.05 times those of one full pass."""
     from torch.utils.flop_counter import FlopCounterMode
@@ -679,6 +707,7 @@ _CHECKS: list[tuple[Callable[[Model], None], tuple[type[ImageModel], ...], bool]
     (all_steps_cost_one_pass, (Autoregressive,), False),
     (filled_rows_equal_stepped_ones, (Autoregressive,), False),
     (steps_equal_the_full_pass, (Autoregressive,), False),
+    (integers_agree, (Codable,), False),
     (is_causal, (Autoregressive,), False),
     (bounds_are_ordered, (LowerBound,), False),
     (codes_decode, (Encoder, Decoder), False),
