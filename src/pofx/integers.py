@@ -33,6 +33,8 @@ MANTISSA = 53  # bits of a float64; every integer below 2^53 is one
 SPARE = 2  # bits that steps may need beyond a full pass: some of their weights are halved
 FUNCTION_BITS = 10  # b: functions give multiples of 2^−b
 IMAGE_BITS = 12  # of pixels on [−1, 1]
+Pair = int | tuple[int, int]
+
 TOTAL = 2**24 - 2  # what all levels of a sub-pixel share: an entropy coder's 2^24, less one at either end (`tasks/_entropy.py`)
 LARGEST = 32.0  # where relu, elu and their like stop growing
 
@@ -51,6 +53,10 @@ class Arithmetic(ABC):
     @abstractmethod
     def image(self, x: Tensor, levels: int) -> Tensor:
         """Integers 0 … levels−1 → [−1, 1]."""
+
+    def conv2d(self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1) -> Tensor:
+        """As `torch.nn.functional.conv2d`."""
+        return F.conv2d(x, weight, bias, stride, padding, dilation)
 
 
 _ACTIVE: ContextVar[Arithmetic | None] = ContextVar("arithmetic", default=None)
@@ -82,49 +88,59 @@ def integers() -> Integers:
 
 
 class Grid(NamedTuple):
-    """Where a table is read and what it holds: f(k · 2^−index) for |k · 2^−index| ≤ most, as multiples of 2^−out.
+    """Where a table is read and what it holds: f(k · 2^−index) from `least` to `most`, as multiples of 2^−out; beyond them, as at its ends.
 
     Attributes:
-        sides: what is stored, and how the other side follows: "odd" f(−x) = −f(x), "up" f(−x) = 1 − f(x), "left" only x ≤ 0, "both".
+        stored: "right", x ≥ 0, where f(−x) = −f(x) ("odd") or 1 − f(x) ("distribution") for the rest, "left", x ≤ 0, where f(x) = x for the
+            rest ("elu"), or "all".
     """
 
     index: int
+    least: float
     most: float
     out: int
-    sides: str
+    kind: str
     function: Callable[[Tensor], Tensor]
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The first and the last k."""
+        return round(self.least * 2**self.index), round(self.most * 2**self.index)
 
 
 GRIDS = {
-    "tanh": Grid(8, 8.0, FUNCTION_BITS, "odd", torch.tanh),
-    "expm1": Grid(8, 8.0, FUNCTION_BITS, "left", torch.expm1),
-    "exp": Grid(8, 20.0, 24, "left", torch.exp),  # of softmax
-    "logistic": Grid(9, 15.0, 20, "up", torch.sigmoid),  # distribution functions
-    "normal": Grid(9, 6.0, 20, "up", torch.special.ndtr),
-    "power": Grid(6, 8.0, 16, "both", torch.exp),  # scales
+    "tanh": Grid(8, -8.0, 8.0, FUNCTION_BITS, "odd", torch.tanh),
+    "elu": Grid(FUNCTION_BITS, -8.0, LARGEST, FUNCTION_BITS, "elu", torch.expm1),
+    "exp": Grid(8, -20.0, 0.0, 24, "all", torch.exp),  # of softmax
+    "logistic": Grid(9, -15.0, 15.0, 20, "distribution", torch.sigmoid),
+    "normal": Grid(9, -6.0, 6.0, 20, "distribution", torch.special.ndtr),
+    "power": Grid(6, -8.0, 8.0, 16, "all", torch.exp),  # scales
 }
 
 
 def make_tables() -> dict[str, Tensor]:
-    """The integers of all tables, as they are stored with a model: int64, of `GRIDS`' stored sides."""
+    """The integers of all tables, as they are stored with a model: int64; of `GRIDS` what the rest follows from."""
     found = {}
     for name, grid in GRIDS.items():
-        k = torch.arange(-round(grid.most * 2**grid.index), round(grid.most * 2**grid.index) + 1, dtype=torch.double)
-        if grid.sides in ("odd", "up"):
-            k = k[len(k) // 2 :]
-        elif grid.sides == "left":
-            k = k[: len(k) // 2 + 1]
+        first, last = grid.ends
+        if grid.kind in ("odd", "distribution"):
+            first = 0
+        elif grid.kind == "elu":
+            last = 0
+        k = torch.arange(first, last + 1, dtype=torch.double)
         found[name] = (grid.function(k * 2.0**-grid.index) * 2**grid.out).round().long()
     return found
 
 
 def _whole(name: str, stored: Tensor) -> Tensor:
     """A table of every k from what is stored of it."""
-    sides, one = GRIDS[name].sides, 2 ** GRIDS[name].out
-    if sides == "odd":
-        return torch.cat([-stored.flip(0)[:-1], stored])
-    if sides == "up":
-        return torch.cat([one - stored.flip(0)[:-1], stored])
+    grid, mirrored = GRIDS[name], stored.flip(0)[:-1]
+    if grid.kind == "odd":
+        return torch.cat([-mirrored, stored])
+    if grid.kind == "distribution":
+        return torch.cat([2**grid.out - mirrored, stored])
+    if grid.kind == "elu":
+        return torch.cat([stored, torch.arange(1, grid.ends[1] + 1) << (grid.out - grid.index)])
     return stored
 
 
@@ -142,17 +158,17 @@ class Integers(Arithmetic):
     def __init__(self, tables: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
         self.integers = {name: _whole(name, stored).to(device) for name, stored in tables.items()}
         self.values = {name: t.double() * 2.0 ** -GRIDS[name].out for name, t in self.integers.items()}
+        self.halves = {name: torch.tensor(0.5 - grid.ends[0], dtype=torch.double, device=device) for name, grid in GRIDS.items()}
 
     def at(self, name: str, x: Tensor) -> Tensor:
-        """Places in a table: of the nearest k, int32 with the shape of x."""
-        grid = GRIDS[name]
-        most = round(grid.most * 2**grid.index)
-        top = 0 if grid.sides == "left" else most
-        return (x * 2.0**grid.index).round_().clamp_(-most, top).add_(most).to(torch.int32)
+        """Places in a table: of the nearest k, int32 with the shape of x. The product is exact, and the sum rounds once, in one pass or two."""
+        first, last = GRIDS[name].ends
+        place = torch.add(self.halves[name], x, alpha=2.0 ** GRIDS[name].index)
+        return place.clamp_(0, last - first).to(torch.int32)
 
     def lookup(self, name: str, x: Tensor) -> Tensor:
         """The integer that a table holds for x: int64, of its shape."""
-        return self.integers[name].index_select(0, self.at(name, x).flatten()).view(x.shape)
+        return _take(self.integers[name], self.at(name, x))
 
     @final
     def function(self, name: str, x: Tensor) -> Tensor:
@@ -160,19 +176,42 @@ class Integers(Arithmetic):
             return rounded(x, FUNCTION_BITS)
         if name == "relu":
             return rounded(x.clamp(0, LARGEST), FUNCTION_BITS)
-        if name == "elu":
-            return torch.where(x > 0, rounded(x.clamp(max=LARGEST), FUNCTION_BITS), self._value("expm1", x))
         return self._value(name, x)
 
     def sigmoid(self, x: Tensor) -> Tensor:
         return (self._value("tanh", 0.5 * x) + 1) * 0.5
 
+    def conv2d(self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1) -> Tensor:
+        # PyTorch's convolution in float64 is the slow one. A kernel's tap is a matrix product with all pixels shifted, margins included.
+        taps = weight.shape[2] * weight.shape[3]
+        if taps < 4 or weight.shape[1] < 16 or bias is None or not isinstance(dilation, int) or stride not in (1, (1, 1)):
+            return F.conv2d(x, weight, bias, stride, padding, dilation)
+        above, left = padding if isinstance(padding, tuple) else (padding, padding)
+        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, above, above))
+        n, height, width, features = x.shape
+        shifts = [dilation * (i * width + j) for i in range(weight.shape[2]) for j in range(weight.shape[3])]
+        pixels, size = x.reshape(-1, features), n * height * width - shifts[-1]
+        out = x.new_empty(n * height * width, weight.shape[0])
+        sums = out[:size]
+        for k, (shift, tap) in enumerate(zip(shifts, weight.permute(2, 3, 1, 0).flatten(0, 1), strict=True)):
+            torch.addmm(sums if k else bias, pixels[shift : shift + size], tap, out=sums)
+        inner = height - dilation * (weight.shape[2] - 1), width - dilation * (weight.shape[3] - 1)
+        return out.view(n, height, width, -1)[:, : inner[0], : inner[1]].permute(0, 3, 1, 2)
+
     def _value(self, name: str, x: Tensor) -> Tensor:
-        return self.values[name].index_select(0, self.at(name, x).flatten()).view(x.shape)
+        return _take(self.values[name], self.at(name, x))
 
     def image(self, x: Tensor, levels: int) -> Tensor:
         # No x · 2/(levels−1) lies so near the middle between two multiples that its own rounding could tell.
         return rounded(x.double() * (2 / (levels - 1)) - 1, IMAGE_BITS)
+
+
+def _take(table: Tensor, at: Tensor) -> Tensor:
+    """Entries of a table, looked up in the order in which their places lie in memory."""
+    if at.ndim == 4 and at.is_contiguous(memory_format=torch.channels_last):
+        at = at.permute(0, 2, 3, 1)
+        return table.index_select(0, at.reshape(-1)).view(at.shape).permute(0, 3, 1, 2)
+    return table.index_select(0, at.flatten()).view(at.shape)
 
 
 def rounded(x: Tensor, bits: int) -> Tensor:

@@ -32,6 +32,7 @@ from pofx.space import ImageSpace
 
 Cdf = Callable[[Tensor], Tensor]
 EDGE_BITS = 16  # of means and edges of bins, in integers
+BEYOND = 2.0**20  # an edge that all mass is on one side of, whatever the scale: every table has ended there
 
 
 def log_bin_mass(x: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
@@ -95,11 +96,11 @@ def _below(v: Tensor | int, mean: Tensor, log_scale: Tensor, levels: int, cdf: C
 
 
 def _integer_below(v: Tensor, mean: Tensor, log_scale: Tensor, levels: int, table: str) -> Tensor:
-    """Mass below the integers v of discretized distributions, broadcast; 0 at v = 0 and all of 2^out at v = levels."""
+    """Mass below the integers v of discretized distributions, broadcast, as whole float64; 0 at v = 0 and all of 2^out at v = levels."""
     edge = rounded((2 * v.double() - 1) / (levels - 1) - 1, EDGE_BITS)
-    inverse = integers().lookup("power", -log_scale.clamp(min=-7)).double() * 2.0 ** -GRIDS["power"].out
-    below = integers().lookup(table, (edge - rounded(mean.clamp(-4, 4), EDGE_BITS)) * inverse)
-    return torch.where(v <= 0, 0, torch.where(v >= levels, 2 ** GRIDS[table].out, below))
+    edge = torch.where(v <= 0, -BEYOND, torch.where(v >= levels, BEYOND, edge))
+    inverse = integers().values["power"].index_select(0, integers().at("power", -log_scale.clamp(min=-7)).flatten()).view(log_scale.shape)
+    return integers().lookup(table, (edge - rounded(mean.clamp(-4, 4), EDGE_BITS)) * inverse)
 
 
 class PixelDistribution(ABC):

@@ -10,12 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pofx.integers import Pair, active
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x Wᵀ + b: `(n, in)`, `(out, in)`, `(out,)` → `(n, out)`; in float64 each row as it comes out alone."""
     if x.dtype != torch.float64 or weight.numel() == 0:
         return F.linear(x, weight, bias)
     return F.conv2d(x[:, :, None, None], weight[:, :, None, None], bias)[:, :, 0, 0]
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1) -> Tensor:
+    """`torch.nn.functional.conv2d`, or that of the arithmetic in use."""
+    arithmetic = active()
+    convolve = F.conv2d if arithmetic is None else arithmetic.conv2d
+    return convolve(x, weight, bias, stride, padding, dilation)
 
 
 class Linear(nn.Linear):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from pofx.errors import InputError
 from pofx.nn import conditioning
 from pofx.nn.activations import glu, relu, sigmoid, tanh, tanh_
+from pofx.nn.linear import conv2d
 from pofx.nn.raster import Place
 from pofx.noise import Noise
 from pofx.space import ImageSpace
@@ -155,8 +156,8 @@ class FullPass(Pass):
             self.inputs[layer] = h
         r, d, kernel = layer.reach, layer.dilation, layer.kernel()
         if layer.rows == 0:  # nothing to the right is seen
-            return F.conv2d(F.pad(h, (r * d, 0)) if r else h, kernel[..., : r + 1], layer.bias, dilation=d)
-        return F.conv2d(F.pad(h, (0, 0, layer.rows * d, 0)), kernel, layer.bias, padding=(0, r * d), dilation=d)
+            return conv2d(F.pad(h, (r * d, 0)) if r else h, kernel[..., : r + 1], layer.bias, dilation=d)
+        return conv2d(F.pad(h, (0, 0, layer.rows * d, 0)), kernel, layer.bias, padding=(0, r * d), dilation=d)
 
     def linked(self, layer: MaskedConv2d, h: Tensor | None, link: Tensor | None) -> Tensor:
         assert link is not None
@@ -551,7 +552,7 @@ class AllRows(Rows):
             v = F.pad(v[:, :, : v.shape[2] - s], (0, 0, r + s, 0))
         if self.into is not None:
             self.into.fill(layer, v)
-        return F.conv2d(v, layer.weight, layer.bias, padding=(0, r), dilation=d)
+        return conv2d(v, layer.weight, layer.bias, padding=(0, r), dilation=d)
 
     def link(self, layer: nn.Conv2d, v: Tensor) -> Tensor:
         return layer(v)

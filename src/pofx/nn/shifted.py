@@ -27,6 +27,7 @@ from torch.autograd.function import once_differentiable
 from pofx.integers import active
 from pofx.nn import conditioning
 from pofx.nn.activations import elu, elu_, glu
+from pofx.nn.linear import conv2d
 from pofx.noise import Noise
 
 Size = tuple[int, int]
@@ -208,7 +209,7 @@ class FullPass(Pass):
         if self.trace and layer.size[0] > 1:
             self.inputs[layer] = (self.level, crop(h, size, margin.above, margin.left))
         above, left = margin.above - layer.size[0] + 1, margin.left if layer.size[1] == 1 else 0
-        return self._settled(layer, lambda: crop(F.conv2d(h, layer.kernel(), layer.bias), size, above, left))
+        return self._settled(layer, lambda: crop(conv2d(h, layer.kernel(), layer.bias), size, above, left))
 
     def elu(self, h: Tensor, stream: Margin) -> Tensor:
         return _concat_elu(h, stream)
@@ -291,9 +292,9 @@ class RowPass(StepPass):
     def conv(self, layer: ShiftedConv2d, h: Tensor) -> Tensor:
         weight, bias = self._weights(layer)
         if layer.size[0] == 1:
-            return F.conv2d(h, weight, bias, padding=(0, layer.size[1] // 2))
+            return conv2d(h, weight, bias, padding=(0, layer.size[1] // 2))
         window, self.kept[layer] = self._window(layer, h), h
-        return F.conv2d(window, weight, bias, padding=(0, layer.size[1] // 2))
+        return conv2d(window, weight, bias, padding=(0, layer.size[1] // 2))
 
     def elu(self, h: Tensor, stream: Margin) -> Tensor:
         return _concat_elu(h, POINT)
