@@ -380,8 +380,9 @@ class LogisticMixturePixels(PixelDistribution):
         for c in range(channel):  # the component is shared by all channels: those before tell which it is
             part = weights * (self._mass_below(c, earlier, earlier[:, c, None, ..., None] + torch.arange(2)).diff(dim=-1)[..., 0] + 1)
             weights = torch.div(part << 14, part.amax(1, keepdim=True), rounding_mode="floor")
-        below = (weights[..., None] * self._mass_below(channel, earlier, v[:, None])).sum(1)
-        return below, weights.sum(1) << GRIDS["logistic"].out
+        below = self._mass_below(channel, earlier, v[:, None]).double()
+        # A sum of whole numbers below 2^53: exact in any order.
+        return torch.einsum("nk...,nk...m->n...m", weights.double(), below).long(), weights.sum(1) << GRIDS["logistic"].out
 
     def _mass_below(self, channel: int, earlier: Tensor, v: Tensor) -> Tensor:
         """Of each component, `(n, K, *S, m)`."""
