@@ -371,6 +371,20 @@ def test_too_cheap_and_too_dear_are_both_odd(tmp_path: Path) -> None:
         outliers(Broken(), x, calib=x, center=x, alpha=0.1)
 
 
+def test_scores_that_are_no_number_are_refused() -> None:
+    good = torch.arange(30.0)
+    for score, calibration in ((torch.tensor([1.0, math.nan]), good), (good, torch.cat([good, torch.tensor([math.nan])]))):
+        with pytest.raises(InputError, match=r"1 of .* are NaN"):
+            verdicts(["a"] * len(score), score, calibration, alpha=0.05)
+    assert verdicts(["a"], torch.tensor([math.inf]), good, alpha=0.05).outlier.all()
+
+
+def test_an_alpha_of_nearly_one_or_at_the_edge_has_a_rank() -> None:
+    assert rank(1 - 1e-12, 1) == 1 and rank(1 - 1e-12, 30, "calibration") == 30
+    for n in range(1, 400):
+        assert rank(1 / (n + 1), n) == 1 and rank(1 - 0.05 ** (1 / n), n, "calibration") == 1
+
+
 def test_false_alarms_keep_to_alpha() -> None:
     """Mean over many calibration sets, α = 0.1, n = 19; of costs alone, and of all statistics together."""
     names = ["bits_per_dim", "surprise_z", "max_surprise", "over_codec"]

@@ -242,6 +242,10 @@ class RunData:
         """The images that were named, or the test part of the run's own data where none were."""
         return self.load_data(common).test if data is None else load_images(data, space, flags, common, self).split
 
+    def unchanged(self, data: Data) -> bool:
+        """Whether the run's own data, made again, is what it was when the run was trained."""
+        return data.fingerprint == self.stored.get("fingerprint")
+
     def load_data(self, common: Common) -> Data:
         """The run's own data, made again.
 
@@ -254,7 +258,7 @@ class RunData:
         if not stored.get("spec"):
             raise InputError("This run does not say what it was trained on; name the images as DATA.")
         data = load_data(**stored["spec"]).told(self.view)
-        if data.fingerprint != stored.get("fingerprint"):
+        if not self.unchanged(data):
             common.note(
                 f"{data.heading} is not what it was when the run was trained: images were added, removed or changed, or split in another way."
             )

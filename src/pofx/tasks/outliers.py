@@ -163,13 +163,18 @@ def verdicts(
     """p-values and verdicts of scores `(n,)` against those of calibration images `(m,)`; higher is odder.
 
     Raises:
-        InputError: alpha cannot be guaranteed with so few calibration images; fdr is not between 0 and 1.
+        InputError: alpha cannot be guaranteed with so few calibration images; fdr is not between 0 and 1; a score is NaN.
 
     >>> verdicts(["a", "b"], torch.tensor([0.5, 200.0]), torch.arange(99.0), alpha=0.05).outlier.tolist()
     [False, True]
     """
     n = len(calibration)
     k = rank(alpha, n, guarantee)
+    for name, some in (("score", score), ("calibration score", calibration)):
+        if bool(some.isnan().any()):
+            raise InputError(
+                f"{int(some.isnan().sum())} of {len(some)} {name}s are NaN, which is neither odd nor normal; leave those images out."
+            )
     p_value = conformal_p_values(score, calibration)
     ordered = calibration.double().sort().values
     cut = k / (n + 1)
@@ -248,6 +253,8 @@ def outliers(
     rank(alpha, len(calib) // each, guarantee)
     if fdr is not None:
         benjamini_hochberg(torch.ones(1), fdr)
+        if guarantee != "marginal":
+            raise InputError(f"--fdr {fdr:g} is a guarantee of its own, over the folder; leave out --guarantee {guarantee}.")
     if not len(center):
         raise InputError("outliers needs images for what is normal; the valid part is empty.")
     if out is not None:
