@@ -36,6 +36,7 @@ from pofx import catalog, training
 from pofx import model as models
 from pofx.data import Data, Split
 from pofx.data.series import Scale
+from pofx.data.split import choose, pixel_keys
 from pofx.errors import InputError
 from pofx.model import ImageModel, require
 from pofx.space import ImageSpace
@@ -181,13 +182,20 @@ class _Estimator(BaseEstimator):
         """Set it again."""
 
 
+def _parted(x: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """About `count` images at random, and the others. Copies stay together: one that was trained on must not calibrate (`data/split.py`)."""
+    chosen = torch.from_numpy(choose(pixel_keys(x.numpy()), count, seed=seed))
+    return x[chosen], x[~chosen]
+
+
 class OutlierDetector(OutlierMixin, _Estimator):
     """Outliers by what images cost under a model of p(x), flagging at most a share `alpha` of normal ones.
 
-    `fit` parts X at random in three: to train on, to learn the usual cost and its spread (the center), and to calibrate on. The score is two-sided: too
-    dear and too cheap are both odd (`tasks/outliers.py`). The threshold is split-conformal: for a new image that is like the n calibration images,
-    P(flagged) ≤ alpha over such sets, whatever the model is worth. That takes n ≥ 1/alpha − 1; where X is too small for it, `fit` warns,
-    and flagged is what is odder than all calibration images: then alpha_ = 1/(n + 1) is guaranteed, which is more than alpha.
+    `fit` parts X at random in three: to train on, to learn the usual cost and its spread (the center), and to calibrate on; copies stay
+    together. The score is two-sided: too dear and too cheap are both odd (`tasks/outliers.py`). The threshold is split-conformal: for a new image
+    that is like the n calibration images, P(flagged) ≤ alpha over such sets, whatever the model is worth. That takes n ≥ 1/alpha − 1; where X is
+    too small for it, `fit` warns, and flagged is what is odder than all calibration images: then alpha_ = 1/(n + 1) is guaranteed, which is more
+    than alpha.
 
     For PyOD, where higher is odder, one line suffices: `decision_scores_ = -detector.score_samples(X)`.
 
@@ -242,19 +250,24 @@ class OutlierDetector(OutlierMixin, _Estimator):
         """Train on most of X `(n, features)` and calibrate on the rest; `y` is ignored."""
         if not 0 < self.alpha < 1:
             raise InputError(f"alpha={self.alpha} must be between 0 and 1, e.g. alpha=0.05.")
-        x, given = self._read(X, 3 if self._is_named() else 2)
-        random = check_random_state(self.random_state)
-        seed, n = int(random.randint(2**31 - 1)), len(x)
-        x = x[torch.from_numpy(random.permutation(n))]
+        fewest = 3 if self._is_named() else 2
+        x, given = self._read(X, fewest)
+        seed, n = int(check_random_state(self.random_state).randint(2**31 - 1)), len(x)
+        keys = pixel_keys(x.numpy())
+        if (different := len(np.unique(keys))) < fewest:
+            raise InputError(
+                f"X has {n} rows, of which only {different} differ as images; OutlierDetector needs at least {fewest} different ones."
+            )
         needed = math.ceil(round(1 / self.alpha, 9)) - 1
         if given is None:
             calib = max(1, min(max(round(CALIB * n), needed), n // 2))
             center = max(1, min(round(CENTER * n), (n - calib) // 2))
-            held, middle, rest = x.split([calib, center, n - calib - center])
+            held, rest = _parted(x, calib, seed)
+            middle, rest = _parted(rest, center, seed)
             self.model_ = self._train(rest, middle, held, seed)
         else:
             center = max(1, min(n // 4, n - needed))
-            middle, held = x.split([center, n - center])
+            middle, held = _parted(x, center, seed)
             self.model_ = given
         self.center_ = costs(self.model_, middle).bits_per_dim.numpy()
         self.calibration_ = np.sort(self._oddness(held))
