@@ -319,8 +319,10 @@ def test_outliers(runs: Path, ask: Ask, refuse: Refuse, tmp_path: Path, capsys: 
     assert plain["statistics"] == ["kl", "bits_per_dim"] and plain["fdr"] == 0.2 and plain["false_alarms_at_95_percent"] is None
     assert "false discovery rate" in plain["promise"]
     assert set(plain["tried"]) == {"code+likelihood", "code", "likelihood"}
-    judged = ask("outliers", runs / "gan", "digits:test", "--alpha", "0.1")
+    judged = ask("outliers", runs / "gan", "digits:test", "--alpha", "0.1", "-o", tmp_path / "gan")
     assert judged["used"] == ["critic", "pixels"]
+    page = (tmp_path / "gan" / "index.html").read_text()
+    assert "There is no map of where an image is odd" in page and "A pixel that is lit" not in page
 
 
 def test_outliers_refuses_what_it_cannot_guarantee(runs: Path, refuse: Refuse, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pofx import catalog
 from pofx.errors import CapabilityError, InputError, RunError
 from pofx.model import Autoregressive, ExactLikelihood, ImageModel, Objective, Score, Steps
 from pofx.models.autoregressive.made import MADE
@@ -445,6 +446,9 @@ def test_few_normal_images_have_any_lit_pixel() -> None:
     again = restored(Coins(), x, found.lit)
     assert torch.equal(again[~found.lit], x[~found.lit]) and again[0, 0, 2:6, 2:6].sum() < 16
     assert not heat_maps(Coins(), x).lit.any()
+    for name in ("gan", "autoencoder"):
+        with pytest.raises(CapabilityError, match=r"nothing of single pixels\. .*pofx train vae"):
+            heat_maps(catalog.get(name).small(SPACE), x)
 
 
 # Tiles ------------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from pofx import catalog
 from pofx.errors import CapabilityError, InputError
 from pofx.model import Batch, LatentVariable
+from pofx.models.composed.bayes import BayesClassifier
 from pofx.space import ImageSpace
 from pofx.tasks.bulk import per_image
 from pofx.tasks.score import costs
@@ -98,14 +100,15 @@ def test_scores_of_a_gpu_are_those_of_the_cpu(name: str):
 
 def test_convolutions_are_not_rounded_while_images_are_scored():
     model, seen = small("made"), []
-    before = torch.backends.cudnn.conv.fp32_precision
+    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = convolutions.fp32_precision
 
     def look(x: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
-        seen.append(torch.backends.cudnn.conv.fp32_precision)
+        seen.append(convolutions.fp32_precision)
         return x[:, 0, 0, 0]
 
     per_image(model, look, probes(model, 2))
-    assert set(seen) == {"ieee"} and torch.backends.cudnn.conv.fp32_precision == before
+    assert set(seen) == {"ieee"} and convolutions.fp32_precision == before
 
 
 @pytest.mark.parametrize("name", ["pixelcnn", "vae"])
@@ -123,7 +126,7 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         Scoring(catalog.get("gan").small(SPACE))
     with pytest.raises(InputError, match=r"PixelRNN cannot be written as ONNX .* memory of its own.*pofx score"):
         to_onnx(Scoring(small("pixelrnn")), {})
-    bound = catalog.get("bayes-classifier")(SPACE, conditional=catalog.get("vae").small(SPACE, Label(3)), classes=3)
+    bound = BayesClassifier(SPACE, conditional=catalog.get("vae").small(SPACE, Label(3)), classes=3)
     with pytest.raises(CapabilityError, match="keyed by each image.*pofx classify"):
         to_onnx(Scoring(bound), {})
     with pytest.raises(InputError, match="at least one draw"):

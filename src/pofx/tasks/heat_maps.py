@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pofx.errors import CapabilityError
 from pofx.model import Autoregressive, ImageModel, LatentVariable, Progress, evaluating, require
 from pofx.noise import Noise, hash_images
 from pofx.tasks._conformal import Guarantee, rank
@@ -28,6 +29,10 @@ from pofx.tasks._tiles import Tiles
 from pofx.tasks.bulk import Images, as_images, per_image
 
 LN2 = math.log(2)
+UNMAPPED = (
+    "there is no map of where an image is odd, since this model says nothing of single pixels. An autoregressive model (made, pixelcnn) or one "
+    "with a posterior (vae) does."
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ def bit_maps(
     Raises:
         CapabilityError: the model says nothing of single pixels.
     """
-    require(model, Autoregressive, LatentVariable, to="say where an image is odd")
+    if not has_map(model):
+        raise CapabilityError(f"{type(model).__name__}: {UNMAPPED} E.g. pofx train vae DATA --out RUN")
     images = as_images(images)
 
     def bits(x: Tensor, y: Tensor | None) -> Tensor:

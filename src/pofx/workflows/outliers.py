@@ -24,7 +24,7 @@ from pofx.tasks._conformal import Guarantee, rank
 from pofx.tasks._files import write_text
 from pofx.tasks._tiles import Tiles
 from pofx.tasks.bulk import Images, Subset
-from pofx.tasks.heat_maps import HeatMaps, has_map, heat_maps, restored
+from pofx.tasks.heat_maps import UNMAPPED, HeatMaps, has_map, heat_maps, restored
 from pofx.tasks.outliers import Outliers
 from pofx.workflows import _page as html
 
@@ -204,8 +204,6 @@ CANNOT = (
     "A pixel that is lit is one that the model did not expect. A change may light the pixels after it too: an autoregressive model reads in rows.",
 )
 
-UNMAPPED = "There is no map of where: this model says nothing of single pixels. An autoregressive model (made, pixelcnn) or one with a posterior (vae) does."
-
 
 def _counts(found: Outliers) -> str:
     n, flagged = len(found.ids), int(found.outlier.sum())
@@ -255,7 +253,7 @@ def _wall(found: Outliers, shown: Wall, levels: int) -> str:
             f'<figure><img src="{html.data_uri(picture)}" width="{picture.width * scale}" height="{picture.height * scale}" '
             f'alt="{html.escape(found.ids[i])}"><figcaption>{caption}</figcaption></figure>'
         )
-    legend = "" if maps is not None else UNMAPPED
+    legend = "" if maps is not None else UNMAPPED[0].upper() + UNMAPPED[1:]
     if maps is not None and maps.threshold is not None:
         legend = (
             f"Beside each image where it is odd: bits a pixel above what the model expected, mean over 3×3 pixels, from dark (0) to bright "
