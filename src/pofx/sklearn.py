@@ -39,6 +39,7 @@ from pofx.data.series import Scale
 from pofx.errors import InputError
 from pofx.model import ImageModel, require
 from pofx.space import ImageSpace
+from pofx.tasks._conformal import needed
 from pofx.tasks.bulk import per_image
 from pofx.tasks.outliers import conformal_p_values, oddness_from
 from pofx.tasks.score import costs
@@ -246,14 +247,14 @@ class OutlierDetector(OutlierMixin, _Estimator):
         random = check_random_state(self.random_state)
         seed, n = int(random.randint(2**31 - 1)), len(x)
         x = x[torch.from_numpy(random.permutation(n))]
-        needed = math.ceil(round(1 / self.alpha, 9)) - 1
+        fewest = needed(self.alpha)
         if given is None:
-            calib = max(1, min(max(round(CALIB * n), needed), n // 2))
+            calib = max(1, min(max(round(CALIB * n), fewest), n // 2))
             center = max(1, min(round(CENTER * n), (n - calib) // 2))
             held, middle, rest = x.split([calib, center, n - calib - center])
             self.model_ = self._train(rest, middle, held, seed)
         else:
-            center = max(1, min(n // 4, n - needed))
+            center = max(1, min(n // 4, n - fewest))
             middle, held = x.split([center, n - center])
             self.model_ = given
         self.center_ = costs(self.model_, middle).bits_per_dim.numpy()
@@ -261,7 +262,7 @@ class OutlierDetector(OutlierMixin, _Estimator):
         self._calibrate()
         if self.alpha_ > self.alpha:
             warnings.warn(
-                f"alpha={self.alpha:g} cannot be guaranteed with {len(held)} calibration images; it takes {needed} of them. Flagged is what is odder "
+                f"alpha={self.alpha:g} cannot be guaranteed with {len(held)} calibration images; it takes {fewest} of them. Flagged is what is odder "
                 f"than all of them: at most {self.alpha_:.3g} of normal images. Fit on more, or set alpha={math.ceil(1000 * self.alpha_) / 1000:g}.",
                 UserWarning,
                 stacklevel=2,

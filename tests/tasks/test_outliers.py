@@ -27,7 +27,6 @@ from pofx.tasks import _oddness
 from pofx.tasks._codec import codec_bits
 from pofx.tasks._conformal import (
     benjamini_hochberg,
-    check_alpha,
     conformal_p_values,
     drift,
     needed,
@@ -159,7 +158,7 @@ def test_an_alpha_that_cannot_be_guaranteed_says_what_can() -> None:
         rank(0.02, 60, "calibration")
     for alpha in (0, 1, -1, math.nan):
         with pytest.raises(InputError, match="between 0 and 1"):
-            check_alpha(alpha, 100)
+            rank(alpha, 100)
     x = coins(30)
     with pytest.raises(InputError, match="It takes 99 of them"):
         outliers(Coins(), x, calib=x, center=x, alpha=0.01)

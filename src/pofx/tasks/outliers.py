@@ -26,7 +26,6 @@ from pofx.tasks._conformal import (
     Drift,
     Guarantee,
     benjamini_hochberg,
-    check_alpha,
     conformal_p_values,
     drift,
     rank,
@@ -37,7 +36,7 @@ from pofx.tasks._statistics import STATISTICS, Known, chosen, measure, refer
 from pofx.tasks._tiles import Tiles
 from pofx.tasks.bulk import Images, as_images
 
-__all__ = ["Outliers", "check_alpha", "conformal_p_values", "judge", "oddness_from", "outliers", "rate95", "verdicts"]
+__all__ = ["Outliers", "conformal_p_values", "judge", "oddness_from", "outliers", "rate95", "verdicts"]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 from pofx import pictures
 from pofx.errors import InputError
 from pofx.model import Autoregressive, ImageModel, Progress
+from pofx.tasks._conformal import needed
 from pofx.tasks._files import write_text
 from pofx.tasks._tiles import Tiles
 from pofx.tasks.bulk import Images, Subset
@@ -107,7 +108,7 @@ def wall(
     n = len(calib.images) if isinstance(calib, Tiles) else len(calib)
     # Any of them do, as long as their maps do not choose: spread evenly
     few = Subset(calib.images if isinstance(calib, Tiles) else calib, torch.arange(0, n, max(1, -(-n // MAPPED))))
-    enough = len(few) >= 1 / found.alpha - 1 and (found.guarantee == "marginal")
+    enough = found.guarantee == "marginal" and len(few) >= needed(found.alpha)
     normal = few if enough else Subset(few.images, torch.arange(n))
 
     def as_given(part: Images) -> Images:
