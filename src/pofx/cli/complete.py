@@ -96,7 +96,6 @@ def complete(
 
 
 def _lines(result: Completion, heading: str, said: str) -> list[str]:
-
     kept, hole, truth = int(result.known.sum()), int((~result.known).sum()), result.truth
     lines = [f"{heading}: {kept} of {kept + hole} sub-pixels kept ({said}), {hole} to complete, {len(result.images)} times", result.summary]
     if len(result.stages) > 1:
