@@ -9,18 +9,17 @@ A PixelCNN++ learns p(series) of each set; the first half of each test series (o
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from _record import machine, tell, write
 
 import pofx
 from pofx.models import PixelCNNpp
 from pofx.tasks.forecast import DRAWS, forecast
-from pofx.training.loop import hardware
 
 # set → window of a long one, values that are known
 SETS: dict[str, tuple[str | None, int]] = {
@@ -73,20 +72,17 @@ def main() -> None:
         for name in options.sets:
             picture = options.picture if name == options.sets[0] else None
             rows.append(measure(name, options.steps, options.limit, options.threads, Path(folder), picture))
-            rows[-1] = json.loads(json.dumps(rows[-1], default=vars))
-            print(json.dumps(rows[-1]), flush=True)
+            tell(rows[-1])
             facts = {
                 "pofx": pofx.__version__,
-                "hardware": hardware(torch.device("cpu")),
-                "threads": options.threads,
+                **machine(options.threads),
                 "model": {"name": "pixelcnn-pp"} | SETTINGS,
                 "steps": options.steps,
                 "batch_size": BATCH,
                 "average": AVERAGE,
                 "draws": DRAWS,
             }
-            if options.out is not None:
-                options.out.write_text(json.dumps(facts | {"rows": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            write(options.out, facts | {"rows": rows})
 
 
 if __name__ == "__main__":
