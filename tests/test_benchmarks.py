@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import runpy
-import sys
 from pathlib import Path
 
 import torch
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.append(str(BENCHMARKS))  # as where one is run: what they share lies beside them
-EMOJI = runpy.run_path(str(BENCHMARKS / "emoji_pairs.py"))
+EMOJI = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "emoji_pairs.py"))
 NAMES = [
     "emoji_u1f468_1f3fb_200d_1f9b1",  # man, light skin, curly hair
     "emoji_u1f469_1f3fb_200d_1f9b1",
