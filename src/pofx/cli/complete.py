@@ -78,7 +78,7 @@ def complete(
                 view().check_space(model.space)
             except InputError as error:
                 raise InputError(f"--{name}: the images of {run} are {model.space}. {error}") from error
-            found = "p(x)" if model.given is None else f"p(x | {type(model.given).__name__.lower()})"
+            found = "p(x)" if model.given is None else f"p(x | {model.given.name})"
             raise InputError(f"{run} is {found}; to {what}, train a run for it:\n{_train(model, info, view, name)}")
     space = model.space
     known = None

@@ -134,7 +134,7 @@ def view_value(
         return None
     if said and not isinstance(view, flags[said[0]][1]):
         own = next((flag for flag, (_, kind) in flags.items() if isinstance(view, kind)), "like")
-        raise InputError(f"{run} is p(x | {type(view).__name__.lower()}): it does not take --{said[0]}. Use --{own}.")
+        raise InputError(f"{run} is p(x | {view.name}): it does not take --{said[0]}. Use --{own}.")
     if like is not None:
         info = run_info(run)
         own = {key: value for key, value in (info.stored.get("spec") or {}).items() if key in ("size", "levels", "gray")}
@@ -150,7 +150,7 @@ def view_value(
     if isinstance(view, Attributes):
         raise InputError(f"{run} is p(x | attributes): say which, e.g. --attributes {view.names[0]}=1, or --like DATA")
     if not isinstance(view, Label):
-        raise InputError(f"{run} is p(x | {type(view).__name__.lower()}): say which images it shall condition on, e.g. --like digits:test")
+        raise InputError(f"{run} is p(x | {view.name}): say which images it shall condition on, e.g. --like digits:test")
     if label is None and view.unknown:
         return torch.full((n,), -1)
     if label is None:

@@ -47,7 +47,7 @@ def score(
     with common.progress("scoring") as progress:
         result = task(model, images.images, out=out, samples=samples, estimate=estimate, seed=seed, progress=progress)
     s = result.score
-    given = "" if s.given is None else f", given {type(s.given).__name__.lower()}"
+    given = "" if s.given is None else f", given {s.given.name}"
     nats, bits = (with_error(mean.mean, mean.se, digits) for mean, digits in zip(result.cost, (2, 4), strict=True))
     lines = [
         f"{images.heading}: {len(result.ids)} image{'s' * (len(result.ids) > 1)}",
