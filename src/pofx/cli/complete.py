@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from pofx.cli.common import Answer, Common, DataFlags, Flag, RunData, load_images, load_model, run_info
+from pofx.cli.common import Answer, Common, DataFlags, Flag, RunData, load_images, load_model, load_side, run_info
 from pofx.errors import InputError
 
 if TYPE_CHECKING:
@@ -128,23 +128,16 @@ def _image(
     import torch
 
     from pofx.cli.sample import view_value
-    from pofx.space import ImageSpace
-    from pofx.views import Gray, Half, Label
+    from pofx.views import Label
 
     view, space = model.given, model.space
-    try:
-        loaded = load_images(spec, space, flags, common, info, told=False)
-    except InputError as error:
-        if not side or not isinstance(view, Gray | Half):
-            raise
-        c, h, w = view.feature_shape(space) if isinstance(view, Gray) else (space.channels, -(-space.height // 2), -(-space.width // 2))
-        try:
-            loaded = load_images(spec, ImageSpace(c, h, w, space.levels), flags, common, info, told=False)
-        except InputError:
-            what = "a grey image" if isinstance(view, Gray) else "one of half the size"
-            raise InputError(f"{error}\nOr give {what}: {c}×{h}×{w}.") from error
-        return None, _one(loaded.split, spec)[0], loaded.heading
+    if side:
+        loaded, is_value = load_side(spec, model, flags, common, info, told=False)
+    else:
+        loaded, is_value = load_images(spec, space, flags, common, info, told=False), False
     x, y = _one(loaded.split, spec)
+    if is_value:
+        return None, x, loaded.heading
     if any(text is not None for text in said.values()):
         label = said["label"]
         if label is not None and "," in label:

@@ -60,17 +60,17 @@ def outliers(
     model = load_model(run, common)
     info = run_info(run)
     step = check_tile(tile, stride, model.space)
-    images = load_images(data, model.space, data_flags, common, info, stride=step)
+    images = load_images(data, model.space, data_flags, common, info, tiled=True, stride=step)
     own = info.load_data(common)
     normal, center = own.calib, own.valid
     if calib is not None:
-        good = load_images(calib, model.space, data_flags, common, info, stride=step)
+        good = load_images(calib, model.space, data_flags, common, info, tiled=True, stride=step)
         check_new(good.split, own, calib)
         if step is None:
             normal = good.images
         else:
             center, normal = apart(good.images)
-    some = None if known is None else load_images(known, model.space, data_flags, common, info, stride=step).images
+    some = None if known is None else load_images(known, model.space, data_flags, common, info, tiled=True, stride=step).images
     behind = None if background is None else load_model(background, common)
     warning = resizing(info.transforms, images.transforms)
     notes = [] if warning is None or step is not None else [warning]

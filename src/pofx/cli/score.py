@@ -43,7 +43,7 @@ def score(
     from pofx.tasks.score import score as task
 
     model = load_model(run, common)
-    images = load_images(data, model.space, data_flags, common, run_info(run), stride=check_tile(tile, stride, model.space))
+    images = load_images(data, model.space, data_flags, common, run_info(run), tiled=True, stride=check_tile(tile, stride, model.space))
     with common.progress("scoring") as progress:
         result = task(model, images.images, out=out, samples=samples, estimate=estimate, seed=seed, progress=progress)
     s = result.score
