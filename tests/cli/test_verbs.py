@@ -347,6 +347,10 @@ def test_outliers_refuses_what_it_cannot_guarantee(runs: Path, refuse: Refuse, t
     assert "--calib DATA" in refuse("outliers", run, tmp_path / "large.npy", "--levels", "17", "--tile", "8")
     assert "--tile 16: the run is a model of 8×8" in refuse("outliers", run, tmp_path / "large.npy", "--levels", "17", "--tile", "16")
     assert "needs --tile 8" in refuse("outliers", run, tmp_path / "large.npy", "--levels", "17", "--stride", "4")
+    for verb in ("outliers", "score"):
+        assert "--size 8x8. Or cut them into tiles of the model's size: --tile 8" in refuse(
+            verb, run, tmp_path / "large.npy", "--levels", "17"
+        )
     # Resized here and not in training: said, and done
     assert main(["outliers", str(run), str(tmp_path / "large.npy"), "--levels", "17", "--size", "8x8", "--json"]) == 0
     assert "differ in their blur" in capsys.readouterr().err

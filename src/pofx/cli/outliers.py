@@ -64,7 +64,7 @@ def outliers(
     model = load_model(run, common)
     info = run_info(run)
     step = check_tile(tile, stride, model.space)
-    images = load_images(data, model.space, data_flags, common, info, stride=step)
+    images = load_images(data, model.space, data_flags, common, info, tiled=True, stride=step)
     own = info.load_data(common)
     normal, center, calibration = own.calib, own.valid, own.calib
     notes = []
@@ -74,7 +74,7 @@ def outliers(
             raise InputError(f"{seen}: the false-alarm rate would not hold. Give good images that the model has not seen: --calib DATA")
         notes.append(f"{seen}. What --calib names was compared with the data as it is now.")
     if calib is not None:
-        good = load_images(calib, model.space, data_flags, common, info, stride=step)
+        good = load_images(calib, model.space, data_flags, common, info, tiled=True, stride=step)
         calibration = good.split
         check_new(calibration, own, f"--calib {calib}")
         if step is None:
@@ -82,7 +82,7 @@ def outliers(
         else:
             center, normal = apart(good.images)
             calibration = good.split.select(calibrating(len(good.split)).numpy())
-    some = None if known is None else load_images(known, model.space, data_flags, common, info, stride=step)
+    some = None if known is None else load_images(known, model.space, data_flags, common, info, tiled=True, stride=step)
     if some is not None:
         check_apart(some.split, calibration, str(known))
     behind = None if background is None else load_model(background, common)

@@ -100,11 +100,6 @@ def rank(alpha: float, n: int, guarantee: Guarantee = "marginal") -> int:
     return k
 
 
-def check_alpha(alpha: float, n: int) -> None:
-    """Raise InputError where n calibration images cannot give a p-value as small as alpha."""
-    rank(alpha, n)
-
-
 def benjamini_hochberg(p_values: Tensor, q: float) -> Tensor:
     """Which images are discoveries at false discovery rate q: bool `(m,)`.
 

@@ -25,7 +25,7 @@ from pofx.model import Autoregressive, ImageModel, LatentVariable, Progress, eva
 from pofx.noise import Noise, hash_images
 from pofx.tasks._conformal import Guarantee, rank
 from pofx.tasks._statistics import predictive, smooth
-from pofx.tasks._tiles import Tiles
+from pofx.tasks._tiles import Tiles, whole
 from pofx.tasks.bulk import Images, as_images, per_image
 
 LN2 = math.log(2)
@@ -113,18 +113,13 @@ def heat_maps(
     torch.Size([2, 1, 4, 4])
     """
     if calib is not None:
-        k = rank(alpha, _count(calib), guarantee)
+        k = rank(alpha, len(whole(as_images(calib))), guarantee)
     bits = bit_maps(model, images, background=background, progress=progress)
     if calib is None:
         return HeatMaps(bits, smooth(bits))
     largest = smooth(bit_maps(model, calib, background=background)).flatten(1).amax(1).sort(descending=True).values
     threshold = float(largest[k - 1])
     return HeatMaps(bits, smooth(bits), threshold, alpha)
-
-
-def _count(images: Images | Tensor) -> int:
-    images = as_images(images)
-    return len(images.images) if isinstance(images, Tiles) else len(images)
 
 
 def restored(model: ImageModel, x: Tensor, lit: Tensor, *, y: Tensor | None = None, seed: int = 0) -> Tensor:

@@ -78,7 +78,7 @@ class Scoring(nn.Module):
         super().__init__()
         name = type(model).__name__
         if model.given is not None:
-            view = type(model.given).__name__.lower()
+            view = model.given.name
             raise InputError(
                 f"This {name} is p(x | {view}); a graph of integers alone scores p(x). Train one without --given and export that."
             )

@@ -20,9 +20,9 @@ from torch import Tensor
 from pofx import pictures
 from pofx.errors import InputError
 from pofx.model import Autoregressive, ImageModel, Progress
-from pofx.tasks._conformal import Guarantee, rank
+from pofx.tasks._conformal import Guarantee, needed, rank
 from pofx.tasks._files import write_text
-from pofx.tasks._tiles import Tiles
+from pofx.tasks._tiles import Tiles, whole
 from pofx.tasks.bulk import Images, Subset
 from pofx.tasks.heat_maps import UNMAPPED, HeatMaps, has_map, heat_maps, restored
 from pofx.tasks.outliers import Outliers
@@ -119,12 +119,15 @@ def calibrating(n: int) -> Tensor:
 def apart(photos: Images) -> tuple[Images, Images]:
     """Of good photographs every third says what is normal, the others calibrate: tiles of photographs may be unlike what the model was trained on,
     and then only they can say what is normal of tiles."""
-    whole = photos.images if isinstance(photos, Tiles) else photos
-    rows = calibrating(len(whole))
-    others = torch.arange(0, len(whole), 3)
-    parts = [Subset(whole, index) for index in (others, rows)]
-    stats, calibration = (Tiles(p, photos.space, photos.size, photos.stride) if isinstance(photos, Tiles) else p for p in parts)
+    every = torch.arange(len(whole(photos)))
+    stats, calibration = (_rows(photos, rows) for rows in (every[every % 3 == 0], calibrating(len(every))))
     return stats, calibration
+
+
+def _rows(photos: Images, index: Tensor) -> Images:
+    """Some photographs, tiled where all of them are."""
+    part = Subset(whole(photos), index)
+    return photos.of(part) if isinstance(photos, Tiles) else part
 
 
 @dataclass(frozen=True)
@@ -150,23 +153,17 @@ def wall(
 ) -> Wall:
     """What the page shows. Of `Tiles` whole photographs, stitched."""
     index = found.oddest[:shown]
-    whole = images.images if isinstance(images, Tiles) else images
-    x, y = whole.take(index)
+    x, y = whole(images).take(index)
     if not has_map(model):
         return Wall(index, x, None, None)
-    n = len(calib.images) if isinstance(calib, Tiles) else len(calib)
+    n = len(whole(calib))
     # Any of them do, as long as their maps do not choose: spread evenly
-    few = Subset(calib.images if isinstance(calib, Tiles) else calib, torch.arange(0, n, max(1, -(-n // MAPPED))))
-    enough = len(few) >= 1 / found.alpha - 1 and (found.guarantee == "marginal")
-    normal = few if enough else Subset(few.images, torch.arange(n))
-
-    def as_given(part: Images) -> Images:
-        return Tiles(part, images.space, images.size, images.stride) if isinstance(images, Tiles) else part
-
+    few = torch.arange(0, n, max(1, -(-n // MAPPED)))
+    enough = found.guarantee == "marginal" and len(few) >= needed(found.alpha)
     maps = heat_maps(
         model,
-        as_given(Subset(whole, index)),
-        calib=as_given(normal),
+        _rows(images, index),
+        calib=_rows(calib, few) if enough else calib,
         alpha=found.alpha,
         guarantee=found.guarantee,
         background=background,
