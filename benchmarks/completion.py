@@ -19,6 +19,7 @@ import torch
 from _record import machine, write
 
 import pofx
+from pofx.metrics.mean import Mean
 from pofx.model import ExactLikelihood
 from pofx.tasks.score import score
 
@@ -53,8 +54,8 @@ def main() -> None:
             "n": len(test),
             "kind": found.kind,
             "dims": found.dims,
-            "nats": summary(found.nats),
-            "bits_per_dim": summary(found.bits_per_dim),
+            "nats": Mean.of(found.nats).to_json(),
+            "bits_per_dim": Mean.of(found.bits_per_dim).to_json(),
         }
         print(f"{name}: {rows[name]['bits_per_dim']['mean']:.4f} bits/dim", flush=True)
     out = {
@@ -65,7 +66,7 @@ def main() -> None:
         "settings": SETTINGS | TRAINING,
         "steps": options.steps,
         **rows,
-        "upper_tells_bits_per_dim": summary(bits["lower"] - bits["lower given upper"]),  # image by image
+        "upper_tells_bits_per_dim": Mean.of(bits["lower"] - bits["lower given upper"]).to_json(),  # image by image
         **machine(options.threads),
         "load": os.getloadavg()[0],
     }
@@ -79,11 +80,6 @@ def lower_halves(data: pofx.Data, path: Path) -> pofx.Data:
         train = torch.cat([data.train.x, data.valid.x, data.calib.x])
         np.savez(path, x_train=train[:, :, ROWS:].numpy(), x_test=data.test.x[:, :, ROWS:].numpy())
     return pofx.load_data(path)
-
-
-def summary(values: torch.Tensor) -> dict[str, float]:
-    """Mean and standard error."""
-    return {"mean": float(values.double().mean()), "se": float(values.double().std() / len(values) ** 0.5)}
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ Pairs of one family are alike, so that errors are of means over families.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 from collections import defaultdict
@@ -30,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _record import machine, tell, write
 from torch import Tensor
 
 import pofx
@@ -42,7 +42,6 @@ from pofx.models import VAE
 from pofx.tasks.bulk import per_image
 from pofx.tasks.edit import edit, learn
 from pofx.training import Run, read_run
-from pofx.training.loop import hardware
 from pofx.workflows.features import features_run
 
 MAN, WOMAN, MALE, FEMALE = "1f468", "1f469", "2642", "2640"
@@ -213,15 +212,14 @@ def main() -> None:
     assert isinstance(run.model, VAE)
     for name, swap in EDITS.items():
         row, images = measure(run.model, features.model, x, pairs(names, swap), name)
-        print(json.dumps(row), flush=True)
+        tell(row)
         rows.append(row)
         shown.append(images)
     if options.picture is not None:
         draw(torch.cat(shown), options.picture)
     facts = {
         "pofx": pofx.__version__,
-        "hardware": hardware(torch.device("cpu")),
-        "threads": options.threads,
+        **machine(options.threads),
         "data": {
             "name": "noto-emoji, families held out",
             "train": len(data.train),
@@ -235,8 +233,7 @@ def main() -> None:
         "valid": dict(run.metrics),
         "features": features.name,
     }
-    if options.out is not None:
-        options.out.write_text(json.dumps(facts | {"rows": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(options.out, facts | {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _record import machine, write
 from numpy.typing import NDArray
 from scipy.stats import betabinom
 from sklearn.covariance import MinCovDet
@@ -39,10 +40,9 @@ from sklearn.neural_network import MLPRegressor
 import pofx
 from pofx.data import load_images
 from pofx.tasks import _oddness
-from pofx.tasks._conformal import conformal_p_values, rank
+from pofx.tasks._conformal import conformal_p_values, needed, rank
 from pofx.tasks._statistics import Known, chosen, measure, refer
 from pofx.tasks.bulk import Images, TensorImages, everything, subset
-from pofx.training.loop import hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 Vectors = NDArray[np.float64]
@@ -174,7 +174,7 @@ def false_alarms(scores: torch.Tensor, calibration: int) -> list[dict[str, float
     """Of normal images, over SPLITS draws of which of them calibrate."""
     rows = []
     for alpha in ALPHAS:
-        if calibration < 1 / alpha - 1:
+        if calibration < needed(alpha):
             continue
         k, rates, inside = rank(alpha, calibration), [], 0
         for split in range(SPLITS):
@@ -281,8 +281,7 @@ def main() -> None:
                 [(f["alpha"], round(f["mean"], 4), f["inside_band"]) for f in row["false_alarms"]],
                 flush=True,
             )
-            found = {"rows": rows, "hardware": hardware(torch.device("cpu")), "threads": 1}
-            options.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            write(options.out, {"rows": rows} | machine(1))
 
 
 if __name__ == "__main__":

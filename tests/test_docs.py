@@ -184,6 +184,31 @@ def test_the_code_of_the_page_runs() -> None:
     assert isinstance(log_p, torch.Tensor) and log_p.shape == (16, 1, 3)
 
 
+def test_the_code_of_other_tools_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/sklearn.md, word for word but for the steps of training; the run that it exports is a small one."""
+    pytest.importorskip("onnxruntime")
+    from pofx.cli import main
+    from pofx.models.autoregressive.made import MADE
+    from pofx.training import save_model
+
+    page = (ROOT / "docs" / "sklearn.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    save_model(MADE.small(ImageSpace(1, 8, 8, levels=17)), tmp_path / "runs" / "digits", {})
+    commands = [line for line in re.findall(r"^\$ (.*)$", page, re.M) if line.startswith("pofx ")]
+    assert [main([*command.split()[1:], "--quiet"]) for command in commands] == [0]
+    names: dict = {"images": torch.full((3, 1, 8, 8), 16, dtype=torch.uint8).numpy()}
+    blocks = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert len(blocks) == 4 and "".join(blocks).count("steps=300") == 2
+    for block in blocks:
+        exec(block.replace("steps=300", "steps=2"), names)  # noqa: S102
+    assert names["nats"].shape == names["bits_per_dim"].shape == (3,)
+    assert names["decision_scores_"].shape == (len(names["X"]),)
+    p = names["detector"].p_values(names["X"])
+    assert names["detector"].alpha_ <= 0.05 and ((names["detector"].predict(names["X"]) == -1) == (p <= 0.05)).all()
+    names["detector"].save("runs/detector")
+    assert type(names["detector"]).load("runs/detector").alpha_ == names["detector"].alpha_
+
+
 def test_recipes_that_are_named_exist() -> None:
     for text in (PAGE, (ROOT / "README.md").read_text(encoding="utf-8")):
         for name in re.findall(r"pofx reproduce ([a-z][\w-]*)", text):

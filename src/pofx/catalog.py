@@ -3,8 +3,7 @@
 A model is a public class in a file under `pofx/models/` that states its `family`, its place in the taxonomy; other packages add
 theirs with an entry point of group "pofx.models". Files are read, not imported (`ast`), so that names are there without torch.
 
-Names on the command line follow from class names, word by word: LadderVAE → ladder-vae, WassersteinGP → wasserstein-gp. The
-field writes PixelCNN and PixelRNN as one word (gated-pixelcnn), and "++" as pp (pixelcnn-pp).
+Names on the command line follow from class names (`names.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pofx.errors import InputError, nearest
+from pofx.names import kebab
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,17 +39,6 @@ PLANNED: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("discriminative",), ("Classifier",)),
     (("composed",), ("BayesClassifier", "BayesConditional")),
 )
-
-_WORD = re.compile(r"Pixel[CR]NN|pp$|^M2$|[A-Z]+(?=[A-Z][a-z]|pp$|\d|$)|[A-Z][a-z0-9]*?(?=[A-Z]|pp$|$)|[a-z0-9]+")
-
-
-def kebab(name: str) -> str:
-    """The name of a class on the command line.
-
-    >>> [kebab(c) for c in ("PixelCNN", "GatedPixelCNN", "PixelCNNpp", "LadderVAE", "BayesClassifier", "VAE", "WassersteinGP", "Label")]
-    ['pixelcnn', 'gated-pixelcnn', 'pixelcnn-pp', 'ladder-vae', 'bayes-classifier', 'vae', 'wasserstein-gp', 'label']
-    """
-    return "-".join(_WORD.findall(name)).lower()
 
 
 @dataclass(frozen=True)

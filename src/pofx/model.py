@@ -272,8 +272,7 @@ class ImageModel(nn.Module, ABC):
                 raise InputError(f"This {type(self).__name__} is p(x): it was made without given=. Train one with e.g. --given label.")
             return None
         if given is None:
-            view = type(self.given).__name__
-            raise InputError(f"This {type(self).__name__} is p(x | {view.lower()}): pass given=, a value of {self.given}.")
+            raise InputError(f"This {type(self).__name__} is p(x | {self.given.name}): pass given=, a value of {self.given}.")
         return self.given.check(given, n, self.space).to(self.device)
 
     @final
@@ -571,6 +570,10 @@ class LowerBound(ImageModel):
     @abstractmethod
     def log_prob_estimate(self, x: Tensor, given: Any = None, *, samples: int, seed: int = 0) -> Tensor:
         """log of the mean importance weight over `samples` draws (Burda et al. 2016): `(n,)` nats; a stochastic lower bound that grows with samples."""
+
+    def of_label(self) -> LowerBound | None:
+        """p(x | y), where the label y is one of the latents and p(x) the mean of p(x | y) over all of them. A hook: there is none."""
+        return None
 
 
 class Encoder(ImageModel):

@@ -36,13 +36,15 @@ from pofx import catalog, training
 from pofx import model as models
 from pofx.data import Data, Split
 from pofx.data.series import Scale
+from pofx.data.split import choose, pixel_keys
 from pofx.errors import InputError
 from pofx.model import ImageModel, require
 from pofx.space import ImageSpace
+from pofx.tasks._conformal import needed
 from pofx.tasks.bulk import per_image
 from pofx.tasks.outliers import conformal_p_values, oddness_from
 from pofx.tasks.score import costs
-from pofx.training.files import write_json
+from pofx.training.files import new_folder, write_json
 
 JSON = "estimator.json"
 INNER = 254  # levels of a fitted scale; one more on either side lies beyond it
@@ -54,22 +56,35 @@ Array = NDArray[Any]
 class _Estimator(BaseEstimator):
     """What both share: from X to images, and from images to a model."""
 
-    model: str | Path | ImageModel
-    settings: Mapping[str, Any] | None
-    image_shape: Sequence[int] | None
-    steps: int
-    random_state: Any
-    device: str
-
     model_: ImageModel
     scale_: Scale | None
     n_features_in_: int
+
+    def __init__(
+        self,
+        model: str | Path | ImageModel,
+        image_shape: Sequence[int] | None,
+        settings: Mapping[str, Any] | None,
+        steps: int,
+        random_state: Any,
+        device: str,
+    ) -> None:
+        self.model = model
+        self.image_shape = image_shape
+        self.settings = settings
+        self.steps = steps
+        self.random_state = random_state
+        self.device = device
+
+    def _is_named(self) -> bool:
+        """Whether `model` is the name of a class, which is trained."""
+        return not isinstance(self.model, ImageModel) and str(self.model) in catalog.model_names()
 
     def _fitted(self) -> ImageModel | None:
         """The model, where it was given and not named."""
         if isinstance(self.model, ImageModel):
             return self.model
-        return None if str(self.model) in catalog.model_names() else training.load_model(self.model, device=self.device)
+        return None if self._is_named() else training.load_model(self.model, device=self.device)
 
     def _shape(self, features: int) -> tuple[int, int, int]:
         """`(C, H, W)` of an image."""
@@ -134,9 +149,7 @@ class _Estimator(BaseEstimator):
             InputError: the folder holds something already.
         """
         check_is_fitted(self, "model_")
-        folder = Path(folder).expanduser()
-        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-            raise InputError(f"{folder} is there already; name a folder that does not exist yet.")
+        folder = new_folder(folder)
         training.save_model(self.model_, folder, {})
         kept = {
             "estimator": type(self).__name__,
@@ -181,13 +194,20 @@ class _Estimator(BaseEstimator):
         """Set it again."""
 
 
+def _parted(x: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """About `count` images at random, and the others. Copies stay together: one that was trained on must not calibrate (`data/split.py`)."""
+    chosen = torch.from_numpy(choose(pixel_keys(x.numpy()), count, seed=seed))
+    return x[chosen], x[~chosen]
+
+
 class OutlierDetector(OutlierMixin, _Estimator):
     """Outliers by what images cost under a model of p(x), flagging at most a share `alpha` of normal ones.
 
-    `fit` parts X at random in three: to train on, to learn the usual cost and its spread (the center), and to calibrate on. The score is two-sided: too
-    dear and too cheap are both odd (`tasks/outliers.py`). The threshold is split-conformal: for a new image that is like the n calibration images,
-    P(flagged) ≤ alpha over such sets, whatever the model is worth. That takes n ≥ 1/alpha − 1; where X is too small for it, `fit` warns,
-    and flagged is what is odder than all calibration images: then alpha_ = 1/(n + 1) is guaranteed, which is more than alpha.
+    `fit` parts X at random in three: to train on, to learn the usual cost and its spread (the center), and to calibrate on; copies stay
+    together. The score is two-sided: too dear and too cheap are both odd (`tasks/outliers.py`). The threshold is split-conformal: for a new image
+    that is like the n calibration images, P(flagged) ≤ alpha over such sets, whatever the model is worth. That takes n ≥ 1/alpha − 1; where X is
+    too small for it, `fit` warns, and flagged is what is odder than all calibration images: then alpha_ = 1/(n + 1) is guaranteed, which is more
+    than alpha.
 
     For PyOD, where higher is odder, one line suffices: `decision_scores_ = -detector.score_samples(X)`.
 
@@ -227,13 +247,8 @@ class OutlierDetector(OutlierMixin, _Estimator):
         random_state: Any = None,
         device: str = "auto",
     ) -> None:
-        self.model = model
+        super().__init__(model, image_shape, settings, steps, random_state, device)
         self.alpha = alpha
-        self.image_shape = image_shape
-        self.settings = settings
-        self.steps = steps
-        self.random_state = random_state
-        self.device = device
 
     center_: Array
     calibration_: Array
@@ -242,34 +257,36 @@ class OutlierDetector(OutlierMixin, _Estimator):
         """Train on most of X `(n, features)` and calibrate on the rest; `y` is ignored."""
         if not 0 < self.alpha < 1:
             raise InputError(f"alpha={self.alpha} must be between 0 and 1, e.g. alpha=0.05.")
-        x, given = self._read(X, 3 if self._is_named() else 2)
-        random = check_random_state(self.random_state)
-        seed, n = int(random.randint(2**31 - 1)), len(x)
-        x = x[torch.from_numpy(random.permutation(n))]
-        needed = math.ceil(round(1 / self.alpha, 9)) - 1
+        fewest = 3 if self._is_named() else 2
+        x, given = self._read(X, fewest)
+        seed, n = int(check_random_state(self.random_state).randint(2**31 - 1)), len(x)
+        keys = pixel_keys(x.numpy())
+        if (different := len(np.unique(keys))) < fewest:
+            raise InputError(
+                f"X has {n} rows, of which only {different} differ as images; OutlierDetector needs at least {fewest} different ones."
+            )
+        least = needed(self.alpha)
         if given is None:
-            calib = max(1, min(max(round(CALIB * n), needed), n // 2))
+            calib = max(1, min(max(round(CALIB * n), least), n // 2))
             center = max(1, min(round(CENTER * n), (n - calib) // 2))
-            held, middle, rest = x.split([calib, center, n - calib - center])
+            held, rest = _parted(x, calib, seed)
+            middle, rest = _parted(rest, center, seed)
             self.model_ = self._train(rest, middle, held, seed)
         else:
-            center = max(1, min(n // 4, n - needed))
-            middle, held = x.split([center, n - center])
+            center = max(1, min(n // 4, n - least))
+            middle, held = _parted(x, center, seed)
             self.model_ = given
         self.center_ = costs(self.model_, middle).bits_per_dim.numpy()
         self.calibration_ = np.sort(self._oddness(held))
         self._calibrate()
         if self.alpha_ > self.alpha:
             warnings.warn(
-                f"alpha={self.alpha:g} cannot be guaranteed with {len(held)} calibration images; it takes {needed} of them. Flagged is what is odder "
+                f"alpha={self.alpha:g} cannot be guaranteed with {len(held)} calibration images; it takes {least} of them. Flagged is what is odder "
                 f"than all of them: at most {self.alpha_:.3g} of normal images. Fit on more, or set alpha={math.ceil(1000 * self.alpha_) / 1000:g}.",
                 UserWarning,
                 stacklevel=2,
             )
         return self
-
-    def _is_named(self) -> bool:
-        return not isinstance(self.model, ImageModel) and str(self.model) in catalog.model_names()
 
     def _calibrate(self) -> None:
         """Flagged is what is odder than the k-th oddest of n calibration images, k = ⌊alpha (n + 1)⌋: p = (1 + #{≥ s})/(n + 1) ≤ k/(n + 1)."""
@@ -337,13 +354,8 @@ class Features(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Estimator):
         random_state: Any = None,
         device: str = "auto",
     ) -> None:
-        self.model = model
+        super().__init__(model, image_shape, settings, steps, random_state, device)
         self.layer = layer
-        self.image_shape = image_shape
-        self.settings = settings
-        self.steps = steps
-        self.random_state = random_state
-        self.device = device
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Train on X `(n, features)`, a tenth of which is only looked at; `y` is ignored."""

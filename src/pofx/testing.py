@@ -122,16 +122,16 @@ def densify(model: ImageModel, seed: int = 0) -> ImageModel:
 
 
 def quadrature_log_prob(model: LowerBound, x: Tensor, given: Tensor | None = None, *, points: int = 61, reach: float = 6.5) -> Tensor:
-    """log p(x) = log ∫ p(x|z) N(z; 0, I) dz by the trapezoid rule on a grid, for models with at most 2 latents: `(n,)` nats. A model with a label
-    among its latents, p(x) = Σ_y p(y) ∫ p(x|y,z) N(z; 0, I) dz, is a `Labeler` whose `images` are p(x | y), p(y) uniform."""
-    if isinstance(model, Labeler):
-        part = model.images
-        assert isinstance(part, LowerBound)
-        ys = torch.arange(model.classes)
+    """log p(x) = log ∫ p(x|z) N(z; 0, I) dz by the trapezoid rule on a grid, for models with at most 2 latents: `(n,)` nats. Of a model with a
+    label among its latents (`of_label`), p(x) = Σ_y p(y) ∫ p(x|y,z) N(z; 0, I) dz with p(y) uniform, or given y the integral alone."""
+    part = model.of_label()
+    if part is not None:
+        assert isinstance(part.given, Label)
+        ys = torch.arange(part.given.classes)
         each = torch.stack([quadrature_log_prob(part, x, y.expand(len(x)), points=points // 2 + 1, reach=reach) for y in ys], 1)
         told = torch.full((len(x),), -1) if given is None else given
         known = each.gather(1, told.clamp(min=0)[:, None])[:, 0]
-        return torch.where(told >= 0, known, each.logsumexp(1) - math.log(model.classes))
+        return torch.where(told >= 0, known, each.logsumexp(1) - math.log(len(ys)))
     assert isinstance(model, Decoder) and model.latent_dims <= 2
     axis = torch.linspace(-reach, reach, points, dtype=torch.double)
     z = torch.cartesian_prod(*[axis] * model.latent_dims).reshape(-1, model.latent_dims)

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pofx.errors import InputError, nearest
+from pofx.names import kebab
 from pofx.noise import Noise, hash_images
 from pofx.space import ImageSpace
 
@@ -46,6 +47,16 @@ class View(ABC):
 
     varies: ClassVar[bool] = False  # whether which sub-pixels are known depends on the value, and so `dims` on the image
     text: ClassVar[bool] = False  # whether `features` are bytes of a text, 0 behind its end, that a network reads one by one
+
+    @final
+    @property
+    def name(self) -> str:
+        """As `--given` takes it.
+
+        >>> PartialLabel(10).name
+        'partial-label'
+        """
+        return kebab(type(self).__name__)
 
     @abstractmethod
     def check_space(self, space: ImageSpace) -> None:
@@ -143,6 +154,8 @@ class Label(View):
         if label.is_floating_point() or label.dtype == torch.bool:
             raise InputError(f"A label is a whole number in {least} … {self.classes - 1}, found {label.dtype}.")
         label = label.long().reshape(-1)
+        if torch.compiler.is_exporting():  # there are no values to check yet
+            return label.expand(n)
         if len(label) not in (1, n):
             raise InputError(f"{len(label)} labels were given for {n} images; give one, or {n}.")
         bad = label[(label < least) | (label >= self.classes)]

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import pofx
 from pofx.cli import main
+from pofx.views import Half
 
 Ask = Callable[..., dict[str, Any]]
 Refuse = Callable[..., str]
@@ -69,6 +71,23 @@ def test_half(half: Path, ask: Ask, refuse: Refuse, tmp_path: Path) -> None:
     assert alone["kind"] == "exact" and alone["truth"] is None
     np.savez(tmp_path / "odd.npz", x=small[:, :, :3], levels=17)
     assert "Or give one of half the size: 1×4×4" in refuse("complete", half, f"{tmp_path}/odd.npz", "--half")
+
+
+def test_samples_are_like_images_or_like_small_ones(half: Path, ask: Ask, refuse: Refuse, tmp_path: Path) -> None:
+    x = pofx.load_data("digits").test.x[3:4]
+    np.savez(tmp_path / "small.npz", x=Half().value(x, None).numpy(), levels=17)
+    np.savez(tmp_path / "large.npz", x=x.numpy().repeat(2, 2).repeat(2, 3), levels=17)
+    drawn = []
+    for like, *flags in (
+        ["digits:test#3"],
+        [f"{tmp_path}/small.npz", "--levels", 17],
+        [f"{tmp_path}/large.npz", "--levels", 17, "--size", "8x8"],
+    ):
+        found = ask("sample", half, "-n", 2, "--like", like, *flags, "-o", tmp_path / "a.npz")
+        drawn.append(np.load(found["out"])["x"])
+    assert np.array_equal(drawn[0], drawn[1]) and np.array_equal(drawn[0], drawn[2])
+    refused = refuse("sample", half, "--like", f"{tmp_path}/large.npz", "--levels", 17)
+    assert "Add --size 8x8" in refused and "Or give one of half the size: 1×4×4" in refused
 
 
 def test_what_the_data_says_of_the_image_is_used_and_can_be_said(tmp_path: Path, ask: Ask, refuse: Refuse) -> None:

@@ -319,8 +319,10 @@ def test_outliers(runs: Path, ask: Ask, refuse: Refuse, tmp_path: Path, capsys: 
     assert plain["statistics"] == ["kl", "bits_per_dim"] and plain["fdr"] == 0.2 and plain["false_alarms_at_95_percent"] is None
     assert "false discovery rate" in plain["promise"]
     assert set(plain["tried"]) == {"code+likelihood", "code", "likelihood"}
-    judged = ask("outliers", runs / "gan", "digits:test", "--alpha", "0.1")
+    judged = ask("outliers", runs / "gan", "digits:test", "--alpha", "0.1", "-o", tmp_path / "gan")
     assert judged["used"] == ["critic", "pixels"]
+    page = (tmp_path / "gan" / "index.html").read_text()
+    assert "There is no map of where an image is odd" in page and "A pixel that is lit" not in page
 
 
 def test_outliers_refuses_what_it_cannot_guarantee(runs: Path, refuse: Refuse, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -339,15 +341,71 @@ def test_outliers_refuses_what_it_cannot_guarantee(runs: Path, refuse: Refuse, t
     x = pofx.load_data("digits").train.x[:40, 0].numpy()
     np.save(tmp_path / "seen.npy", x)
     refused = refuse("outliers", run, "digits:test", "--calib", tmp_path / "seen.npy", "--levels", "17")
-    assert "40 of its 40 images were in the run's train part" in refused
+    assert "40 of the 40 calibration images were in the run's train part" in refused
     np.save(tmp_path / "large.npy", np.zeros((3, 12, 8), np.uint8))
     assert "Add --size 8x8" in refuse("outliers", run, tmp_path / "large.npy", "--levels", "17")
     assert "--calib DATA" in refuse("outliers", run, tmp_path / "large.npy", "--levels", "17", "--tile", "8")
     assert "--tile 16: the run is a model of 8×8" in refuse("outliers", run, tmp_path / "large.npy", "--levels", "17", "--tile", "16")
     assert "needs --tile 8" in refuse("outliers", run, tmp_path / "large.npy", "--levels", "17", "--stride", "4")
+    for verb in ("outliers", "score"):
+        assert "--size 8x8. Or cut them into tiles of the model's size: --tile 8" in refuse(
+            verb, run, tmp_path / "large.npy", "--levels", "17"
+        )
     # Resized here and not in training: said, and done
     assert main(["outliers", str(run), str(tmp_path / "large.npy"), "--levels", "17", "--size", "8x8", "--json"]) == 0
     assert "differ in their blur" in capsys.readouterr().err
+
+
+def test_outliers_says_what_is_not_new(runs: Path, ask: Ask, refuse: Refuse, tmp_path: Path) -> None:
+    """Copies, images of the run itself, known outliers that are judged, files that cannot be read, data and backgrounds that have seen calib."""
+    import json
+    import shutil
+
+    from PIL import Image
+
+    import pofx
+
+    run, data = runs / "pixelcnn", pofx.load_data("digits")
+    assert ask("outliers", run, "digits:test")["notes"] == []
+    [train] = ask("outliers", run, "digits:train")["notes"]
+    [calib] = ask("outliers", run, "digits:calib")["notes"]
+    [known] = ask("outliers", run, "digits:test", "--known-outliers", "digits:test")["notes"]
+    assert "1294 of these 1294 images were in the run's train part" in train
+    assert "72 of these 72 images are calibration images" in calib and "the known outliers, which chose" in known
+    assert "72 of its 72 images are calibration images too" in refuse("outliers", run, "digits:test", "--known-outliers", "digits:calib")
+    assert "leave out --guarantee" in refuse("outliers", run, "digits:test", "--fdr", "0.1", "--guarantee", "calibration")
+    np.save(tmp_path / "copies.npy", np.repeat(data.test.x[:20, 0].numpy(), 5, 0))
+    copies = ["outliers", run, "digits:valid", "--calib", tmp_path / "copies.npy", "--levels", 17]
+    assert "so that they count as 20: alpha=0.01 cannot be reached" in refuse(*copies, "--alpha", "0.01")
+    assert "80 of the 100 calibration images are copies of others" in ask(*copies, "--alpha", "0.1")["notes"][0]
+
+    (tmp_path / "some").mkdir()
+    for i in range(3):
+        Image.fromarray(15 * data.test.x[i, 0].numpy()).save(tmp_path / "some" / f"{i}.png")
+    (tmp_path / "some" / "torn.png").write_bytes(b"no image")
+    found = ask("outliers", run, tmp_path / "some", "--levels", 17, "-o", tmp_path / "odd")
+    assert found["n"] == 3 and "1 files could not be read and were not judged, e.g. torn.png" in found["notes"][0]
+    assert "torn.png" in (tmp_path / "odd" / "index.html").read_text()
+
+    def altered(name: str, **changes: object) -> Path:
+        """A copy of a run that says something else of its data."""
+        folder = Path(shutil.copytree(runs / name, tmp_path / f"altered-{name}", dirs_exist_ok=True))
+        said = json.loads((folder / "model.json").read_text())
+        said["data"] |= changes
+        (folder / "model.json").write_text(json.dumps(said))
+        return folder
+
+    changed = altered("pixelcnn", fingerprint="0" * 32)
+    assert "is not what it was" in refuse("outliers", changed, "digits:valid") and "--calib DATA" in refuse(
+        "outliers", changed, "digits:valid"
+    )
+    assert "was compared with the data as it is now" in ask("outliers", changed, "digits:valid", "--calib", "digits:test")["notes"][0]
+    other = altered("vae", spec=data.to_json()["spec"] | {"split_seed": 1})
+    refused = refuse("outliers", run, "digits:test", "--background", other)
+    assert f"--background {other}" in refused and "were in the background's" in refused
+    gone = altered("vae", spec={"spec": str(tmp_path / "gone")})
+    assert "cannot be told" in ask("outliers", run, "digits:test", "--background", gone)["notes"][0]
+    assert ask("outliers", run, "digits:test", "--background", runs / "vae")["notes"] == []
 
 
 def test_photographs_larger_than_the_model(runs: Path, ask: Ask, tmp_path: Path) -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
+from toys import Coins, Toy
 
+from pofx import catalog
 from pofx.errors import CapabilityError, InputError, RunError
-from pofx.model import Autoregressive, ExactLikelihood, ImageModel, Objective, Score, Steps
+from pofx.model import Autoregressive, ExactLikelihood, Score
 from pofx.models.autoregressive.made import MADE
 from pofx.models.autoregressive.pixelcnn import PixelCNN
 from pofx.models.autoregressive.pixelcnn_pp import PixelCNNpp
@@ -27,7 +28,6 @@ from pofx.tasks import _oddness
 from pofx.tasks._codec import codec_bits
 from pofx.tasks._conformal import (
     benjamini_hochberg,
-    check_alpha,
     conformal_p_values,
     drift,
     needed,
@@ -41,67 +41,12 @@ from pofx.tasks._tiles import Tiles, starts
 from pofx.tasks.bulk import as_images
 from pofx.tasks.heat_maps import bit_maps, heat_maps, restored
 from pofx.tasks.outliers import judge, outliers, verdicts
-from pofx.views import View
 
 SPACE = ImageSpace(1, 8, 8, levels=2)
 LN2 = math.log(2)
 
 
-class Coins(Autoregressive):
-    """Independent coins: all is in closed form, and nothing but `begin` says so (the default `predictive` is used)."""
-
-    family: ClassVar = ("toy",)
-    paper: ClassVar = "none"
-
-    def __init__(self, space: ImageSpace = SPACE, given: View | None = None, p: float = 0.25) -> None:
-        super().__init__(space, given)
-        self.p = p
-        self.weight = nn.Parameter(torch.tensor(p, dtype=torch.double))
-
-    @classmethod
-    def small(cls, space: ImageSpace, given: View | None = None) -> Coins:
-        return cls(space, given)
-
-    def objectives(self) -> Sequence[Objective]:
-        return []
-
-    def conditional_log_prob(self, x: Tensor, given: Tensor | None) -> Tensor:
-        return torch.tensor([math.log1p(-self.p), math.log(self.p)], dtype=torch.double)[x.long()]
-
-    def order(self) -> list[Tensor]:
-        return list(torch.arange(self.space.dims).reshape(-1, 1))
-
-    def begin(self, n: int, given: Any = None) -> Steps:
-        return CoinSteps(self, n)
-
-
-class CoinSteps(Steps):
-    def __init__(self, model: Coins, n: int) -> None:
-        self.table = torch.tensor([1 - model.p, model.p], dtype=torch.double).log().expand(n, 1, 2)
-
-    def distribution(self) -> Tensor:
-        return self.table
-
-    def fix(self, values: Tensor) -> None:
-        pass
-
-
-class Broken(ImageModel):
-    """Nothing but a shape."""
-
-    family: ClassVar = ("toy",)
-    paper: ClassVar = "none"
-    small = classmethod(lambda cls, space, given=None: cls(space, given))  # type: ignore[assignment]
-
-    def __init__(self, space: ImageSpace = SPACE, given: View | None = None) -> None:
-        super().__init__(space, given)
-        self.weight = nn.Parameter(torch.zeros(1))
-
-    def objectives(self) -> Sequence[Objective]:
-        return []
-
-
-class Nan(Broken, ExactLikelihood):
+class Nan(Toy, ExactLikelihood):
     def log_prob(self, x: Tensor, given: Any = None) -> Tensor:
         return torch.where(x.flatten(1).all(1).bool(), torch.nan, -1.0)
 
@@ -159,10 +104,10 @@ def test_an_alpha_that_cannot_be_guaranteed_says_what_can() -> None:
         rank(0.02, 60, "calibration")
     for alpha in (0, 1, -1, math.nan):
         with pytest.raises(InputError, match="between 0 and 1"):
-            check_alpha(alpha, 100)
+            rank(alpha, 100)
     x = coins(30)
     with pytest.raises(InputError, match="It takes 99 of them"):
-        outliers(Coins(), x, calib=x, center=x, alpha=0.01)
+        outliers(Coins(SPACE), x, calib=x, center=x, alpha=0.01)
 
 
 def test_the_guarantee_of_one_calibration_set_holds_for_nineteen_of_twenty() -> None:
@@ -248,7 +193,7 @@ def test_what_was_expected_of_each_pixel_is_what_steps_say(model: Any) -> None:
 
 
 def test_statistics_of_coins_in_closed_form() -> None:
-    model, x = Coins(p=0.25), coins(7)
+    model, x = Coins(SPACE), coins(7)
     s0, s1 = -math.log(0.75), -math.log(0.25)
     h = 0.75 * s0 + 0.25 * s1
     v = 0.75 * s0**2 + 0.25 * s1**2 - h**2
@@ -285,9 +230,9 @@ def test_all_cheap_statistics_are_there_for_what_a_model_can_tell() -> None:
     with pytest.raises(CapabilityError, match="kl: that needs LatentVariable"):
         chosen(MADE.small(space), Known(), ["kl"])
     with pytest.raises(CapabilityError, match="nothing that tells odd images"):
-        chosen(Broken(), Known())
+        chosen(Toy(SPACE), Known())
     with pytest.raises(RunError, match="'2'"):
-        measure(Nan(), torch.cat([coins(2), torch.ones(1, 1, 8, 8, dtype=torch.uint8)]), ["bits_per_dim"], Known())
+        measure(Nan(SPACE), torch.cat([coins(2), torch.ones(1, 1, 8, 8, dtype=torch.uint8)]), ["bits_per_dim"], Known())
     assert all(statistic.wants for statistic in STATISTICS.values())
 
 
@@ -353,7 +298,7 @@ def test_known_outliers_choose_what_counts() -> None:
 def test_too_cheap_and_too_dear_are_both_odd(tmp_path: Path) -> None:
     x = torch.cat([coins(200, seed=9), coins(20, 0.6, seed=10), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)])
     result = outliers(
-        Coins(), x, calib=coins(100, seed=2), center=coins(60, seed=3), train=coins(200, seed=4), alpha=0.05, out=tmp_path / "odd"
+        Coins(SPACE), x, calib=coins(100, seed=2), center=coins(60, seed=3), train=coins(200, seed=4), alpha=0.05, out=tmp_path / "odd"
     )
     assert result.outlier[200:220].all()
     assert result.outlier[220]
@@ -368,13 +313,27 @@ def test_too_cheap_and_too_dear_are_both_odd(tmp_path: Path) -> None:
     json.dumps(result.to_json(), allow_nan=False)
     assert "5 % of images like the calibration images are flagged" in result.promise
     with pytest.raises(CapabilityError, match="nothing that tells odd images"):
-        outliers(Broken(), x, calib=x, center=x, alpha=0.1)
+        outliers(Toy(SPACE), x, calib=x, center=x, alpha=0.1)
+
+
+def test_scores_that_are_no_number_are_refused() -> None:
+    good = torch.arange(30.0)
+    for score, calibration in ((torch.tensor([1.0, math.nan]), good), (good, torch.cat([good, torch.tensor([math.nan])]))):
+        with pytest.raises(InputError, match=r"1 of .* are NaN"):
+            verdicts(["a"] * len(score), score, calibration, alpha=0.05)
+    assert verdicts(["a"], torch.tensor([math.inf]), good, alpha=0.05).outlier.all()
+
+
+def test_an_alpha_of_nearly_one_or_at_the_edge_has_a_rank() -> None:
+    assert rank(1 - 1e-12, 1) == 1 and rank(1 - 1e-12, 30, "calibration") == 30
+    for n in range(1, 400):
+        assert rank(1 / (n + 1), n) == 1 and rank(1 - 0.05 ** (1 / n), n, "calibration") == 1
 
 
 def test_false_alarms_keep_to_alpha() -> None:
     """Mean over many calibration sets, α = 0.1, n = 19; of costs alone, and of all statistics together."""
     names = ["bits_per_dim", "surprise_z", "max_surprise", "over_codec"]
-    table = measure(Coins(), coins(40 * 60 + 50, seed=3), names, Known())
+    table = measure(Coins(SPACE), coins(40 * 60 + 50, seed=3), names, Known())
     odd = _oddness.fit(Table(table.names, table.values[-50:], []))
     score = odd(Table(table.names, table.values[:-50], []))
     cost = table.column("bits_per_dim") * 64 * LN2
@@ -416,7 +375,7 @@ def test_maps_add_up_to_the_cost_less_what_was_expected() -> None:
 
 def test_few_normal_images_have_any_lit_pixel() -> None:
     """Coins, α = 0.2: the mean over calibration sets; and a patch of ones lights up where it is."""
-    maps = smooth(bit_maps(Coins(), coins(30 * 40, seed=5))).flatten(1).amax(1)
+    maps = smooth(bit_maps(Coins(SPACE), coins(30 * 40, seed=5))).flatten(1).amax(1)
     rates = []
     for i in range(30):
         part = maps[40 * i : 40 * i + 40]
@@ -425,12 +384,15 @@ def test_few_normal_images_have_any_lit_pixel() -> None:
     assert sum(rates) / 30 < 0.2 + 0.03
     x = coins(2, seed=6)
     x[0, 0, 2:6, 2:6] = 1
-    found = heat_maps(Coins(), x, calib=coins(99, seed=7), alpha=0.05)
+    found = heat_maps(Coins(SPACE), x, calib=coins(99, seed=7), alpha=0.05)
     assert found.lit[0, 0, 3:5, 3:5].all() and not found.lit[0, 0, :, 7].any()
     assert (found.threshold, found.alpha) == (pytest.approx(found.threshold), 0.05)
-    again = restored(Coins(), x, found.lit)
+    again = restored(Coins(SPACE), x, found.lit)
     assert torch.equal(again[~found.lit], x[~found.lit]) and again[0, 0, 2:6, 2:6].sum() < 16
-    assert not heat_maps(Coins(), x).lit.any()
+    assert not heat_maps(Coins(SPACE), x).lit.any()
+    for name in ("gan", "autoencoder"):
+        with pytest.raises(CapabilityError, match=r"nothing of single pixels\. .*pofx train vae"):
+            heat_maps(catalog.get(name).small(SPACE), x)
 
 
 # Tiles ------------------------------------------------------------------------------------------------------------------
@@ -457,10 +419,10 @@ def test_the_guarantee_of_tiles_is_of_images() -> None:
         return Tiles(as_images(coins(n, seed=seed, space=space)), SPACE, (8, 16), 8)
 
     with pytest.raises(InputError, match="It takes 19"):  # of photographs: 36 tiles are not enough
-        outliers(Coins(), photos(4, 1), calib=photos(18, 2), center=coins(50, seed=3))
+        outliers(Coins(SPACE), photos(4, 1), calib=photos(18, 2), center=coins(50, seed=3))
     with pytest.raises(InputError, match="2 tiles and a calibration image 1"):
-        outliers(Coins(), photos(4, 1), calib=coins(40, seed=2), center=coins(50, seed=3))
-    found = outliers(Coins(), photos(200, 1), calib=photos(99, 2), center=coins(50, seed=3), alpha=0.1)
+        outliers(Coins(SPACE), photos(4, 1), calib=coins(40, seed=2), center=coins(50, seed=3))
+    found = outliers(Coins(SPACE), photos(200, 1), calib=photos(99, 2), center=coins(50, seed=3), alpha=0.1)
     assert len(found.ids) == 200 and found.tiles == 2 and len(found.calibration) == 99
     assert 0.02 < float(found.outlier.double().mean()) < 0.2
     assert found.statistics["bits_per_dim"].shape == (200,)

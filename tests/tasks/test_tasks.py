@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,24 +21,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
+from toys import SPACE, Coins, Toy
 
 from pofx.data import Data, Split
 from pofx.errors import CapabilityError, InputError, RunError
 from pofx.metrics.mean import Mean
 from pofx.metrics.sharpness import Sharpness
 from pofx.model import (
-    Autoregressive,
     Critic,
     ExactLikelihood,
     Features,
-    ImageModel,
     Labeler,
     LabelScore,
     LowerBound,
-    Objective,
     Progress,
     Sampler,
-    Steps,
 )
 from pofx.noise import Noise
 from pofx.space import ImageSpace
@@ -52,54 +49,6 @@ from pofx.tasks.sample import adjustment, sample
 from pofx.tasks.score import costs, score
 from pofx.tasks.share import hub_id, pull, push
 from pofx.views import Label, Top, View
-
-SPACE = ImageSpace(1, 2, 2, levels=2)
-
-
-class Toy(ImageModel):
-    family: ClassVar = ("toy",)
-    paper: ClassVar = "none"
-
-    def __init__(self, space: ImageSpace = SPACE, given: View | None = None, p: float = 0.25) -> None:
-        super().__init__(space, given)
-        self.p = p
-        self.weight = nn.Parameter(torch.tensor(p))
-
-    @classmethod
-    def small(cls, space: ImageSpace, given: View | None = None):
-        return cls(space, given)
-
-    def objectives(self) -> Sequence[Objective]:
-        return []
-
-    def bernoulli(self, x: Tensor) -> Tensor:
-        """Independent sub-pixels, P(1) = p: log p(x), `(n,)`."""
-        ones = x.flatten(1).double().sum(1)
-        return ones * math.log(self.p) + (self.space.dims - ones) * math.log1p(-self.p)
-
-
-class Coins(Toy, Autoregressive):
-    """Independent coins: exact."""
-
-    def conditional_log_prob(self, x: Tensor, given: Tensor | None) -> Tensor:
-        return torch.tensor([math.log1p(-self.p), math.log(self.p)], dtype=torch.double)[x.long()]
-
-    def order(self) -> list[Tensor]:
-        return list(torch.arange(self.space.dims).reshape(-1, 1))
-
-    def begin(self, n: int, given: Any = None) -> Steps:
-        return CoinSteps(self, n)
-
-
-class CoinSteps(Steps):
-    def __init__(self, model: Coins, n: int) -> None:
-        self.table = torch.tensor([1 - model.p, model.p]).log().expand(n, 1, 2)
-
-    def distribution(self) -> Tensor:
-        return self.table
-
-    def fix(self, values: Tensor) -> None:
-        pass
 
 
 class Bound(Toy, LowerBound):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import torch
 from pofx import catalog
 from pofx.errors import CapabilityError, InputError
 from pofx.model import Batch, LatentVariable
+from pofx.models.composed.bayes import BayesClassifier
 from pofx.space import ImageSpace
+from pofx.tasks.bulk import per_image
 from pofx.tasks.score import costs
 from pofx.training import onnx as subject
 from pofx.training import save_model
@@ -23,13 +26,14 @@ pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 SPACE = ImageSpace(1, 6, 5, levels=5)
-SLOW = ("vae", "gated-pixelcnn", "pixelcnn-pp", "ladder-vae", "multiscale", "fvbn", "m2", "classifier")
+SLOW = ("vae", "gated-pixelcnn", "pixelcnn-pp", "ladder-vae", "multiscale", "fvbn", "m2", "classifier", "bayes-classifier")
 
 
 def small(name: str, space: ImageSpace = SPACE):
     torch.manual_seed(0)
     model = catalog.get(name).small(space).eval()
-    model.initialise(Batch(probes(model, 4)))
+    x = probes(model, 4)
+    model.initialise(Batch(x, torch.arange(len(x))))
     return model
 
 
@@ -76,6 +80,37 @@ def test_a_bound_at_fixed_draws_is_that_bound():
     torch.testing.assert_close(many, other, rtol=0.02, atol=0.2)
 
 
+@pytest.mark.parametrize("name", ["pixelcnn", "vae", "made"])
+def test_scores_in_float32_are_right_to_a_hundredth_of_the_tolerance(name: str):
+    """So that another order of sums, on another device, has room."""
+    model = small(name)
+    x = probes(model, 8)
+    nats = costs(model, x).nats
+    assert float((costs(model.double(), x).nats - nats).abs().max()) / SPACE.dims < TOLERANCE / 100
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("name", ["pixelcnn", "vae", "made", "gated-pixelcnn"])
+def test_scores_of_a_gpu_are_those_of_the_cpu(name: str):
+    model = small(name)
+    x = probes(model, 8)
+    nats = costs(model, x).nats
+    assert float((costs(model.cuda(), x).nats - nats).abs().max()) / SPACE.dims < TOLERANCE
+
+
+def test_convolutions_are_not_rounded_while_images_are_scored():
+    model, seen = small("made"), []
+    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = convolutions.fp32_precision
+
+    def look(x: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
+        seen.append(convolutions.fp32_precision)
+        return x[:, 0, 0, 0]
+
+    per_image(model, look, probes(model, 2))
+    assert set(seen) == {"ieee"} and convolutions.fp32_precision == before
+
+
 @pytest.mark.parametrize("name", ["pixelcnn", "vae"])
 def test_scores_do_not_depend_on_the_batch(name: str):
     model = small(name)
@@ -89,6 +124,11 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         Scoring(catalog.get("pixelcnn").small(SPACE, Label(3)))
     with pytest.raises(CapabilityError, match="no scoring graph"):
         Scoring(catalog.get("gan").small(SPACE))
+    with pytest.raises(InputError, match=r"PixelRNN cannot be written as ONNX .* memory of its own.*pofx score"):
+        to_onnx(Scoring(small("pixelrnn")), {})
+    bound = BayesClassifier(SPACE, conditional=catalog.get("vae").small(SPACE, Label(3)), classes=3)
+    with pytest.raises(CapabilityError, match="keyed by each image.*pofx classify"):
+        to_onnx(Scoring(bound), {})
     with pytest.raises(InputError, match="at least one draw"):
         Scoring(small("vae"), samples=0)
     with pytest.raises(InputError, match=r"ends in \.onnx"):

@@ -16,15 +16,26 @@ from pofx.space import ImageSpace
 from pofx.tasks._tiles import Tiles
 from pofx.tasks.bulk import as_images
 from pofx.tasks.outliers import outliers, verdicts
-from pofx.workflows.outliers import Wall, apart, check_new, wall, write_page
+from pofx.workflows.outliers import Wall, apart, check_new, copies, wall, write_page
 
 
 def test_calibration_images_that_were_in_training_are_refused() -> None:
     data = pofx.load_data("digits")
     check_new(data.calib, data, "digits:calib")
     x = torch.cat([data.test.x[:3], data.valid.x[:1]])
-    with pytest.raises(InputError, match=r"1 of its 4 images were in the run's valid part .* 'array/3'"):
-        check_new(Split.of(x), data, "mine")
+    with pytest.raises(InputError, match=r"--calib mine: 1 of the 4 calibration images were in the run's valid part .* 'array/3'"):
+        check_new(Split.of(x), data, "--calib mine")
+
+
+def test_copies_do_not_make_a_small_set_large() -> None:
+    x = torch.arange(19, dtype=torch.uint8).reshape(19, 1, 1, 1)
+    assert copies(Split.of(x), 0.05, "marginal") is None
+    many = Split.of(x.repeat(10, 1, 1, 1))
+    assert "171 of the 190" in (copies(many, 0.05, "marginal") or "")
+    with pytest.raises(InputError, match=r"171 of the 190 .* count as 19: alpha=0.01 .* takes 99"):
+        copies(many, 0.01, "marginal")
+    with pytest.raises(InputError, match="takes 59"):
+        copies(many, 0.05, "calibration")
 
 
 def test_photographs_that_say_what_is_normal_do_not_calibrate() -> None:
@@ -56,5 +67,6 @@ def test_the_page_says_what_is_there(tmp_path: Path) -> None:
     plain = write_page(tmp_path / "q.html", run="r", heading="h", levels=17, found=many, shown=Wall(torch.arange(2), x[:2], None, None))
     assert (
         "unless 99 are as odd as can be" in plain.read_text()
+        and "says nothing of single pixels" in plain.read_text()
         and "lit" not in plain.read_text().split("What this cannot do")[0].split("The oddest")[1]
     )

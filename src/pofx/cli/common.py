@@ -141,10 +141,12 @@ def load_images(
     run: RunData | None = None,
     *,
     told: bool = True,
+    tiled: bool = False,
     stride: int | None = None,
 ) -> Loaded:
     """Images to score or condition on, which must be of a run's space; `run` says how its own data was converted, and what of them is `told`
-    to its view. DATA#3 is one of them, DATA#-1 the last. With a `stride` they may be larger, and `Loaded.images` are their tiles.
+    to its view. DATA#3 is one of them, DATA#-1 the last. With a `stride` they may be larger, and `Loaded.images` are their tiles; where the verb
+    knows --tile (`tiled`), larger ones are told of it.
 
     Raises:
         InputError: they are not; the flags that convert them are in the message. There is no image of that number.
@@ -162,8 +164,11 @@ def load_images(
     kept: dict[str, Any] = {} if run is None else {key: run.stored.get(key) for key in ("alphabet", "scale")}
     split, found = load_images(spec, **flags.arguments(), **kept)
     _skipped(split.skipped, common)
-    if (found if stride is None else replace(found, height=space.height, width=space.width)) != space:
+    as_tile = replace(found, height=space.height, width=space.width)
+    if (found if stride is None else as_tile) != space:
         fix = _conversion(found, space, flags, () if run is None else run.transforms)
+        if tiled and as_tile == space and space.height == space.width <= min(found.height, found.width):
+            fix += f" Or cut them into tiles of the model's size: --tile {space.height}"
         raise InputError(f"The run is a model of {space}; {spec} holds {found}. {fix}")
     heading = split.heading
     split = split.told(run.view) if told and run is not None else split
@@ -175,6 +180,37 @@ def load_images(
     parsed = parse(spec)
     images = split if stride is None else Tiles(split, space, (found.height, found.width), stride)
     return Loaded(split, heading, parsed.part or ("test" if is_name(parsed.base) else "all"), images)
+
+
+def load_side(
+    spec: str,
+    model: ImageModel,
+    flags: DataFlags = DataFlags(),
+    common: Common = Common(),
+    run: RunData | None = None,
+    *,
+    told: bool = True,
+) -> tuple[Loaded, bool]:
+    """Images to condition on, and whether they are the value of the run's view itself: of p(x | gray) grey images, of p(x | half) those of half
+    the size.
+
+    Raises:
+        InputError: they are neither.
+    """
+    from pofx.views import Gray, Half
+
+    view, space = model.given, model.space
+    try:
+        return load_images(spec, space, flags, common, run, told=told), False
+    except InputError as error:
+        if not isinstance(view, Gray | Half):
+            raise
+        c, h, w = view.feature_shape(space) if isinstance(view, Gray) else (space.channels, -(-space.height // 2), -(-space.width // 2))
+        try:
+            return load_images(spec, replace(space, channels=c, height=h, width=w), flags, common, run, told=told), True
+        except InputError:
+            what = "a grey image" if isinstance(view, Gray) else "one of half the size"
+            raise InputError(f"{error}\nOr give {what}: {c}×{h}×{w}.") from error
 
 
 def _conversion(found: ImageSpace, space: ImageSpace, flags: DataFlags, transforms: Sequence[str]) -> str:
@@ -242,6 +278,10 @@ class RunData:
         """The images that were named, or the test part of the run's own data where none were."""
         return self.load_data(common).test if data is None else load_images(data, space, flags, common, self).split
 
+    def unchanged(self, data: Data) -> bool:
+        """Whether the run's own data, made again, is what it was when the run was trained."""
+        return data.fingerprint == self.stored.get("fingerprint")
+
     def load_data(self, common: Common) -> Data:
         """The run's own data, made again.
 
@@ -254,7 +294,7 @@ class RunData:
         if not stored.get("spec"):
             raise InputError("This run does not say what it was trained on; name the images as DATA.")
         data = load_data(**stored["spec"]).told(self.view)
-        if data.fingerprint != stored.get("fingerprint"):
+        if not self.unchanged(data):
             common.note(
                 f"{data.heading} is not what it was when the run was trained: images were added, removed or changed, or split in another way."
             )

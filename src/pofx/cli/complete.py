@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from pofx.cli.common import Answer, Common, DataFlags, Flag, RunData, load_images, load_model, run_info
+from pofx.cli.common import Answer, Common, DataFlags, Flag, RunData, load_images, load_model, load_side, run_info
 from pofx.errors import InputError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def complete(
                 view().check_space(model.space)
             except InputError as error:
                 raise InputError(f"--{name}: the images of {run} are {model.space}. {error}") from error
-            found = "p(x)" if model.given is None else f"p(x | {type(model.given).__name__.lower()})"
+            found = "p(x)" if model.given is None else f"p(x | {model.given.name})"
             raise InputError(f"{run} is {found}; to {what}, train a run for it:\n{_train(model, info, view, name)}")
     space = model.space
     known = None
@@ -96,7 +96,6 @@ def complete(
 
 
 def _lines(result: Completion, heading: str, said: str) -> list[str]:
-
     kept, hole, truth = int(result.known.sum()), int((~result.known).sum()), result.truth
     lines = [f"{heading}: {kept} of {kept + hole} sub-pixels kept ({said}), {hole} to complete, {len(result.images)} times", result.summary]
     if len(result.stages) > 1:
@@ -129,23 +128,16 @@ def _image(
     import torch
 
     from pofx.cli.sample import view_value
-    from pofx.space import ImageSpace
-    from pofx.views import Gray, Half, Label
+    from pofx.views import Label
 
     view, space = model.given, model.space
-    try:
-        loaded = load_images(spec, space, flags, common, info, told=False)
-    except InputError as error:
-        if not side or not isinstance(view, Gray | Half):
-            raise
-        c, h, w = view.feature_shape(space) if isinstance(view, Gray) else (space.channels, -(-space.height // 2), -(-space.width // 2))
-        try:
-            loaded = load_images(spec, ImageSpace(c, h, w, space.levels), flags, common, info, told=False)
-        except InputError:
-            what = "a grey image" if isinstance(view, Gray) else "one of half the size"
-            raise InputError(f"{error}\nOr give {what}: {c}×{h}×{w}.") from error
-        return None, _one(loaded.split, spec)[0], loaded.heading
+    if side:
+        loaded, is_value = load_side(spec, model, flags, common, info, told=False)
+    else:
+        loaded, is_value = load_images(spec, space, flags, common, info, told=False), False
     x, y = _one(loaded.split, spec)
+    if is_value:
+        return None, x, loaded.heading
     if any(text is not None for text in said.values()):
         label = said["label"]
         if label is not None and "," in label:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from cyclopts import Group, Parameter
 
-from pofx.catalog import kebab
 from pofx.cli import signatures
 from pofx.cli.common import Answer, Common, Flag, table
 from pofx.cli.signatures import Definition, Setting
+from pofx.names import kebab
 
 if TYPE_CHECKING:
     from pofx.tasks.equilibrium import Equilibrium

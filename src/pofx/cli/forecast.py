@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from pofx.space import ImageSpace
     from pofx.tasks.forecast import Forecast
 
-SIGNS = {"exact": "=", "lower bound": "≤", "estimate": "≈"}
-
 
 def forecast(
     run: str,
@@ -95,6 +93,8 @@ def _series(spec: str, space: ImageSpace, keep: int | None, flags: DataFlags, in
 
 
 def _lines(found: Forecast, heading: str) -> list[str]:
+    from pofx.model import SIGNS
+
     many = len(found.futures)
     chosen = f"{many} of {found.of} series" if many < found.of else f"{many} series"
     lines = [

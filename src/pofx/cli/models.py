@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from pofx import catalog
 from pofx.cli.common import Answer, Common, Flag, table
+from pofx.names import kebab
 
 # Capabilities as column heads that fit a terminal; one that is not listed is shown by its own name.
 HEADS = {
@@ -51,7 +52,7 @@ def _table() -> Answer:
     from pofx.model import CAPABILITIES, capabilities
     from pofx.views import View
 
-    views = {catalog.kebab(name): cls for name, cls in catalog.settings().items() if issubclass(cls, View)}
+    views = {kebab(name): cls for name, cls in catalog.settings().items() if issubclass(cls, View)}
     heads = {c: HEADS.get(c, c.lower()) for c in CAPABILITIES}
     found: dict[str, dict[str, Any]] = {}
     wide = table("model", *heads.values(), "levels", "from", "given")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from pofx.cli.common import Answer, Common, DataFlags, Flag, load_images, load_model, run_info, table
+from pofx.cli.common import Answer, Common, DataFlags, Flag, RunData, load_images, load_model, run_info, table
+from pofx.errors import InputError
+
+if TYPE_CHECKING:
+    from pofx.data import Split
 
 
 def outliers(
@@ -55,25 +59,40 @@ def outliers(
     """
     from pofx.tasks._tiles import check_tile
     from pofx.tasks.outliers import outliers as task
-    from pofx.workflows.outliers import apart, check_new, resizing, wall, write_page
+    from pofx.workflows.outliers import apart, calibrating, check_apart, check_new, copies, repeated, resizing, wall, write_page
 
     model = load_model(run, common)
     info = run_info(run)
     step = check_tile(tile, stride, model.space)
-    images = load_images(data, model.space, data_flags, common, info, stride=step)
+    images = load_images(data, model.space, data_flags, common, info, tiled=True, stride=step)
     own = info.load_data(common)
-    normal, center = own.calib, own.valid
+    normal, center, calibration = own.calib, own.valid, own.calib
+    notes = []
+    if not info.unchanged(own):
+        seen = f"{own.heading} is not what it was when {run} was trained, so that images of training may be among the calibration images"
+        if calib is None:
+            raise InputError(f"{seen}: the false-alarm rate would not hold. Give good images that the model has not seen: --calib DATA")
+        notes.append(f"{seen}. What --calib names was compared with the data as it is now.")
     if calib is not None:
-        good = load_images(calib, model.space, data_flags, common, info, stride=step)
-        check_new(good.split, own, calib)
+        good = load_images(calib, model.space, data_flags, common, info, tiled=True, stride=step)
+        calibration = good.split
+        check_new(calibration, own, f"--calib {calib}")
         if step is None:
             normal = good.images
         else:
             center, normal = apart(good.images)
-    some = None if known is None else load_images(known, model.space, data_flags, common, info, stride=step).images
+            calibration = good.split.select(calibrating(len(good.split)).numpy())
+    some = None if known is None else load_images(known, model.space, data_flags, common, info, tiled=True, stride=step)
+    if some is not None:
+        check_apart(some.split, calibration, str(known))
     behind = None if background is None else load_model(background, common)
-    warning = resizing(info.transforms, images.transforms)
-    notes = [] if warning is None or step is not None else [warning]
+    if background is not None:
+        notes += _background(background, info, calibration, common)
+    resized = resizing(info.transforms, images.transforms) if step is None else None
+    notes += [note for note in (resized, copies(calibration, alpha, guarantee)) if note is not None]
+    notes += repeated(images.split, own, calibration, None if some is None else some.split)
+    if skipped := images.split.skipped:
+        notes.append(f"{len(skipped)} files could not be read and were not judged, e.g. {skipped[0]}.")
     for note in notes:
         common.note(f"Note: {note}")
     with common.progress("scoring") as progress:
@@ -88,7 +107,7 @@ def outliers(
             fdr=fdr,
             statistics=statistics,
             background=behind,
-            known=some,
+            known=None if some is None else some.images,
             stream=stream,
             out=out,
             samples=samples,
@@ -115,3 +134,21 @@ def outliers(
         text += ["no drift" if alarm is None else f"drift: the alarm is at image {alarm + 1}, {result.ids[alarm]}", ""]
     text.append(f"{result.path}\n{page}" if page else "Add -o DIR for one row per image and a page that shows where.")
     return Answer({"run": run, "data": images.heading, "page": None if page is None else str(page)} | facts | {"notes": notes}, text)
+
+
+def _background(background: str, info: RunData, calib: Split, common: Common) -> list[str]:
+    """Refuse a background that was trained on calibration images; a remark where that cannot be told."""
+    from pofx.workflows.outliers import check_new
+
+    theirs = run_info(background)
+    if theirs.stored.get("spec") == info.stored.get("spec"):  # the same parts
+        return []
+    try:
+        data = theirs.load_data(common)
+    except InputError:
+        return [
+            f"The data of {background} is not here: whether it was trained on calibration images cannot be told, and if it was, the guarantee fails."
+        ]
+    fix = "or a background that was trained on the run's own data"
+    check_new(calib, data, f"--background {background}", run="the background", fix=fix)
+    return []

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from pofx.cli.common import Answer, Common, DataFlags, Flag, load_images, load_model, run_info
+from pofx.cli.common import Answer, Common, DataFlags, Flag, load_model, load_side, run_info
 from pofx.errors import InputError, nearest
 
 
@@ -23,6 +23,8 @@ def sample(
     attributes: str | None = None,
     caption: str | None = None,
     like: str | None = None,
+    size: str | None = None,
+    levels: int | None = None,
     temperature: float = 1.0,
     top_p: float = 1.0,
     truncation: float = 1.0,
@@ -46,7 +48,10 @@ def sample(
         label: class to draw, by number or name; several in turn with commas. For runs with --given label (or partial-label, which need none).
         attributes: properties to draw, e.g. smiling=1,hat=0; those not named are open. For runs with --given attributes.
         caption: what to draw, in words. For runs with --given caption.
-        like: DATA whose images give what the run conditions on (their label, small version, top rows, known pixels …).
+        like: DATA whose images give what the run conditions on (their label, small version, top rows, known pixels …). With --given gray
+            also grey images, with --given half also ones of half the size.
+        size: resize the images of --like first, HEIGHTxWIDTH; by default as in training.
+        levels: make their pixels coarser first; by default as in training.
         temperature: below 1 sharpens; what comes out is then not samples of p.
         top_p: draw from the likeliest values holding this share; what comes out is then not samples of p.
         truncation: of a run with latents (GAN, VAE): decode this times z, from 1 down to 0: the same images, less varied; what comes out is
@@ -61,7 +66,8 @@ def sample(
     n = (4 if trace else 64) if n is None else n
     stored = run_info(run).stored
     alphabet, scale = stored.get("alphabet"), Scale.of(stored.get("scale"))
-    given = view_value(model, run, n, label, like, common, attributes=attributes, caption=caption)
+    flags = DataFlags(size=size, levels=levels)
+    given = view_value(model, run, n, label, like, common, attributes=attributes, caption=caption, flags=flags)
     name = (
         "trace.gif"
         if trace
@@ -117,30 +123,33 @@ def view_value(
     *,
     attributes: str | None = None,
     caption: str | None = None,
+    flags: DataFlags = DataFlags(),
 ) -> Any:
-    """The view's value for n images, from --label, --attributes, --caption or --like; None for an unconditional model."""
+    """The view's value for n images, from --label, --attributes, --caption or --like, whose images `flags` convert; None for an unconditional
+    model."""
     import torch
 
     from pofx.views import Attributes, Caption, Label
 
     view = model.given
-    flags = {"label": (label, Label), "attributes": (attributes, Attributes), "caption": (caption, Caption), "like": (like, object)}
-    said = [flag for flag, (value, _) in flags.items() if value is not None]
+    ways = {"label": (label, Label), "attributes": (attributes, Attributes), "caption": (caption, Caption), "like": (like, object)}
+    said = [flag for flag, (value, _) in ways.items() if value is not None]
     if len(said) > 1:
         raise InputError(f"--{said[0]} and --{said[1]} both say what to condition on; give one of them.")
     if view is None:
         if said:
             raise InputError(f"{run} is p(x), without a condition: leave out --{said[0]}, or train one with --given label.")
         return None
-    if said and not isinstance(view, flags[said[0]][1]):
-        own = next((flag for flag, (_, kind) in flags.items() if isinstance(view, kind)), "like")
-        raise InputError(f"{run} is p(x | {type(view).__name__.lower()}): it does not take --{said[0]}. Use --{own}.")
+    if said and not isinstance(view, ways[said[0]][1]):
+        own = next((flag for flag, (_, kind) in ways.items() if isinstance(view, kind)), "like")
+        raise InputError(f"{run} is p(x | {view.name}): it does not take --{said[0]}. Use --{own}.")
     if like is not None:
         info = run_info(run)
         own = {key: value for key, value in (info.stored.get("spec") or {}).items() if key in ("size", "levels", "gray")}
-        images = load_images(like, model.space, DataFlags(**own), common, info)  # converted as in training
+        own |= {key: value for key, value in (("size", flags.size), ("levels", flags.levels)) if value is not None}
+        images, is_value = load_side(like, model, DataFlags(**own), common, info)  # converted as in training
         x, y = images.split.take(torch.arange(n) % len(images.split))
-        return view.value(x, y)
+        return x if is_value else view.value(x, y)
     if caption is not None:
         return view.check(caption, n, model.space)
     if attributes is not None:
@@ -150,7 +159,7 @@ def view_value(
     if isinstance(view, Attributes):
         raise InputError(f"{run} is p(x | attributes): say which, e.g. --attributes {view.names[0]}=1, or --like DATA")
     if not isinstance(view, Label):
-        raise InputError(f"{run} is p(x | {type(view).__name__.lower()}): say which images it shall condition on, e.g. --like digits:test")
+        raise InputError(f"{run} is p(x | {view.name}): say which images it shall condition on, e.g. --like digits:test")
     if label is None and view.unknown:
         return torch.full((n,), -1)
     if label is None:

@@ -43,11 +43,11 @@ def score(
     from pofx.tasks.score import score as task
 
     model = load_model(run, common)
-    images = load_images(data, model.space, data_flags, common, run_info(run), stride=check_tile(tile, stride, model.space))
+    images = load_images(data, model.space, data_flags, common, run_info(run), tiled=True, stride=check_tile(tile, stride, model.space))
     with common.progress("scoring") as progress:
         result = task(model, images.images, out=out, samples=samples, estimate=estimate, seed=seed, progress=progress)
     s = result.score
-    given = "" if s.given is None else f", given {type(s.given).__name__.lower()}"
+    given = "" if s.given is None else f", given {s.given.name}"
     nats, bits = (with_error(mean.mean, mean.se, digits) for mean, digits in zip(result.cost, (2, 4), strict=True))
     lines = [
         f"{images.heading}: {len(result.ids)} image{'s' * (len(result.ids) > 1)}",

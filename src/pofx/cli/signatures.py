@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 
 from pofx import catalog
 from pofx.errors import InputError, nearest
+from pofx.names import kebab
 
 PLAIN = {"int": int, "float": float, "bool": bool, "str": str, "Path": Path, "ImageModel": str}  # of a part: a name or a run
 
@@ -197,7 +198,7 @@ def _setting(name: str, annotation: ast.expr | None, default: ast.expr | None, w
     if known is None or (known[0] is None and not known[1]):
         return None
     hint, classes = known
-    choices = {catalog.kebab(d.node.name): (d.node.name, _fields(d)) for d in classes if isinstance(d.node, ast.ClassDef)}
+    choices = {kebab(d.node.name): (d.node.name, _fields(d)) for d in classes if isinstance(d.node, ast.ClassDef)}
     return Setting(name, hint, _shown(default), docs.get(name, ""), choices)
 
 
@@ -210,7 +211,7 @@ def _shown(default: ast.expr | None) -> str | None:
     if isinstance(default, ast.Tuple | ast.List):
         return " ".join(str(_shown(item)) for item in default.elts) or "none"
     if isinstance(default, ast.Call):
-        return catalog.kebab(ast.unparse(default.func).rpartition(".")[2])
+        return kebab(ast.unparse(default.func).rpartition(".")[2])
     return ast.unparse(default)
 
 

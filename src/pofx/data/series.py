@@ -244,10 +244,10 @@ def _table(path: Path, limit: int) -> tuple[Values, NDArray[np.str_] | None]:
     for line, cells in lines:
         if len(cells) != len(lines[0][1]):
             raise InputError(f"{path}, line {line}: {len(cells)} cells, and the first row has {len(lines[0][1])}. Make them equally long.")
-        row = [_number(cell, mark) for i, cell in enumerate(cells) if i not in skip]
-        bad = [cell for i, cell in enumerate(cells) if i not in skip and _number(cell, mark) is None]
-        if bad:
-            raise InputError(f"{path}, line {line}: {bad[0]!r} is no finite number. Fill or drop it.")
+        kept = [cell for i, cell in enumerate(cells) if i not in skip]
+        row = [_number(cell, mark) for cell in kept]
+        if None in row:
+            raise InputError(f"{path}, line {line}: {kept[row.index(None)]!r} is no finite number. Fill or drop it.")
         found.append(row)
     values = np.array(found, np.float64)
     if not values.size:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean with its standard error.
+    """A mean with its standard error; printed with four digits, whatever its unit.
 
     >>> import torch
-    >>> Mean.of(torch.tensor([1.0, 3.0]))
-    Mean(mean=2.0, se=1.0)
+    >>> Mean.of(torch.tensor([1.0, 3.0])), str(Mean(1234.56, 7.89)), str(Mean(0.5, math.nan))
+    (Mean(mean=2.0, se=1.0), '1235 ± 7.9', '0.5')
     """
 
     mean: float
@@ -32,6 +32,9 @@ class Mean:
         values = values.double()
         se = float(values.std(correction=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
         return cls(float(values.mean()), se)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4g}" + ("" if math.isnan(self.se) else f" ± {self.se:.2g}")
 
     def scaled(self, by: float) -> Mean:
         return Mean(self.mean * by, self.se * by)

@@ -227,6 +227,8 @@ def scan(x: Tensor, weight: Tensor, h0: Tensor, c0: Tensor, plan: Plan, states: 
     Returns:
         What each pixel is told, summed over directions: `(B, h, P, n)`.
     """
+    if torch.compiler.is_exporting():
+        raise RuntimeError("a scan works in memory of its own, which has no place in a graph")
     if len(x) > CHUNK and states is None and not torch.is_grad_enabled():
         return torch.cat([scan(part, weight, h0, c0, plan) for part in x.split(CHUNK)])
     told, *state = _Scan.apply(x, weight, h0, c0, plan, torch.is_grad_enabled())

@@ -94,15 +94,10 @@ def rank(alpha: float, n: int, guarantee: Guarantee = "marginal") -> int:
             f"alpha={alpha:g} {what} with {n} calibration images. It takes {fewest} of them; "
             + (f"with these, use {', or '.join(ways)}." if ways else "train on more images.")
         )
-    k = math.floor(alpha * (n + 1) + 1e-9)
+    k = min(math.floor(alpha * (n + 1) + 1e-9), n)
     if guarantee == "calibration":
-        k = bisect.bisect_right(range(1, k + 1), alpha, key=lambda j: rate95(j, n))
+        k = bisect.bisect_right(range(1, k + 1), alpha + 1e-9, key=lambda j: rate95(j, n))
     return k
-
-
-def check_alpha(alpha: float, n: int) -> None:
-    """Raise InputError where n calibration images cannot give a p-value as small as alpha."""
-    rank(alpha, n)
 
 
 def benjamini_hochberg(p_values: Tensor, q: float) -> Tensor:

@@ -25,7 +25,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -125,6 +125,18 @@ class Seen:
         squared = ((mean.double() - self.x) / (self.model.space.levels - 1)).square()
         known = self.model.known(self.given)
         return squared if known is None else squared.masked_fill(known, 0)
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """Residual, distance and Mahalanobis distance from training images: `(n, 3)`."""
+        assert self.known.pixels is not None
+        return self.known.pixels.measure(pixel_vectors(self.x, self.model.space.levels))
+
+    @cached_property
+    def features(self) -> Tensor:
+        """The same of the model's own features."""
+        assert self.known.features is not None
+        return self.known.features.measure(feature_vectors(self.model, self.x))
 
 
 def predictive(model: ImageModel, x: Tensor, given: Tensor | None) -> Predictive:
@@ -339,22 +351,17 @@ def pixel_vectors(x: Tensor, levels: int) -> Tensor:
     return x.flatten(1).double().cpu() / (levels - 1)
 
 
-def _referred(which: str, column: int) -> Callable[[Seen], Tensor]:
-    def function(seen: Seen) -> Tensor:
-        cache: dict[str, Tensor] = seen.__dict__.setdefault("_referred", {})
-        if which not in cache:
-            reference: Reference = getattr(seen.known, which)
-            vectors = pixel_vectors(seen.x, seen.model.space.levels) if which == "pixels" else feature_vectors(seen.model, seen.x)
-            cache[which] = reference.measure(vectors)
-        return cache[which][:, column]
-
-    function.__name__ = f"{which}_{('residual', 'distance', 'mahalanobis')[column]}"
-    return function
-
-
 def feature_vectors(model: ImageModel, x: Tensor) -> Tensor:
     """`(n, d)` float64 on the CPU: the model's own features."""
     return require(model, Features, to="compare features").features(x).double().cpu()
+
+
+def _referred(which: Literal["pixels", "features"], column: int) -> Callable[[Seen], Tensor]:
+    def function(seen: Seen) -> Tensor:
+        return getattr(seen, which)[:, column]
+
+    function.__name__ = f"{which}_{('residual', 'distance', 'mahalanobis')[column]}"
+    return function
 
 
 for _column in range(3):

@@ -7,7 +7,7 @@ The score of an image is that of its oddest tile. A guarantee is of images only 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -90,9 +90,13 @@ class Tiles:
         tiles = torch.stack([x[a, :, i : i + h, j : j + w] for a, (i, j) in zip(at.tolist(), corners, strict=True)])
         return tiles, None if y is None else y[at]
 
+    def of(self, images: Images) -> Tiles:
+        """The tiles of other images of that size."""
+        return replace(self, images=images)
+
     def oddest(self, scores: Tensor) -> Tensor:
-        """The largest of each image's tiles: `(n · each,)` → `(n,)`."""
-        return scores.reshape(-1, self.each).amax(1)
+        """The position of each image's tile of the largest score: `(n · each,)` → `(n,)` int64."""
+        return torch.arange(0, len(scores), self.each) + scores.reshape(-1, self.each).argmax(1)
 
     def stitch(self, maps: Tensor) -> Tensor:
         """Maps of tiles `(n · each, C, h, w)` → of images `(n, C, H, W)`, the mean where tiles overlap."""
@@ -104,6 +108,11 @@ class Tiles:
             total[:, :, i : i + h, j : j + w] += maps[:, k]
             count[i : i + h, j : j + w] += 1
         return total / count
+
+
+def whole(images: Images) -> Images:
+    """What tiles were cut from; other images as they are."""
+    return images.images if isinstance(images, Tiles) else images
 
 
 def check_tile(tile: int | None, stride: int | None, space: ImageSpace) -> int | None:

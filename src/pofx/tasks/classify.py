@@ -32,7 +32,7 @@ from torch import Tensor
 from pofx import catalog
 from pofx.errors import CapabilityError, InputError, RunError
 from pofx.model import ClassLikelihood, ExactLikelihood, ImageModel, Labeler, LowerBound, Progress, require
-from pofx.tasks._conformal import conformal_p_values
+from pofx.tasks._conformal import conformal_p_values, needed
 from pofx.tasks._files import TABLES, check_out, write_table
 from pofx.tasks.bulk import Images, as_images, everything, per_image, subset
 from pofx.tasks.outliers import oddness_from
@@ -197,17 +197,17 @@ def check_alpha(alpha: float, counts: Sequence[int], scores: int, pooled: bool) 
     """
     if not 0 < alpha < 1:
         raise InputError(f"--alpha {alpha} must be between 0 and 1, e.g. --alpha 0.05.")
-    needed = math.ceil(round(scores / alpha, 9)) - 1
+    fewest = needed(alpha / scores)
     total = sum(counts)
     found, who = (total, "all classes together have") if pooled else (min(counts), f"class {list(counts).index(min(counts))} has")
-    if found >= needed:
+    if found >= fewest:
         return
     least = math.ceil(1000 * scores / (found + 1)) / 1000
     ways = [f"--alpha {least:g} or more"] if least < 1 else []
-    if not pooled and total >= needed:
+    if not pooled and total >= fewest:
         ways.append("--pooled, which guarantees it for all classes together, not for each")
     raise InputError(
-        f"alpha={alpha:g} takes {needed} calibration images{'' if pooled else ' of each class'}; {who} {found}. "
+        f"alpha={alpha:g} takes {fewest} calibration images{'' if pooled else ' of each class'}; {who} {found}. "
         + (f"With these, use {'; or '.join(ways)}." if ways else "Give data with more of them, or --no-reject.")
     )
 

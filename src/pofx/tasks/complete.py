@@ -358,9 +358,7 @@ def _kept(model: ImageModel, x: Tensor | None, known: Tensor | None, given: Any)
         if view is None:
             raise InputError(f"Which pixels are kept? Say so, e.g. {_example(space)}, or --mask mask.png (white is the hole)")
         if value is not None and value.ndim == 1 and not bool(told.any()):
-            raise InputError(
-                f"This run is p(x | {type(view).__name__.lower()}), which keeps no pixel: say which are kept, e.g. {_example(space)}"
-            )
+            raise InputError(f"This run is p(x | {view.name}), which keeps no pixel: say which are kept, e.g. {_example(space)}")
         return told, value
     if bool((told & ~known).any()):
         raise InputError(
@@ -397,7 +395,7 @@ def _made(
 ) -> _Made:
     """By the best way that the model has."""
     told, hole = view_known(model, value), ~kept
-    view = "" if model.given is None else f" | {type(model.given).__name__.lower()}"
+    view = "" if model.given is None else f" | {model.given.name}"
     if isinstance(model, Sampler) and value is not None and bool((told == kept).all()):
         drawn = model.sample(n, value, seed=seed, progress=progress)
         return _Made(

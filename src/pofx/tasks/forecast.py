@@ -14,7 +14,6 @@ All in units of the series, by its scale (`data/series.py`). What a forecast is 
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch import Tensor
 from pofx.data.series import Scale, values_of
 from pofx.errors import InputError
 from pofx.metrics.crps import crps
+from pofx.metrics.mean import Mean
 from pofx.model import ImageModel, Progress
 from pofx.space import ImageSpace
 from pofx.tasks._files import TABLES, check_out, write_table, writing
@@ -40,21 +40,6 @@ SUFFIXES = (".png", *TABLES)
 LIMIT, DRAWS, PANELS = 100, 100, 6
 MEMBERS = 500  # training series in a baseline's distribution
 PERIODIC = 0.3  # autocorrelation from which on a lag is called a season
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over series, and its standard error (None of a single one)."""
-
-    mean: float
-    se: float | None
-
-    @classmethod
-    def of(cls, each: Tensor) -> Mean:
-        return cls(float(each.mean()), float(each.std() / math.sqrt(len(each))) if len(each) > 1 else None)
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4g}" + ("" if self.se is None else f" ± {self.se:.2g}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,11 +114,11 @@ class Forecast:
             "method": self.method,
             "units": self.units,
             "season": self.season,
-            "crps": self.crps,
-            "baselines": dict(self.baselines),
-            "better_by": dict(self.better_by),
+            "crps": None if self.crps is None else self.crps.to_json(),
+            "baselines": {name: mean.to_json() for name, mean in self.baselines.items()},
+            "better_by": {name: mean.to_json() for name, mean in self.better_by.items()},
             "coverage": dict(self.coverage),
-            "nats": self.nats,
+            "nats": None if self.nats is None else self.nats.to_json(),
             "nats_kind": self.nats_kind,
             "note": self.note,
             "seed": self.seed,
@@ -359,7 +344,7 @@ def baselines(past: Tensor, horizon: int, season: int, train: Tensor | None = No
 def find_season(train: Tensor, longest: int) -> int:
     """The lag in 2 … `longest` where the autocorrelation of the series `(M, W)` first peaks as high as it does anywhere, at least at 0.3; else 1.
 
-    >>> find_season(torch.sin(torch.arange(60.0) * 2 * math.pi / 12)[None], 30)
+    >>> find_season(torch.sin(torch.arange(60.0) * 2 * torch.pi / 12)[None], 30)
     12
     """
     x = train - train.mean(1, keepdim=True)

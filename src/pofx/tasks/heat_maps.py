@@ -20,14 +20,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pofx.errors import CapabilityError
 from pofx.model import Autoregressive, ImageModel, LatentVariable, Progress, evaluating, require
 from pofx.noise import Noise, hash_images
 from pofx.tasks._conformal import Guarantee, rank
 from pofx.tasks._statistics import predictive, smooth
-from pofx.tasks._tiles import Tiles
+from pofx.tasks._tiles import Tiles, whole
 from pofx.tasks.bulk import Images, as_images, per_image
 
 LN2 = math.log(2)
+UNMAPPED = (
+    "there is no map of where an image is odd, since this model says nothing of single pixels. An autoregressive model (made, pixelcnn) or one "
+    "with a posterior (vae) does."
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ def bit_maps(
     Raises:
         CapabilityError: the model says nothing of single pixels.
     """
-    require(model, Autoregressive, LatentVariable, to="say where an image is odd")
+    if not has_map(model):
+        raise CapabilityError(f"{type(model).__name__}: {UNMAPPED} E.g. pofx train vae DATA --out RUN")
     images = as_images(images)
 
     def bits(x: Tensor, y: Tensor | None) -> Tensor:
@@ -107,18 +113,13 @@ def heat_maps(
     torch.Size([2, 1, 4, 4])
     """
     if calib is not None:
-        k = rank(alpha, _count(calib), guarantee)
+        k = rank(alpha, len(whole(as_images(calib))), guarantee)
     bits = bit_maps(model, images, background=background, progress=progress)
     if calib is None:
         return HeatMaps(bits, smooth(bits))
     largest = smooth(bit_maps(model, calib, background=background)).flatten(1).amax(1).sort(descending=True).values
     threshold = float(largest[k - 1])
     return HeatMaps(bits, smooth(bits), threshold, alpha)
-
-
-def _count(images: Images | Tensor) -> int:
-    images = as_images(images)
-    return len(images.images) if isinstance(images, Tiles) else len(images)
 
 
 def restored(model: ImageModel, x: Tensor, lit: Tensor, *, y: Tensor | None = None, seed: int = 0) -> Tensor:

@@ -26,7 +26,6 @@ from pofx.tasks._conformal import (
     Drift,
     Guarantee,
     benjamini_hochberg,
-    check_alpha,
     conformal_p_values,
     drift,
     rank,
@@ -34,10 +33,10 @@ from pofx.tasks._conformal import (
 )
 from pofx.tasks._files import TABLES, check_out, write_table
 from pofx.tasks._statistics import STATISTICS, Known, chosen, measure, refer
-from pofx.tasks._tiles import Tiles
+from pofx.tasks._tiles import Tiles, whole
 from pofx.tasks.bulk import Images, as_images
 
-__all__ = ["Outliers", "check_alpha", "conformal_p_values", "judge", "oddness_from", "outliers", "rate95", "verdicts"]
+__all__ = ["Outliers", "conformal_p_values", "judge", "oddness_from", "outliers", "rate95", "verdicts"]
 
 
 @dataclass(frozen=True)
@@ -81,12 +80,12 @@ class Outliers:
     @property
     def rank(self) -> Tensor:
         """`(n,)` int64: 1 is the oddest; images of equal score stand in their order."""
-        order = self.score.argsort(descending=True, stable=True)
+        order = self.oddest
         return torch.empty_like(order).scatter_(0, order, torch.arange(1, len(order) + 1))
 
     @property
     def oddest(self) -> Tensor:
-        """Positions of the images, oddest first."""
+        """Positions of the images, `(n,)` int64, oddest first."""
         return self.score.argsort(descending=True, stable=True)
 
     @property
@@ -163,13 +162,18 @@ def verdicts(
     """p-values and verdicts of scores `(n,)` against those of calibration images `(m,)`; higher is odder.
 
     Raises:
-        InputError: alpha cannot be guaranteed with so few calibration images; fdr is not between 0 and 1.
+        InputError: alpha cannot be guaranteed with so few calibration images; fdr is not between 0 and 1; a score is NaN.
 
     >>> verdicts(["a", "b"], torch.tensor([0.5, 200.0]), torch.arange(99.0), alpha=0.05).outlier.tolist()
     [False, True]
     """
     n = len(calibration)
     k = rank(alpha, n, guarantee)
+    for name, some in (("score", score), ("calibration score", calibration)):
+        if bool(some.isnan().any()):
+            raise InputError(
+                f"{int(some.isnan().sum())} of {len(some)} {name}s are NaN, which is neither odd nor normal; leave those images out."
+            )
     p_value = conformal_p_values(score, calibration)
     ordered = calibration.double().sort().values
     cut = k / (n + 1)
@@ -239,15 +243,17 @@ def outliers(
     0
     """
     images, calib, center = as_images(images), as_images(calib), as_images(center)
-    each = images.each if isinstance(images, Tiles) else 1
-    if each != (calib.each if isinstance(calib, Tiles) else 1):
+    each, other = (of.each if isinstance(of, Tiles) else 1 for of in (images, calib))
+    if each != other:
         raise InputError(
-            f"An image has {each} tiles and a calibration image {calib.each if isinstance(calib, Tiles) else 1}: the guarantee is of images of "
-            "one size. Give good photographs of the same size: --calib DATA"
+            f"An image has {each} tiles and a calibration image {other}: the guarantee is of images of one size. "
+            "Give good photographs of the same size: --calib DATA"
         )
-    rank(alpha, len(calib) // each, guarantee)
+    rank(alpha, len(whole(calib)), guarantee)
     if fdr is not None:
         benjamini_hochberg(torch.ones(1), fdr)
+        if guarantee != "marginal":
+            raise InputError(f"--fdr {fdr:g} is a guarantee of its own, over the folder; leave out --guarantee {guarantee}.")
     if not len(center):
         raise InputError("outliers needs images for what is normal; the valid part is empty.")
     if out is not None:
@@ -260,17 +266,13 @@ def outliers(
     oddness, tried = _oddness.fit(stats), {}
     if known is not None:
         oddness, tried = _oddness.choose(oddness, stats, measure(model, known, names, told))
-    calibration = _per_image(calib, oddness(measure(model, calib, names, told)))
+    calibration = oddness(measure(model, calib, names, told))
+    calibration = calibration[_speaking(calib, calibration)]
     table = measure(model, images, names, told, progress=progress)
     score = oddness(table)
-    owner, ids = torch.arange(len(score)), list(images.ids)
-    if isinstance(images, Tiles):
-        owner = torch.arange(len(score) // each) * each + score.reshape(-1, each).argmax(1)
-        ids = list(images.images.ids)
-    shown = {name: table.column(name)[owner] for name in names}
-    found = verdicts(
-        ids, _per_image(images, score), calibration, shown, alpha=alpha, guarantee=guarantee, fdr=fdr, stream=stream, seed=seed
-    )
+    at, ids = _speaking(images, score), list(whole(images).ids)
+    shown = {name: table.column(name)[at] for name in names}
+    found = verdicts(ids, score[at], calibration, shown, alpha=alpha, guarantee=guarantee, fdr=fdr, stream=stream, seed=seed)
     found = replace(found, used=oddness.groups or tuple(STATISTICS[n].group for n in names[:1]), tried=tried, tiles=each)
     if out is None:
         return found
@@ -280,8 +282,9 @@ def outliers(
     return replace(found, path=found.write(Path(out) / "scores.parquet", **metadata))
 
 
-def _per_image(images: Images, score: Tensor) -> Tensor:
-    return images.oddest(score) if isinstance(images, Tiles) else score
+def _speaking(images: Images, score: Tensor) -> Tensor:
+    """Positions of the scores that speak for each image: of tiles those of the oddest."""
+    return images.oddest(score) if isinstance(images, Tiles) else torch.arange(len(score))
 
 
 # Costs alone ------------------------------------------------------------------------------------------------------------

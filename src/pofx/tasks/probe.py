@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from pofx.errors import InputError
+from pofx.metrics.mean import Mean
 from pofx.model import ImageModel, Progress
 from pofx.tasks.bulk import Images, everything
 from pofx.tasks.encode import features as features_of
-from pofx.tasks.evaluate import Mean
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C
 FOLDS = 3

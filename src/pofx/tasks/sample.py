@@ -276,7 +276,7 @@ def _check_folder(path: Path, space: ImageSpace) -> None:
 
 
 def _kind(altered: bool, view: View | None) -> str:
-    return (ALTERED if altered else TRUE) + ("" if view is None else f"(x | {type(view).__name__.lower()})")
+    return (ALTERED if altered else TRUE) + ("" if view is None else f"(x | {view.name})")
 
 
 def _traced(

@@ -23,7 +23,7 @@ from pofx.errors import InputError, RunError
 from pofx.metrics.mean import Mean, cost_json
 from pofx.model import ExactLikelihood, ImageModel, Kind, LowerBound, Progress, Score, require
 from pofx.tasks._files import TABLES, check_out, write_table
-from pofx.tasks._tiles import Tiles
+from pofx.tasks._tiles import Tiles, whole
 from pofx.tasks.bulk import Images, as_images, per_image
 
 
@@ -139,8 +139,8 @@ def score(
     images = as_images(images)
     result = costs(model, images, samples=samples, estimate=estimate, seed=seed, progress=progress)
     if isinstance(images, Tiles):
-        result, images = _whole(result, images), images.images
-    ids = list(images.ids)
+        result = _of_photographs(result, images)
+    ids = list(whole(images).ids)
     if path is not None:
         columns = {
             "id": ids,
@@ -152,7 +152,7 @@ def score(
     return Scores(ids, result, path)
 
 
-def _whole(tiles: Score, images: Tiles) -> Score:
+def _of_photographs(tiles: Score, images: Tiles) -> Score:
     """Costs of photographs from those of their tiles."""
     bits = tiles.bits_per_dim.double().reshape(-1, images.each).mean(1)
     dims = images.space.channels * images.size[0] * images.size[1]

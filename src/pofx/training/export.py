@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from pofx.errors import InputError
 from pofx.model import Features, require
 from pofx.nn.extract import Extract
-from pofx.training.files import write_json
+from pofx.training.files import new_folder, write_json
 from pofx.training.runs import JSON, load_model, read_run, save_weights
 
 
@@ -40,15 +42,9 @@ def export_encoder(run: str | Path, out: str | Path, *, layer: str | None = None
         CapabilityError: the model has no features.
         InputError: no such run or layer; a conditional model; `out` holds something already.
     """
-    import torch
-
-    info, out = read_run(run), Path(out).expanduser()
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise InputError(
-            f"{out} {'is a file' if out.is_file() else 'is not empty'}; name a folder that does not exist yet, e.g. -o {out}-encoder"
-        )
+    info, out = read_run(run), new_folder(out)
     if info.encoder is not None:
-        raise InputError(f"{run} is an encoder already ({info.encoder or 'default layer'}). Copy the folder.")
+        raise InputError(f"{run} is an encoder already ({info.encoder['layer'] or 'default layer'}). Copy the folder.")
     model = require(load_model(info.path), Features, to="give features")
     alone = Extract(model.space, part=model, layer=layer)
     with torch.no_grad():

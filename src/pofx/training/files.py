@@ -67,6 +67,15 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, lambda file: file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()))
 
 
+def new_folder(path: str | Path) -> Path:
+    """`path` if nothing is there, or an empty folder, else InputError."""
+    path = Path(path).expanduser()
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        what = "as a file" if path.is_file() else "and is not empty"
+        raise InputError(f"{path} is there already, {what}; name a folder that does not exist yet, e.g. {path}-2")
+    return path
+
+
 def sweep(folder: Path) -> None:
     """Remove what a killed process left unfinished."""
     for leftover in (*folder.glob(f"*{TEMPORARY}"), *folder.glob(f"checkpoints/*{TEMPORARY}")):

@@ -78,7 +78,7 @@ class Scoring(nn.Module):
         super().__init__()
         name = type(model).__name__
         if model.given is not None:
-            view = type(model.given).__name__.lower()
+            view = model.given.name
             raise InputError(
                 f"This {name} is p(x | {view}); a graph of integers alone scores p(x). Train one without --given and export that."
             )
@@ -120,7 +120,13 @@ class Scoring(nn.Module):
             log_prob = model.bound_at(x, epsilon).elbo
         else:
             assert isinstance(model, Labeler)
-            told = model.label(x).log_prob.float()
+            labels = model.label(x)
+            if labels.kind == "estimate":
+                raise CapabilityError(
+                    f"This {type(model).__name__} estimates p(x | y) by draws that are keyed by each image, and a graph has none. "
+                    "Label with pofx classify RUN DATA, or export one whose p(x | y) is exact."
+                )
+            told = labels.log_prob.float()
             return (torch.where(inside[:, None], told, torch.full_like(told, math.nan)),)
         nats = torch.where(inside, -log_prob.float(), torch.full_like(log_prob, math.inf, dtype=torch.float32))
         return nats, nats / (space.dims * math.log(2))
@@ -188,9 +194,9 @@ def to_onnx(scoring: Scoring, facts: dict[str, str]) -> bytes:
             program: Any = torch.onnx.export(graph, dynamo=True, input_names=["x"], output_names=list(scoring.outputs), verbose=False)
         except RuntimeError as error:  # of torch.export and of torch.onnx, all of them
             why = str(error).strip().partition("\n")[0].rstrip(".")[:200]
+            verb = "pofx score RUN DATA -o FILE" if scoring.outputs[0] == "nats" else "pofx classify RUN DATA -o FILE"
             raise InputError(
-                f"{name} cannot be written as ONNX by torch {torch.__version__}: {why}. Score with `pofx score RUN DATA -o FILE`, "
-                "or export a model of another class."
+                f"{name} cannot be written as ONNX by torch {torch.__version__}: {why}. Use `{verb}`, or export a model of another class."
             ) from error
     proto = program.model_proto
     if proto.ByteSize() >= BIGGEST:

@@ -20,10 +20,11 @@ from torch import Tensor
 from pofx import pictures
 from pofx.errors import InputError
 from pofx.model import Autoregressive, ImageModel, Progress
+from pofx.tasks._conformal import Guarantee, needed, rank
 from pofx.tasks._files import write_text
-from pofx.tasks._tiles import Tiles
+from pofx.tasks._tiles import Tiles, whole
 from pofx.tasks.bulk import Images, Subset
-from pofx.tasks.heat_maps import HeatMaps, has_map, heat_maps, restored
+from pofx.tasks.heat_maps import UNMAPPED, HeatMaps, has_map, heat_maps, restored
 from pofx.tasks.outliers import Outliers
 from pofx.workflows import _page as html
 
@@ -37,16 +38,59 @@ MAPPED = 500  # calibration images whose maps set the threshold of pixels
 _HEAT = np.array([(18, 18, 30), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], float)  # dark to bright
 
 
-def check_new(calib: Split, data: Data, spec: str) -> None:
-    """Raise InputError where calibration images were in training or selection: their p-values would be too good."""
+def check_new(calib: Split, data: Data, flag: str, *, run: str = "the run", fix: str = "or leave out --calib") -> None:
+    """Raise InputError where calibration images were in training or selection: their p-values would be too good.
+
+    Args: data: what `run` was trained on; flag: what was typed, which the message names, with the `fix`."""
     for part in ("train", "valid"):
         seen = np.isin(calib.keys, data.parts[part].keys)
         if seen.any():
             first = calib.ids[int(np.flatnonzero(seen)[0])]
             raise InputError(
-                f"--calib {spec}: {int(seen.sum())} of its {len(calib)} images were in the run's {part} part (the same pixels), e.g. {first!r}. "
-                "The false-alarm rate would not hold. Give good images that the model has not seen, or leave out --calib."
+                f"{flag}: {int(seen.sum())} of the {len(calib)} calibration images were in {run}'s {part} part (the same pixels), e.g. {first!r}. "
+                f"The false-alarm rate would not hold. Give good images that the model has not seen, {fix}."
             )
+
+
+def check_apart(known: Split, calib: Split, spec: str) -> None:
+    """Raise InputError where known outliers are calibration images too: an image is one or the other."""
+    both = np.isin(known.keys, calib.keys)
+    if both.any():
+        raise InputError(
+            f"--known-outliers {spec}: {int(both.sum())} of its {len(known)} images are calibration images too (the same pixels), e.g. "
+            f"{known.ids[int(np.flatnonzero(both)[0])]!r}, and those are to be normal. Take them out of one of the two."
+        )
+
+
+def copies(calib: Split, alpha: float, guarantee: Guarantee) -> str | None:
+    """A warning where calibration images are copies of one another: n copies of one image say of new images what one does. None without.
+
+    Raises:
+        InputError: different ones alone are too few for alpha.
+    """
+    n, different = len(calib), len(np.unique(calib.keys))
+    if n == different:
+        return None
+    said = f"{n - different} of the {n} calibration images are copies of others (the same pixels)"
+    try:
+        rank(alpha, different, guarantee)
+    except InputError as error:
+        raise InputError(f"{said}, so that they count as {different}: {error}") from error
+    return f"{said}: the guarantee holds if there are as many copies among new images, and is otherwise one of {different} images."
+
+
+def repeated(images: Split, data: Data, calib: Split, known: Split | None = None) -> list[str]:
+    """Warnings where images to be judged are not new: p-values of such are too large, or mean nothing."""
+    notes = []
+    for part, why in (
+        [(data.parts[name], f"were in the run's {name} part: the model knows them, and they look less odd than new ones") for name in ("train", "valid")]
+        + [(calib, "are calibration images: each is compared with itself, and an odd one raises the threshold")]
+        + ([] if known is None else [(known, "are among the known outliers, which chose the score: the guarantee is not of them")])
+    ):  # fmt: skip
+        n = int(np.isin(images.keys, part.keys).sum())
+        if n:
+            notes.append(f"{n} of these {len(images)} images {why}.")
+    return notes
 
 
 def resizing(run: Sequence[str], images: Sequence[str]) -> str | None:
@@ -67,14 +111,23 @@ def resizing(run: Sequence[str], images: Sequence[str]) -> str | None:
     return f"{was}: images resized in another way differ in their blur, and that alone can make them odd. Give both as they were taken, with the same --size."
 
 
+def calibrating(n: int) -> Tensor:
+    """Of n good photographs the rows that calibrate, int64; the others say what is normal (`apart`)."""
+    return (torch.arange(n) % 3).nonzero().flatten()
+
+
 def apart(photos: Images) -> tuple[Images, Images]:
     """Of good photographs every third says what is normal, the others calibrate: tiles of photographs may be unlike what the model was trained on,
     and then only they can say what is normal of tiles."""
-    whole = photos.images if isinstance(photos, Tiles) else photos
-    third = torch.arange(len(whole)) % 3 == 0
-    parts = [Subset(whole, index.nonzero().flatten()) for index in (third, ~third)]
-    stats, calibration = (Tiles(p, photos.space, photos.size, photos.stride) if isinstance(photos, Tiles) else p for p in parts)
+    every = torch.arange(len(whole(photos)))
+    stats, calibration = (_rows(photos, rows) for rows in (every[every % 3 == 0], calibrating(len(every))))
     return stats, calibration
+
+
+def _rows(photos: Images, index: Tensor) -> Images:
+    """Some photographs, tiled where all of them are."""
+    part = Subset(whole(photos), index)
+    return photos.of(part) if isinstance(photos, Tiles) else part
 
 
 @dataclass(frozen=True)
@@ -100,23 +153,17 @@ def wall(
 ) -> Wall:
     """What the page shows. Of `Tiles` whole photographs, stitched."""
     index = found.oddest[:shown]
-    whole = images.images if isinstance(images, Tiles) else images
-    x, y = whole.take(index)
+    x, y = whole(images).take(index)
     if not has_map(model):
         return Wall(index, x, None, None)
-    n = len(calib.images) if isinstance(calib, Tiles) else len(calib)
+    n = len(whole(calib))
     # Any of them do, as long as their maps do not choose: spread evenly
-    few = Subset(calib.images if isinstance(calib, Tiles) else calib, torch.arange(0, n, max(1, -(-n // MAPPED))))
-    enough = len(few) >= 1 / found.alpha - 1 and (found.guarantee == "marginal")
-    normal = few if enough else Subset(few.images, torch.arange(n))
-
-    def as_given(part: Images) -> Images:
-        return Tiles(part, images.space, images.size, images.stride) if isinstance(images, Tiles) else part
-
+    few = torch.arange(0, n, max(1, -(-n // MAPPED)))
+    enough = found.guarantee == "marginal" and len(few) >= needed(found.alpha)
     maps = heat_maps(
         model,
-        as_given(Subset(whole, index)),
-        calib=as_given(normal),
+        _rows(images, index),
+        calib=_rows(calib, few) if enough else calib,
         alpha=found.alpha,
         guarantee=found.guarantee,
         background=background,
@@ -141,7 +188,7 @@ def write_page(path: Path, *, run: str, heading: str, levels: int, found: Outlie
         html.section("Scores", _histogram(found)),
         html.section("The stream", _drift(found)),
         html.section("What the score is made of", _made(found)),
-        html.section("What this cannot do", *map(html.paragraph, CANNOT)),
+        html.section("What this cannot do", *map(html.paragraph, CANNOT if shown.maps is not None else CANNOT[:-1])),
     ]
     write_text(path, html.page("The odd ones", lead, body))
     return path
@@ -203,7 +250,7 @@ def _wall(found: Outliers, shown: Wall, levels: int) -> str:
             f'<figure><img src="{html.data_uri(picture)}" width="{picture.width * scale}" height="{picture.height * scale}" '
             f'alt="{html.escape(found.ids[i])}"><figcaption>{caption}</figcaption></figure>'
         )
-    legend = ""
+    legend = "" if maps is not None else UNMAPPED[0].upper() + UNMAPPED[1:]
     if maps is not None and maps.threshold is not None:
         legend = (
             f"Beside each image where it is odd: bits a pixel above what the model expected, mean over 3×3 pixels, from dark (0) to bright "

@@ -217,7 +217,7 @@ def samples_part(f: Findings) -> str:
     given = ""
     if f.model.given is not None:
         valid = len(f.data.valid) and not isinstance(f.model.given, Label)
-        given = f" Each got the {type(f.model.given).__name__.lower()} of a {'valid' if valid else 'test'} image."
+        given = f" Each got the {f.model.given.name} of a {'valid' if valid else 'test'} image."
     caption = f"{len(x)} of {len(f.samples):,} draws, seed 0, not selected.{given}"
     return html.grid(x, f.data.space.levels, columns, want=want, caption=caption, alt=f"samples of {f.name}")
 
@@ -332,7 +332,7 @@ def reproduce_part(f: Findings, path: str) -> str:
 def _flag(key: str, value: Any) -> list[str]:
     key = key.replace("_", "-")
     if isinstance(value, Mapping):
-        from pofx.catalog import kebab
+        from pofx.names import kebab
 
         out = [f"--{key}", kebab(str(value.get("type")))]
         return out + [word for field, inner in value.items() if field != "type" for word in _flag(f"{key}.{field}", inner)]

@@ -142,7 +142,7 @@ class BayesClassifier(ClassLikelihood):
         self.part = made(conditional, space, Label(classes))
         require(self.part, ExactLikelihood, LowerBound, to="be the p(x | y) of a Bayes classifier")
         if not isinstance(self.part.given, Label):
-            what = "p(x)" if self.part.given is None else f"p(x | {type(self.part.given).__name__.lower()})"
+            what = "p(x)" if self.part.given is None else f"p(x | {self.part.given.name})"
             raise InputError(
                 f"A Bayes classifier needs p(x | label), and this {type(self.part).__name__} is {what}. Train one with --given label."
             )

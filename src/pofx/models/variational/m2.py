@@ -19,7 +19,7 @@ with the set; the nets are those of the parts, of which the classifier is convol
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -121,13 +121,20 @@ class M2(LowerBound, Sampler, Labeler):
     def small(cls, space: ImageSpace, given: View | None = None) -> Self:
         return cls(space, given, classes=given.classes if isinstance(given, Label) else 3, latents=2, hidden=16, layers=1, channels=4)
 
+    def of_label(self) -> LowerBound:
+        return self.images
+
     # The bounds ------------------------------------------------------------------------------------------------------
 
     def _joint(self, x: Tensor, samples: int, seed: int, beta: float = 1.0) -> Tensor:
         """−L(x, y) of every y, `(n, classes)` nats. The noise of an image is the same for all y."""
+        return self._of_each(x, lambda x, y: self._told(x, y, samples, seed, beta))
+
+    def _of_each(self, x: Tensor, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """`function(x, y)` of every y, `(n, classes)`."""
         n, k = len(x), self.classes
         y = torch.arange(k, device=x.device).repeat_interleave(n)
-        return self._told(x.repeat(k, 1, 1, 1), y, samples, seed, beta).reshape(k, n).T
+        return function(x.repeat(k, 1, 1, 1), y).reshape(k, n).T
 
     def _told(self, x: Tensor, y: Tensor, samples: int, seed: int, beta: float = 1.0) -> Tensor:
         """−L(x, y), `(n,)` nats: equation 6."""
@@ -148,9 +155,8 @@ class M2(LowerBound, Sampler, Labeler):
     def log_prob_estimate(self, x: Tensor, given: Any = None, *, samples: int, seed: int = 0) -> Tensor:
         """log Σ_y p(y) p̂(x | y) over importance-weighted estimates: `(n,)` nats; given y, that of p(x | y). q(y | x) plays no part."""
         x, value = self.check_pair(x, given)
-        n, k = len(x), self.classes
-        y = torch.arange(k, device=x.device).repeat_interleave(n)
-        joint = self.images.log_prob_estimate(x.repeat(k, 1, 1, 1), y, samples=samples, seed=seed).reshape(k, n).T - math.log(k)
+        likelihood = self._of_each(x, lambda x, y: self.images.log_prob_estimate(x, y, samples=samples, seed=seed))
+        joint = likelihood - math.log(self.classes)
         return self._either(joint, joint.logsumexp(1), value)
 
     def _either(self, joint: Tensor, untold: Tensor, value: Tensor | None) -> Tensor:
