@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 import torch
@@ -239,10 +239,13 @@ class Bounds(Arithmetic, TorchFunctionMode):
     """
 
     PRODUCTS = frozenset(("conv2d", "conv_transpose2d", "mul", "mul_", "addmm", "linear", "matmul", "__mul__", "__rmul__"))
-    SUMS = frozenset(
-        "add add_ __add__ __radd__ __iadd__ sum cat stack pad __getitem__ reshape flatten view permute transpose t chunk split unbind"
-        " contiguous expand ones_like unflatten squeeze unsqueeze narrow select movedim clone detach".split()
-    )
+    # fmt: off
+    SUMS = frozenset((
+        "add", "add_", "__add__", "__radd__", "__iadd__", "sum", "cat", "stack", "pad", "__getitem__", "reshape", "flatten", "view",
+        "permute", "transpose", "t", "chunk", "split", "unbind", "contiguous", "expand", "ones_like", "unflatten", "squeeze", "unsqueeze",
+        "narrow", "select", "movedim", "clone", "detach",
+    ))
+    # fmt: on
 
     def __init__(self) -> None:
         super().__init__()

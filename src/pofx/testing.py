@@ -529,8 +529,12 @@ def integers_agree(cls: Model) -> None:
                 steps.fix(values)
         nats = -((intervals[..., 1] - intervals[..., 0]).double() / TOTAL).log().sum(1)
         with torch.no_grad():
-            cost = -model.double().log_prob(x)
-        assert float((nats - cost).mean() / cost.mean()) < 0.05, f"{space}: integers cost {float(nats.mean())} nats, floats {float(cost.mean())}"
+            floats = model.double()
+            assert isinstance(floats, ExactLikelihood)
+            cost = -floats.log_prob(x)
+        assert float((nats - cost).mean() / cost.mean()) < 0.05, (
+            f"{space}: integers cost {float(nats.mean())} nats, floats {float(cost.mean())}"
+        )
 
 
 def all_steps_cost_one_pass(cls: Model) -> None:

@@ -20,7 +20,7 @@ def compress(
     embed_model: Flag = False,
     common: Common = Common(),
 ) -> Answer:
-    """Images into a file, lossless, of about as many bits as the model says that they have.
+    """Images into a lossless file, as small as the model is good.
 
     The model is turned into integer arithmetic, so that any machine reads the file, and goes beside it (ID.pofx-model, once for all files of a
     folder) or inside. Each block is decoded and compared before it is written. A file of another size, or with transparency, is stored as it is.
@@ -33,8 +33,8 @@ def compress(
         check: a checksum for each block, or each image: 4 bytes more an image, and damage names it.
         embed_model: put the model inside: one file is all that is needed to read it.
     """
-    from pofx.tasks.compress import compress as task
     from pofx.tasks._integer_form import IntegerForm
+    from pofx.tasks.compress import compress as task
     from pofx.workflows.compress import gather
 
     model = load_model(run, common)
@@ -48,7 +48,9 @@ def compress(
     lines = [f"{gathered.heading}: {found.images} image{'s' * (found.images != 1)} in {found.size:,} bytes"]
     if found.dims:
         over = found.bits_per_dim / (found.ideal / found.dims) - 1
-        lines.append(f"bits/dim of the file = {found.bits_per_dim:.4f}, {over:+.2%} on what the model says ({found.dims:,} sub-pixels, {x.numel():,} bytes raw)")
+        lines.append(
+            f"bits/dim of the file = {found.bits_per_dim:.4f}, {over:+.2%} on what the model says ({found.dims:,} sub-pixels, {x.numel():,} bytes raw)"
+        )
     if found.stored:
         lines.append(
             f"{found.stored} of {found.images} are not {form.space}, or would lose something: stored as they are, {found.stored_size:,} bytes of the file"

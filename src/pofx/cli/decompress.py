@@ -51,7 +51,7 @@ def decompress(
 
 
 def _places(text: str) -> set[int]:
-    """"0,17,20-25" as numbers."""
+    """ "0,17,20-25" as numbers."""
     found: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")

@@ -28,7 +28,12 @@ def list(
     lines = table("images", "kind", "bytes", "name", right=("bytes",))
     for block in shown:
         last = block.first + block.images - 1
-        lines.add_row(f"{block.first}" if block.images == 1 else f"{block.first} … {last}", block.kind, f"{block.bytes:,}" if block.bytes else "–", block.name)
+        lines.add_row(
+            f"{block.first}" if block.images == 1 else f"{block.first} … {last}",
+            block.kind,
+            f"{block.bytes:,}" if block.bytes else "–",
+            block.name,
+        )
     c, h, w = found.shape
     head = f"{found.images} images, {c}×{h}×{w} of {found.levels} levels; {found.bytes:,} bytes, model {found.model[:12]} {found.where}"
     more = [f"and {len(rows) - len(shown)} more (--all)"] if len(rows) > len(shown) else []

@@ -145,7 +145,12 @@ class Block:
         first, at = read_varint(data, 0)
         count, at = read_varint(data, at)
         checks = count if header.check == "image" else 1
-        if not 1 <= count <= header.block or first + count > header.count or count * header.dims > MOST_AT_ONCE or at + 4 * checks > len(data):
+        if (
+            not 1 <= count <= header.block
+            or first + count > header.count
+            or count * header.dims > MOST_AT_ONCE
+            or at + 4 * checks > len(data)
+        ):
             raise Damaged("a block of images that the file has not")
         sums = tuple(int.from_bytes(data[at + 4 * k : at + 4 * k + 4], "little") for k in range(checks))
         return cls(first, count, sums, data[at + 4 * checks :])

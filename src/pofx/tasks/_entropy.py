@@ -8,6 +8,9 @@ exactly (in float32 too: all sums are below 2^24).
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,21 +18,25 @@ from torch import Tensor
 
 from pofx.integers import TOTAL
 
+
+def _stream() -> Any:
+    """Loaded on first use; it has no types."""
+    return import_module("constriction").stream
+
+
 WORD = np.dtype("<u4")
 
 
 def encode(intervals: Tensor) -> bytes:
     """The stream of sub-pixels in turn, from the interval of each: int64 `(m, 2)`, out of `TOTAL`.
 
-    >>> len(encode(torch.tensor([[0, TOTAL // 2]] * 64)))  # a bit each
-    8
+    >>> len(encode(torch.tensor([[0, TOTAL // 2]] * 64)))  # a bit each, and the coder's last word
+    12
     """
-    from constriction import stream
-
     start, stop = intervals.unbind(1)
     weights = torch.stack([start, stop - start - 1, TOTAL - stop], 1).to(torch.float32)
-    coder = stream.queue.RangeEncoder()
-    coder.encode(np.ones(len(weights), dtype=np.int32), stream.model.Categorical(perfect=False), weights.numpy())
+    coder = _stream().queue.RangeEncoder()
+    coder.encode(np.ones(len(weights), dtype=np.int32), _stream().model.Categorical(perfect=False), weights.numpy())
     return coder.get_compressed().astype(WORD).tobytes()
 
 
@@ -42,11 +49,9 @@ class Decoder:
     """
 
     def __init__(self, data: bytes) -> None:
-        from constriction import stream
-
         whole = len(data) - len(data) % WORD.itemsize
-        self._coder = stream.queue.RangeDecoder(np.frombuffer(data[:whole], dtype=WORD).astype(np.uint32))
-        self._family = stream.model.Categorical(perfect=False)
+        self._coder = _stream().queue.RangeDecoder(np.frombuffer(data[:whole], dtype=WORD).astype(np.uint32))
+        self._family = _stream().model.Categorical(perfect=False)
 
     def decode(self, cumulative: Tensor) -> Tensor:
         """The next levels, int64 `(m,)`, from how much lies below each: int64 `(m, levels + 1)`. Of a stream that was altered they are

@@ -63,14 +63,17 @@ class IntegerForm:
                 f"What can compress: {', '.join(_codable())}, e.g. pofx train pixelcnn-pp DATA --out RUN"
             )
         if model.given is not None:
-            raise CapabilityError(f"This {type(model).__name__} is p(x | {type(model.given).__name__.lower()}): a file has p(x). Train one without --given.")
+            raise CapabilityError(f"This {type(model).__name__} is p(x | {model.given.name}): a file has p(x). Train one without --given.")
         float64 = copy.deepcopy(model).cpu().double().eval()
         for bits in range(FINEST, COARSEST - 1, -1):
             weights = {name: (t * 2**bits).round().long() for name, t in _weights(float64).items()}
             worst = _worst(float64, weights, bits)
             if worst <= MANTISSA - SPARE:
                 return cls(catalog.arguments_to_json(model), bits, weights, make_tables(), worst)
-        raise InputError(f"The weights of this {type(model).__name__} are so large that sums could need more than {MANTISSA} bits. Train it again with weight decay or a smaller --lr.")
+        raise InputError(
+            f"The weights of this {type(model).__name__} are so large that sums could need more than {MANTISSA} bits. "
+            "Train it again with weight decay or a smaller --lr."
+        )
 
     @cached_property
     def model(self) -> Codable:
@@ -112,7 +115,9 @@ class IntegerForm:
             tensors = {name: t.long() for name, t in load(data).items()}
             version, bits, description = stated["format"], stated["bits"], stated["model"]
             if type(version) is int and version > FORMAT:
-                raise InputError(f"The model has format {version}, and this pofx knows format {FORMAT}. Update it: pip install --upgrade pofx")
+                raise InputError(
+                    f"The model has format {version}, and this pofx knows format {FORMAT}. Update it: pip install --upgrade pofx"
+                )
             if type(bits) is not int or not COARSEST <= bits <= FINEST:
                 raise ValueError(f"bits {bits!r}")
         except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:

@@ -62,7 +62,15 @@ def contents(path: str | Path) -> Contents:
     beside = path.with_name(model_name(header.model))
     where = "inside" if found.model is not None else f"beside, {beside.name}" if beside.exists() else f"not here ({beside.name})"
     return Contents(
-        header.count, header.shape, header.levels, len(data), header.model, where, header.pofx, sorted(lines, key=lambda b: b.first), found.troubles
+        header.count,
+        header.shape,
+        header.levels,
+        len(data),
+        header.model,
+        where,
+        header.pofx,
+        sorted(lines, key=lambda b: b.first),
+        found.troubles,
     )
 
 

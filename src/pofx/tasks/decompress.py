@@ -54,7 +54,11 @@ def _range(names: list[str] | None, first: int, count: int) -> str:
 
 
 def decompress(
-    path: str | Path, model: ImageModel | IntegerForm | None = None, *, only: Collection[int] | None = None, progress: Progress | None = None
+    path: str | Path,
+    model: ImageModel | IntegerForm | None = None,
+    *,
+    only: Collection[int] | None = None,
+    progress: Progress | None = None,
 ) -> Decompressed:
     """The images of a file. Blocks that hold none of `only` are not decoded.
 
@@ -132,9 +136,13 @@ def find_form(path: Path, container: Container, model: ImageModel | IntegerForm 
             f"Give it: pofx decompress {path} --model {beside.name} (or the run that wrote it)"
         )
     if form.id != header.model:
-        raise InputError(f"{where} is {form.id[:12]}, and {path} was written with {header.model[:12]}: with another model it cannot be read.")
+        raise InputError(
+            f"{where} is {form.id[:12]}, and {path} was written with {header.model[:12]}: with another model it cannot be read."
+        )
     if (form.space.shape, form.space.levels) != (header.shape, header.levels):
-        raise InputError(f"{path} says that its images are {header.shape} of {header.levels} levels, and its model is of {form.space}: it was altered.")
+        raise InputError(
+            f"{path} says that its images are {header.shape} of {header.levels} levels, and its model is of {form.space}: it was altered."
+        )
     return form
 
 

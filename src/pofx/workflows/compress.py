@@ -157,7 +157,9 @@ def scatter(found: Decompressed, out: str | Path) -> Written:
     out = Path(out)
     if out.suffix.lower() in ARRAYS:
         if found.stored:
-            raise InputError(f"{len(found.stored)} images are stored as files of other sizes and are none of one array. Give a folder: -o {out.with_suffix('')}")
+            raise InputError(
+                f"{len(found.stored)} images are stored as files of other sizes and are none of one array. Give a folder: -o {out.with_suffix('')}"
+            )
         with writing(out) as temporary, temporary.open("wb") as file:
             np.save(file, found.x.numpy())
         return Written(out, len(found.x), 0)
