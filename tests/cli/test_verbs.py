@@ -468,7 +468,7 @@ def test_runs_given_attributes_captions_and_masks(tmp_path: Path, ask: Ask, refu
     images.mkdir()
     rows = ["file,hat,smiling,caption"]
     for i in range(30):
-        Image.fromarray(np.full((4, 4), 8 * i, np.uint8)).save(images / f"{i}.png")
+        Image.fromarray((np.arange(16).reshape(4, 4) * 16 + 8 * i).astype(np.uint8)).save(images / f"{i}.png")
         rows.append(f"{i}.png,{i % 2},{'' if i == 3 else 1},word {i}")
     (images / "list.csv").write_text("\n".join(rows))
     small = ("--layers", 1, "--channels", 4, "--levels", 2, "--steps", 2, "--batch-size", 8, "--quiet")

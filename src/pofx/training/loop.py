@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
@@ -27,11 +27,12 @@ from torch import Tensor
 from pofx import catalog
 from pofx.errors import InputError, RunError
 from pofx.heap import keep_pages
-from pofx.model import SIGNS, Context, ImageModel, Labeler, OptimizerName, Sampler
+from pofx.model import SIGNS, Context, ImageModel, OptimizerName, Sampler
 from pofx.noise import Noise
 from pofx.training import augment as augmentation
 from pofx.training import checkpoint
 from pofx.training.files import full_disk, locked, sweep, write_atomic
+from pofx.training.learnable import Doubts, check_learnable, learned_classes
 from pofx.training.plan import Budget, Plan
 from pofx.training.progress import duration, kind_of, report, say
 from pofx.training.runs import (
@@ -220,10 +221,16 @@ def train(
         "init_from": None if init_from is None else str(init_from),
     }
     _check(model, data, seed, lr, identity["average"], threads, batch, logger)
+    doubts = check_learnable(model, data)
+    if batch_size is not None and batch < batch_size:
+        doubts = replace(
+            doubts, lines=(*doubts.lines, f"--batch-size {batch_size}: there are {batch} training images, so a step takes {batch}.")
+        )
     where = resolve_device(device)
     plan = Plan(len(data.train) // batch)
     chosen = _precision(identity["precision"], where)
     if dry_run:
+        doubts.say(quiet)
         return _dry_run(model, data, plan.add(budget), identity, chosen, where, out, batch, extend)
     source = None if init_from is None else _weights_of(init_from)
     try:
@@ -237,7 +244,7 @@ def train(
     with locked(out):
         sweep(out)
         _refuse_foreign(out)  # again: now nobody else writes
-        session = _Session(model, data, out, identity, plan, budget, batch, chosen, where, names, logger, quiet, source)
+        session = _Session(model, data, out, identity, plan, budget, batch, chosen, where, names, logger, quiet, source, doubts)
         return session.run(extend, threads, _seconds(checkpoint_seconds))
 
 
@@ -278,17 +285,6 @@ def _check(
         raise InputError(f"--average {average}: it is a half-life in images, e.g. --average {HALF_LIFE}, or 0 to keep the last weights.")
     if threads is not None and threads < 1:
         raise InputError(f"--threads {threads}: it must be at least 1.")
-    labels = data.train.y
-    if isinstance(model, Labeler):
-        if labels is None:
-            raise InputError(
-                f"{type(model).__name__} learns labels, and {data.heading} has none. Give a folder with one subfolder per class."
-            )
-        if int(labels.max()) >= model.classes:
-            most, name = int(labels.max()), type(model).__name__
-            raise InputError(
-                f"{data.heading} has the label {most}; this {name} knows 0 … {model.classes - 1}. Make it with classes={most + 1}."
-            )
     model.batch(*data.train.take(torch.arange(min(batch, len(data.train)))))  # the view refuses what it cannot see
     _loggers_there(loggers)
 
@@ -362,6 +358,7 @@ class _Session:
     loggers: Sequence[str]
     quiet: bool
     source: tuple[str, dict[str, Tensor]] | None
+    doubts: Doubts
 
     def run(self, extend: bool, threads: int | None, every: float) -> Run:
         self.training: dict[str, Any] = {"arguments": self.identity, "plan": None, "threads": threads, "hardware": hardware(self.device)}
@@ -408,7 +405,9 @@ class _Session:
         self.training["init_from"] = {"run": name, "taken": taken, "not_taken": left, "fresh": fresh}
 
     def _meta(self, metrics: Mapping[str, float], finished: bool) -> dict[str, Any]:
-        training = self.training | {"plan": self.plan.to_json(), "precision": self.precision}
+        known_before = self.source is not None  # weights that were taken over may know a class that these images lack
+        unlearned = {"unlearned": list(self.doubts.unlearned)} if self.doubts.unlearned and not known_before else {}
+        training = self.training | {"plan": self.plan.to_json(), "precision": self.precision} | unlearned
         return {"data": self.data.to_json(), "training": training, "metrics": _with_kind(self.model, metrics), "finished": finished}
 
     def _train(self, state: dict[str, Any] | None, every: float) -> Run:
@@ -430,6 +429,7 @@ class _Session:
         )
         game.step = 0 if state is None else int(state["step"])
         title = f"{type(model).__name__} on {self.data.heading}"
+        self.doubts.say(self.quiet)
         if game.step:
             say(f"{title}: goes on from step {game.step} of {self.plan.expected}.", self.quiet)
 
@@ -670,13 +670,14 @@ def _draw(model: ImageModel, data: Data, path: Path, quiet: bool) -> None:
 
 
 def _given(model: ImageModel, data: Data, n: int) -> Tensor | None:
-    """Values of the view for n samples: each class in turn, or what validation images show."""
+    """Values of the view for n samples: each class that was learned in turn, or what validation images show."""
     from pofx.views import Label
 
     if model.given is None:
         return None
     if isinstance(model.given, Label):
-        return torch.arange(n) % model.given.classes
+        there = learned_classes(model, data)
+        return there[torch.arange(n) % len(there)]
     split = data.valid if len(data.valid) else data.train
     return model.batch(*split.take(torch.arange(n) % len(split))).given
 
