@@ -168,8 +168,9 @@ def train(
         model: what to train; gets the averaged weights at the end, in evaluation mode.
         data: what to learn; only `train` is learned, only `valid` is looked at.
         out: the run folder; made where it is missing.
-        epochs, steps, minutes: the budget, exactly one. With minutes the rate is measured in the first 5 % of the time, then the
-            number of steps is fixed; starting up and drawing samples.png come on top.
+        epochs, steps, minutes: the budget, exactly one; none where the model has no objective, its parts being trained already. With
+            minutes the rate is measured in the first 5 % of the time, then the number of steps is fixed; starting up and drawing samples.png
+            come on top.
         batch_size: images per step; by default 64, or what the model's class states as `batch_size`; at most the training set.
             The rest of an epoch that fills no batch is left out; each epoch leaves out others.
         lr: in the place of every objective's own learning rate.
@@ -203,14 +204,14 @@ def train(
     """
     out = Path(out).expanduser()
     logger = [logger] if isinstance(logger, str) else list(logger)
-    budget = Budget(epochs, steps, minutes)
+    budget = Budget(epochs, steps, minutes) if model.objectives() else _nothing(model, epochs, steps, minutes, extend)
     names = augmentation.check(augment)
     data = data.told(model.given)
     batch = _batch_size(model, data, batch_size)
     identity = {
         **describe(model),
         "data": data.fingerprint,
-        **asdict(budget),
+        **{"epochs": epochs, "steps": steps, "minutes": minutes},
         "batch_size": batch,
         "lr": lr,
         "optimizer": None if optimizer is None else _known(optimizer, OPTIMIZERS, "--optimizer"),
@@ -221,7 +222,7 @@ def train(
         "init_from": None if init_from is None else str(init_from),
     }
     _check(model, data, seed, lr, identity["average"], threads, batch, logger)
-    doubts = check_learnable(model, data)
+    doubts = Doubts() if budget is None else check_learnable(model, data)
     if batch_size is not None and batch < batch_size:
         doubts = replace(
             doubts, lines=(*doubts.lines, f"--batch-size {batch_size}: there are {batch} training images, so a step takes {batch}.")
@@ -231,7 +232,7 @@ def train(
     chosen = _precision(identity["precision"], where)
     if dry_run:
         doubts.say(quiet)
-        return _dry_run(model, data, plan.add(budget), identity, chosen, where, out, batch, extend)
+        return _dry_run(model, data, plan if budget is None else plan.add(budget), identity, chosen, where, out, batch, extend)
     source = None if init_from is None else _weights_of(init_from)
     try:
         with full_disk(out):
@@ -255,6 +256,14 @@ def _known(value: str, known: Mapping[str, str], flag: str) -> str:
     if value not in known:
         raise InputError(f"{flag} {value}: use one of {', '.join(known)}.")
     return known[value]
+
+
+def _nothing(model: ImageModel, epochs: float | None, steps: int | None, minutes: float | None, extend: bool) -> None:
+    """No budget is needed where nothing is to be trained, and none is taken."""
+    asked = {"epochs": epochs, "steps": steps, "minutes": minutes, "extend": extend or None}
+    given = " and ".join(f"--{name}" for name, value in asked.items() if value is not None)
+    if given:
+        raise InputError(f"The parts of this {type(model).__name__} are trained already, and it has no others. Leave out {given}.")
 
 
 def _batch_size(model: ImageModel, data: Data, asked: int | None) -> int:
@@ -350,7 +359,7 @@ class _Session:
     out: Path
     identity: dict[str, Any]
     plan: Plan
-    budget: Budget
+    budget: Budget | None
     batch: int
     precision: str
     device: torch.device
@@ -364,7 +373,7 @@ class _Session:
         self.training: dict[str, Any] = {"arguments": self.identity, "plan": None, "threads": threads, "hardware": hardware(self.device)}
         self.created = not (self.out / JSON).exists()
         if self.created:
-            self.plan = self.plan.add(self.budget)
+            self.plan = self.plan if self.budget is None else self.plan.add(self.budget)
         else:
             info = read_run(self.out)
             self.plan, arguments = _stored(info)
@@ -378,8 +387,11 @@ class _Session:
                 except InputError as error:
                     return self._train(self._rescue(error), every)
             if info.finished:
+                assert self.budget is not None  # `extend` needs one
                 self.plan = self.plan.add(self.budget)
                 self.training["arguments"] = self.identity
+        if self.budget is None:
+            return self._compose()
         state = None if self.created else checkpoint.newest(self.out)
         if state is None and len(self.plan.segments) > 1:
             raise RunError(f"{self.out} has no checkpoint to extend. Fine-tune it into another folder: --init-from {self.out}")
@@ -409,6 +421,15 @@ class _Session:
         unlearned = {"unlearned": list(self.doubts.unlearned)} if self.doubts.unlearned and not known_before else {}
         training = self.training | {"plan": self.plan.to_json(), "precision": self.precision} | unlearned
         return {"data": self.data.to_json(), "training": training, "metrics": _with_kind(self.model, metrics), "finished": finished}
+
+    def _compose(self) -> Run:
+        """The run of a model in which nothing is to be trained: its weights as they are."""
+        from pofx.training.validation import validate
+
+        self.doubts.say(self.quiet)
+        model = self.model.double() if self.precision == "64" else self.model
+        model.eval().to(self.device)
+        return self._finish(validate(model, self.data.valid), 0, 0.0)
 
     def _train(self, state: dict[str, Any] | None, every: float) -> Run:
         keep_pages()
@@ -539,7 +560,8 @@ class _Session:
         if self.precision == "64":
             self.model.double()
         load_weights(self.model, self.out)
-        say(f"{self.out} is done: {self.training.get('steps')} steps. --extend trains it further.", self.quiet)
+        further = " --extend trains it further." if self.budget else " Nothing in it is to be trained."
+        say(f"{self.out} is done: {self.training.get('steps')} steps.{further}", self.quiet)
         return Run(self.out, self.model.to(self.device).eval(), dict(metrics))
 
     def _rescue(self, error: InputError) -> dict[str, Any]:
@@ -711,7 +733,7 @@ def _dry_run(
         parameters=sum(p.numel() for p in model.parameters()),
         data=data.heading,
         images=len(data.train),
-        budget=str(plan.now.budget),
+        budget=str(plan.now.budget) if plan.segments else "nothing to train",
         steps=plan.stop,
         batch_size=batch,
         steps_per_epoch=plan.steps_per_epoch,
