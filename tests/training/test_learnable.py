@@ -31,7 +31,10 @@ def images(n: int, different: int, *, flat: bool = False) -> np.ndarray:
 
 def set_of(folder: Path, x: np.ndarray, y: np.ndarray | None = None) -> pofx.data.Data:
     path = folder / "set.npz"
-    np.savez(path, x=x, **({} if y is None else {"y": y}))
+    if y is None:
+        np.savez(path, x=x)
+    else:
+        np.savez(path, x=x, y=y)
     return pofx.load_data(path)
 
 
