@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pofx.catalog import entries
 
@@ -60,12 +60,77 @@ def measured(found: Row) -> str:
     return ", ".join(part for part in parts if part)
 
 
+class Target(NamedTuple):
+    """What was asked of one number in a row.
+
+    Attributes:
+        row: how the row's name (`model`, or `what`) begins.
+        key: of the number in the row.
+        sign: "≤" or "≥".
+        n: of rows with so many images; None for all.
+        name: of the number, where a table shows several.
+    """
+
+    row: str
+    key: str
+    sign: str
+    value: float
+    n: int | None = None
+    name: str = ""
+
+    def verdict(self, row: Row) -> str | None:
+        """Such as "≤ 8: missed"; None where the row is of something else, or has no such number."""
+        found = row.get(self.key)
+        if found is None or not row.get("model", row.get("what", "")).startswith(self.row) or self.n not in (None, row.get("n")):
+            return None
+        met = found <= self.value if self.sign == "≤" else found >= self.value
+        return f"{self.name} {self.sign} {self.value:g}: {'met' if met else 'missed'}".strip()
+
+
+SLOWNESS, PASSES, BARE = "sample_over_score", "full_passes_over_sample", "score_against_bare_convolutions"
+# Table → what was asked before anything was measured. Recipes carry what they expect themselves.
+TARGETS: dict[str, tuple[Target, ...]] = {
+    "sampling": (
+        Target("gated-pixelcnn", SLOWNESS, "≤", 8, n=1, name="sample ÷ score"),
+        Target("gated-pixelcnn", SLOWNESS, "≤", 1.2, n=64, name="sample ÷ score"),
+        Target("gated-pixelcnn", SLOWNESS, "≤", 0.8, n=256, name="sample ÷ score"),
+        Target("pixelrnn, row", SLOWNESS, "≤", 3, n=64, name="sample ÷ score"),
+        Target("pixelrnn, diagonal", SLOWNESS, "≤", 6, n=64, name="sample ÷ score"),
+        Target("pixelcnn-pp", SLOWNESS, "≤", 2, n=64, name="sample ÷ score"),
+        Target("gated-pixelcnn", PASSES, "≥", 500, n=64, name="full passes ÷ sample"),
+        Target("pixelrnn", PASSES, "≥", 100, n=64, name="full passes ÷ sample"),
+        Target("", BARE, "≥", 0.9, name="bare ÷ score"),
+    ),
+    "scan": (Target("", "eager_over_fused", "≥", 3),),
+    "throughput": (Target("step", "ratio", "≥", 1), Target("training, Muon", "ratio", "≥", 2)),
+    "throughput_gan": (
+        Target("eager", "ratio", "≥", 1),
+        Target("defaults", "ratio", "≥", 1.5),
+        Target("penalty of WassersteinGP", "cost", "≤", 2.2),
+    ),
+}
+
+
+def asked(table: str, row: Row) -> str:
+    """The cell "asked" of a row: every target of its numbers, met or missed; a dash where nothing was asked."""
+    return "; ".join(filter(None, (target.verdict(row) for target in TARGETS[table]))) or "–"
+
+
 def sampling(results: Path) -> str:
     """Sampling against scoring, of `benchmarks/sampling.py`."""
     found = read(results / "sampling.json")
     if not found.get("rows"):
         return missing("python benchmarks/sampling.py --out results/sampling.json")
-    head = ["model", "images", "score, s", "sample, s", "sample ÷ score", "a full pass per sub-pixel ÷ sample", "bare convolutions ÷ score"]
+    head = [
+        "model",
+        "images",
+        "score, s",
+        "sample, s",
+        "sample ÷ score",
+        "a full pass per sub-pixel ÷ sample",
+        "bare convolutions ÷ score",
+        "asked",
+    ]
     rows = [
         [
             row["model"],
@@ -75,6 +140,7 @@ def sampling(results: Path) -> str:
             number(row.get("sample_over_score"), ".1f"),
             number(row.get("full_passes_over_sample"), ".0f"),
             number(row.get("score_against_bare_convolutions"), ".2f"),
+            asked("sampling", row),
         ]
         for row in found["rows"]
     ]
@@ -109,7 +175,7 @@ def scan(results: Path) -> str:
     found = read(results / "scan.json")
     if not found.get("rows"):
         return missing("python benchmarks/scan.py --out results/scan.json")
-    head = ["model", "images", "steps in a row", "fused, s", "eager, s", "eager ÷ fused"]
+    head = ["model", "images", "steps in a row", "fused, s", "eager, s", "eager ÷ fused", "asked"]
     rows = [
         [
             row["model"],
@@ -118,6 +184,7 @@ def scan(results: Path) -> str:
             number(row.get("fused_s"), ".3f"),
             number(row.get("eager_s"), ".3f"),
             number(row.get("eager_over_fused"), ".2f"),
+            asked("scan", row),
         ]
         for row in found["rows"]
     ]
@@ -129,7 +196,7 @@ def throughput(results: Path) -> str:
     found = read(results / "throughput-vae.json")
     if not found.get("rows"):
         return missing("python benchmarks/throughput_vae.py --pythae PYTHON --out results/throughput-vae.json")
-    head = ["network", "what", "images a step", "pofx, images/s", "pythae, images/s", "pofx ÷ pythae"]
+    head = ["network", "what", "images a step", "pofx, images/s", "pythae, images/s", "pofx ÷ pythae", "asked"]
     rows = [
         [
             row["network"],
@@ -138,6 +205,7 @@ def throughput(results: Path) -> str:
             number(row.get("pofx"), ",.0f"),
             number(row.get("pythae"), ",.0f"),
             number(row.get("ratio"), ".2f"),
+            asked("throughput", row),
         ]
         for row in found["rows"]
     ]
@@ -150,13 +218,17 @@ def throughput_gan(results: Path) -> str:
     if not found.get("rows"):
         return missing("python benchmarks/throughput_gan.py --out results/throughput-gan.json")
     steps = [row for row in found["rows"] if "penalty" not in row["what"]]
-    costs = [row for row in found["rows"] if "penalty" in row["what"]]
+    costs = [row | {"cost": 1 / row["ratio"]} for row in found["rows"] if "penalty" in row["what"]]
     table = markdown(
-        ["a training step", "images/s", "÷ plain"],
-        [[row["what"], number(row.get("images_per_second"), ",.0f"), number(row.get("ratio"), ".2f")] for row in steps],
+        ["a training step", "images/s", "÷ plain", "asked"],
+        [
+            [row["what"], number(row.get("images_per_second"), ",.0f"), number(row.get("ratio"), ".2f"), asked("throughput_gan", row)]
+            for row in steps
+        ],
     )
     table += "\n" + markdown(
-        ["a critic step", "with the penalty ÷ without, time"], [[row["what"], f"{1 / row['ratio']:.2f}"] for row in costs]
+        ["a critic step", "with the penalty ÷ without, time", "asked"],
+        [[row["what"], f"{row['cost']:.2f}", asked("throughput_gan", row)] for row in costs],
     )
     return f"{table}\n{found.get('nets', '')}; {found.get('versions', '')}; {measured(found)}.\n"
 
@@ -230,7 +302,7 @@ def samplers(results: Path, folder: Path = RECIPES) -> str:
                 number(s.get("least_class_share"), ".1%"),
                 f"{s['frechet']:.1f} ({s['frechet_of_real_images']:.1f})",
                 f"≥ {expected['at_least']:g}",
-                ("met" if row["met"] else "missed") + short,
+                ("met" if row["met"] else "missed") + short + changed(row),
             ]
         )
     names = [path.stem for path in sorted(folder.glob("*.toml")) if 'metric = "shares"' in path.read_text(encoding="utf-8")]
@@ -252,7 +324,7 @@ def ablation(results: Path) -> str:
     found = read(results / "ablation-pixelcnn.json")
     if not found.get("rows"):
         return missing("python benchmarks/ablation.py --minutes 3 --out results/ablation-pixelcnn.json")
-    head = ["variant", "against", "parameters", "images seen", "test, bits/dim", "worse by"]
+    head = ["variant", "against", "parameters", "minutes", "images seen", "test, bits/dim", "worse by"]
     rows = []
     for row in found["rows"]:
         bits = row.get("test_bits_per_dim") or {}
@@ -260,8 +332,9 @@ def ablation(results: Path) -> str:
         worse = row.get("worse_by")
         gain = "–" if worse is None else f"{worse['mean']:+.3f} ± {worse['se']:.3f}"
         seen = number(row.get("images_seen"), ",d")
-        rows.append([row["variant"], row.get("compared_with") or "–", number(row.get("parameters"), ",d"), seen, cost, gain])
-    what = f"{found['data']}: the same {found['test_images']:,} test images, {found['minutes_each']:g} minutes each, one run each"
+        size, minutes = number(row.get("parameters"), ",d"), number(row.get("minutes"), ".2f")
+        rows.append([row["variant"], row.get("compared_with") or "–", size, minutes, seen, cost, gain])
+    what = f"{found['data']}: the same {found['test_images']:,} test images, {found['minutes_each']:g} minutes asked of each, one run each"
     return markdown(head, rows, words=2) + f"\n{what}; {measured(found)}.\n"
 
 
@@ -302,9 +375,7 @@ def _recipe(row: Row) -> list[str]:
     if budget.get("shorter"):
         given, asked = (", ".join(f"{v:g} {k}" for k, v in budget[key].items()) for key in ("given", "asked"))
         verdict += f"; shorter budget: {given} in place of {asked}"
-    lr, now = row.get("settings", {}).get("lr"), _learning_rate(row["recipe"])
-    if lr is not None and now is not None and lr != now:
-        verdict += f"; lr was {lr:g}, the recipe now has {now:g}"
+    verdict += changed(row)
     return [
         f"`{row['recipe']}`",
         row["title"],
@@ -318,9 +389,16 @@ def _recipe(row: Row) -> list[str]:
     ]
 
 
-def _learning_rate(recipe: str) -> float | None:
-    path = RECIPES / f"{recipe}.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8"))["train"].get("lr") if path.is_file() else None
+def changed(row: Row) -> str:
+    """What the recipe says otherwise today than when the row was measured: learning rate and minutes."""
+    path = RECIPES / f"{row['recipe']}.toml"
+    now = tomllib.loads(path.read_text(encoding="utf-8"))["train"] if path.is_file() else {}
+    then = {"lr": row.get("settings", {}).get("lr"), "minutes": row.get("budget", {}).get("asked", {}).get("minutes")}
+    return "".join(
+        f"; made with {name} = {then[name]:g}, the recipe now has {now[name]:g}"
+        for name in then
+        if then[name] is not None and name in now and then[name] != now[name]
+    )
 
 
 def accuracies(results: Path, folder: Path = RECIPES) -> str:
@@ -346,7 +424,7 @@ def accuracies(results: Path, folder: Path = RECIPES) -> str:
                 f"{part['accuracy']['mean']:.2%} ± {part['accuracy']['se']:.2%}",
                 f"{part['calibration']['ece']:.2%}",
                 f"≥ {row['expected']['at_least']:.1%}",
-                ("met" if row["met"] else "missed") + short,
+                ("met" if row["met"] else "missed") + short + changed(row),
             ]
         )
     return markdown(head, rows, words=2) + (f"\n{note}" if note else "")
@@ -394,8 +472,12 @@ def completion(results: Path) -> str:
         rows.append([what, f"= {nats['mean']:.1f} ± {nats['se']:.1f}", f"= {bits['mean']:.3f} ± {bits['se']:.3f}"])
     told = found["upper_tells_bits_per_dim"]
     note = f"The upper half is worth {told['mean']:.3f} ± {told['se']:.3f} bits/dim, image by image. {found['data']}, "
-    trained = f"the same net for {found['steps']:,} steps of {found['settings']['batch_size']} images"
-    note += f"{found['lower']['n']:,} test images, {found['lower']['dims']} pixels each, {trained}; {measured(found)}."
+    sizes = [found[name]["parameters"] for name in ("lower given upper", "lower")]
+    trained = (
+        f"the same layers for {found['steps']:,} steps of {found['settings']['batch_size']} images, one run each; with the net that reads "
+    )
+    trained += f"the upper half {sizes[0]:,} parameters, without {sizes[1]:,}"
+    note += f"{found['lower']['n']:,} test images, {found['lower']['dims']} pixels each; {trained}; {measured(found)}, load average {found['load']:.1f}."
     return markdown(["", "nats", "bits/dim"], rows) + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
 
 
@@ -587,7 +669,7 @@ def forecasts(results: Path) -> str:
     if not found.get("rows"):
         return missing("python benchmarks/forecast.py --out results/forecast.json")
     names = list(found["rows"][0]["baselines"])
-    head = ["series", "known", "forecast", "season", f"`{found['model']['name']}`", *names]
+    head = ["series", "known", "forecast", "season", f"`{found['model']['name']}`", *names, "inside 90 %", "inside 50 %"]
     rows = [
         [
             row["data"],
@@ -595,11 +677,14 @@ def forecasts(results: Path) -> str:
             f"{row['horizon']}",
             f"{row['season']}" if row["season"] > 1 else "–",
             *(error(value) for value in (row["crps"], *(row["baselines"][name] for name in names))),
+            *(f"{row['coverage'][band]:.0%}" for band in ("0.90", "0.50")),
         ]
         for row in found["rows"]
     ]
+    counts = [f"{row['n']} of {row['of']:,}" for row in found["rows"]]
     note = (
-        f"CRPS, lower is better, {found['draws']} draws; {', '.join(str(row['n']) for row in found['rows'])} test series; "
+        f"CRPS, lower is better, {found['draws']} draws; {', '.join(counts)} test series, "
+        "one run each; the last columns: how many of the values that came lie inside the bands; "
         f"{found['steps']} steps of {found['batch_size']} series; {measured(found)}."
     )
     return markdown(head, rows) + f"\n{textwrap.fill(note, 150)}\n"

@@ -65,8 +65,8 @@ def test_results_of_an_older_form_have_dashes(tables: ModuleType, tmp_path: Path
     }
     for name, row in rows.items():
         (tmp_path / f"{name}.json").write_text(json.dumps({"rows": [row]}))
-    assert "| m | 1 | – | – | – | – | – |\n" in tables.sampling(tmp_path)
-    assert "| m | 1 | – | 0.500 | – | – |\n" in tables.scan(tmp_path)
+    assert "| m | 1 | – | – | – | – | – | – |\n" in tables.sampling(tmp_path)
+    assert "| m | 1 | – | 0.500 | – | – | – |\n" in tables.scan(tmp_path)
     assert tables.depth(tmp_path).startswith("Not measured yet")
 
 
@@ -79,7 +79,7 @@ def test_a_depth_is_compared_with_the_pixelcnn(tables: ModuleType, tmp_path: Pat
 
 
 def test_an_ablation_has_its_errors_and_differences(tables: ModuleType, tmp_path: Path) -> None:
-    seen = {"parameters": 1000, "images_seen": 5000, "load": 1.0}
+    seen = {"parameters": 1000, "images_seen": 5000, "minutes": 3.1, "load": 1.0}
     rows = [
         {"variant": "a", "compared_with": None, "test_bits_per_dim": {"mean": 1.0, "se": 0.01}, "worse_by": None} | seen,
         {"variant": "b", "compared_with": "a", "test_bits_per_dim": {"mean": 1.25, "se": 0.02}, "worse_by": {"mean": 0.25, "se": 0.003}}
@@ -88,8 +88,11 @@ def test_an_ablation_has_its_errors_and_differences(tables: ModuleType, tmp_path
     found = {"data": "mnist", "test_images": 2000, "minutes_each": 3.0, "threads": 1, "hardware": {"processor": "X"}, "rows": rows}
     (tmp_path / "ablation-pixelcnn.json").write_text(json.dumps(found))
     table = tables.ablation(tmp_path)
-    assert "| a | – | 1,000 | 5,000 | = 1.000 ± 0.010 | – |\n| b | a | 1,000 | 5,000 | = 1.250 ± 0.020 | +0.250 ± 0.003 |\n" in table
-    assert "mnist: the same 2,000 test images, 3 minutes each, one run each; 1 thread, X" in table
+    assert (
+        "| a | – | 1,000 | 3.10 | 5,000 | = 1.000 ± 0.010 | – |\n| b | a | 1,000 | 3.10 | 5,000 | = 1.250 ± 0.020 | +0.250 ± 0.003 |\n"
+        in table
+    )
+    assert "mnist: the same 2,000 test images, 3 minutes asked of each, one run each; 1 thread, X" in table
 
 
 def recipe(**changes: object) -> dict[str, object]:
@@ -121,6 +124,33 @@ def test_recipes_are_shown_met_or_not(tables: ModuleType, tmp_path: Path) -> Non
     assert f"{start} = 82.00 ± 0.25 nats | ≤ 83 | met, and 82.5 too |\n" in found
     assert f"{start} = 90.00 ± 0.25 nats | ≤ 83 | missed; shorter budget: 5 minutes in place of 60 minutes |\n" in found
     assert f"Recorded: 1 of {len(autoregressive)} recipes." in found and found.count("`digits-pixelcnn`") == 2
+
+
+def test_what_was_asked_is_met_or_missed(tables: ModuleType, tmp_path: Path) -> None:
+    row = {"model": "gated-pixelcnn, small", "sample_over_score": 1.5}
+    rows = [row | {"n": n} for n in (1, 64, 256)] + [row | {"model": "made", "n": 1}]
+    (tmp_path / "sampling.json").write_text(json.dumps({"rows": rows}))
+    cells = [line.split(" | ")[-1].removesuffix(" |") for line in tables.sampling(tmp_path).splitlines()[2:6]]
+    assert cells == ["sample ÷ score ≤ 8: met", "sample ÷ score ≤ 1.2: missed", "sample ÷ score ≤ 0.8: missed", "–"]
+    assert tables.asked("throughput_gan", {"what": "defaults", "ratio": 1.5}) == "≥ 1.5: met"
+
+
+def test_every_target_is_of_a_row_that_was_measured(tables: ModuleType) -> None:
+    """A benchmark whose rows got other names would lose its targets silently."""
+    files = {"sampling": "sampling", "scan": "scan", "throughput": "throughput-vae", "throughput_gan": "throughput-gan"}
+    assert set(files) == set(tables.TARGETS)
+    for table, name in files.items():
+        rows = [row | {"cost": 1 / row.get("ratio", 1)} for row in tables.read(ROOT / "results" / f"{name}.json")["rows"]]
+        for target in tables.TARGETS[table]:
+            assert any(target.verdict(row) for row in rows), target
+
+
+def test_a_recipe_that_changed_since_says_so(tables: ModuleType) -> None:
+    row = {"recipe": "mnist-iwae", "settings": {"lr": 0.5}, "budget": {"asked": {"minutes": 7}}}
+    now = load_recipe("mnist-iwae").train
+    assert tables.changed(row) == (
+        f"; made with lr = 0.5, the recipe now has {now['lr']:g}; made with minutes = 7, the recipe now has {now['minutes']:g}"
+    )
 
 
 def test_a_table_without_its_place_is_an_error(tables: ModuleType) -> None:

@@ -50,12 +50,14 @@ class Entry:
         class_name: "GatedPixelCNN".
         module: where it is defined.
         family: its place in the taxonomy, where its file states it as literals; else empty (entry points).
+        example: flags that its first training needs, where its file states them.
     """
 
     name: str
     class_name: str
     module: str
     family: tuple[str, ...] = ()
+    example: str = ""
 
     def load(self) -> type[ImageModel]:
         """Import the class."""
@@ -116,7 +118,8 @@ def entries() -> dict[str, Entry]:
         classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
         for name, node in classes.items():
             if not name.startswith("_") and (family := _family(node, classes)):
-                found[kebab(name)] = Entry(kebab(name), name, module, family)
+                example = _stated(node.body, "example")
+                found[kebab(name)] = Entry(kebab(name), name, module, family, "" if example is None else ast.literal_eval(example))
     for point in entry_points(group=GROUP):
         module, _, class_name = point.value.partition(":")
         found.setdefault(point.name, Entry(point.name, class_name, module))

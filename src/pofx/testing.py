@@ -480,30 +480,33 @@ def samples_follow_the_model(cls: Model, spaces: tuple[ImageSpace, ...] = TINY) 
 
 
 def steps_equal_the_full_pass(cls: Model) -> None:
-    """The product of the distributions read step by step equals log_prob, and each is normalised, to 1e-10."""
-    for space in (*TINY, *ODD[:3]):
+    """The product of the distributions read step by step equals log_prob, and each is normalised, to 1e-10; for one image and for several."""
+    for space in (*TINY, *ODD):
         for view in (None, *fitting_views(space)):
             if not supports(cls, view):
                 continue
             model = densify(cls.small(space, view).double())
             assert isinstance(model, Autoregressive)
-            batch = random_batch(model, 5)
-            with torch.no_grad():
-                full = model.conditional_log_prob(batch.x, batch.given).flatten(1)
-                steps = model.begin(5, batch.given)
-                for group in model.order():
-                    log_p = steps.distribution()
-                    values = batch.x.flatten(1)[:, group].long()
-                    assert log_p.shape == (5, len(group), space.levels)
-                    assert float(log_p.exp().sum(-1).sub(1).abs().max()) < 1e-10
-                    u = Noise(1, torch.arange(5)).uniform("u", len(group))
-                    assert torch.equal(steps.draw(u), inverse_cdf(log_p, u)), f"{space} given {view}: draw() differs from distribution()"
-                    read = log_p.gather(-1, values[..., None])[..., 0]
-                    scale = full[:, group].abs().clamp(min=1)
-                    assert float(((read - full[:, group]) / scale).abs().max()) < 1e-10, (
-                        f"{space} given {view}: a step differs from the full pass"
-                    )
-                    steps.fix(values)
+            for n in (1, 3, 5) if view is None else (3,):
+                _steps_equal_the_full_pass(model, n)
+
+
+def _steps_equal_the_full_pass(model: Autoregressive, n: int) -> None:
+    batch, where = random_batch(model, n), f"{n} of {model.space} given {model.given}"
+    with torch.no_grad():
+        full = model.conditional_log_prob(batch.x, batch.given).flatten(1)
+        steps = model.begin(n, batch.given)
+        for group in model.order():
+            log_p = steps.distribution()
+            values = batch.x.flatten(1)[:, group].long()
+            assert log_p.shape == (n, len(group), model.space.levels)
+            assert float(log_p.exp().sum(-1).sub(1).abs().max()) < 1e-10
+            u = Noise(1, torch.arange(n)).uniform("u", len(group))
+            assert torch.equal(steps.draw(u), inverse_cdf(log_p, u)), f"{where}: draw() differs from distribution()"
+            read = log_p.gather(-1, values[..., None])[..., 0]
+            scale = full[:, group].abs().clamp(min=1)
+            assert float(((read - full[:, group]) / scale).abs().max()) < 1e-10, f"{where}: a step differs from the full pass"
+            steps.fix(values)
 
 
 def integers_agree(cls: Model) -> None:
@@ -566,7 +569,7 @@ def _step_through(model: Autoregressive, x: Tensor, given: Tensor | None) -> Non
 
 def filled_rows_equal_stepped_ones(cls: Model) -> None:
     """After `fill`, what is read of later groups equals the full pass to 1e-10, for each number of filled rows."""
-    for space in (*TINY, *ODD[:3]):
+    for space in (*TINY, *ODD):
         model = densify(cls.small(space, Label(3) if supports(cls, Label(3)) else None).double())
         assert isinstance(model, Autoregressive)
         batch = random_batch(model, 3)

@@ -121,12 +121,22 @@ def test_flags_of_a_verb_are_arguments_of_its_task(verb: str) -> None:
         (["train", "pixelcnn", "digits", "--out", "x", "--given", "lable"], 'Did you mean "label"?'),
         (["train", "pixelcnn", "digits", "--out", "x", "--given", "label", "--given.factor", "2"], "has no setting --given.factor"),
         (["train", "pixelcnn", "digits", "--out", "x", "--given.factor", "2"], "needs --given first"),
-        (["train", "pixelcnn", "digits", "--minutes", "1"], "--out is missing"),
+        (["train", "pixelcnn", "digits", "--minutes", "1"], "--out (the run folder) is missing"),
         (["compare", "runs/a"], "at least two different runs"),
     ],
 )
 def test_wrong_usage_exits_2_with_the_nearest_name(tokens: list[str], expected: str, refuse: Callable[..., str]) -> None:
     assert expected in refuse(*tokens)
+
+
+def test_all_that_is_missing_is_named_at_once(refuse: Callable[..., str]) -> None:
+    """And the line to paste is what was typed, completed."""
+    asked = "train gated-pixelcnn mnist:threshold --given label"
+    err = refuse(*asked.split())
+    assert "--out (the run folder) and how long to train (--minutes, --epochs or --steps) are missing" in err
+    line = err.splitlines()[-1]
+    assert line == f"pofx {asked} --out runs/gated-pixelcnn-mnist-threshold --minutes 5"
+    assert "how long to train" in refuse(*asked.split(), "--out", "x") and "--out (the" in refuse(*asked.split(), "--steps", 3)
 
 
 @pytest.mark.parametrize("line", ["vae digits --out r", "--out r --dry-run vae digits", "--out=r --gray --json vae digits"])
@@ -149,7 +159,7 @@ def test_typed_settings_reach_the_model(monkeypatch: pytest.MonkeyPatch) -> None
     assert seen["settings"] == {"layers": 2, "lr": 0.1, "given": {"type": "Subsample", "factor": 3}, "likelihood": "bernoulli"}
     assert (seen["model"], seen["spec"], seen["minutes"]) == ("pixelcnn", "mnist:threshold", 2.0)
     assert (seen["data_flags"].levels, seen["augment"]) == (16, "flip,shift")
-    assert main(["train", "pixelcnn", "digits", "-o", "r"]) == 0
+    assert main(["train", "pixelcnn", "digits", "-o", "r", "--steps", "1"]) == 0
     assert seen["settings"] == {}
 
 

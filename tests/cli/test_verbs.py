@@ -526,7 +526,7 @@ def test_runs_given_attributes_captions_and_masks(tmp_path: Path, ask: Ask, refu
     images.mkdir()
     rows = ["file,hat,smiling,caption"]
     for i in range(30):
-        Image.fromarray(np.full((4, 4), 8 * i, np.uint8)).save(images / f"{i}.png")
+        Image.fromarray((np.arange(16).reshape(4, 4) * 16 + 8 * i).astype(np.uint8)).save(images / f"{i}.png")
         rows.append(f"{i}.png,{i % 2},{'' if i == 3 else 1},word {i}")
     (images / "list.csv").write_text("\n".join(rows))
     small = ("--layers", 1, "--channels", 4, "--levels", 2, "--steps", 2, "--batch-size", 8, "--quiet")
@@ -548,3 +548,22 @@ def test_runs_given_attributes_captions_and_masks(tmp_path: Path, ask: Ask, refu
     assert "'beard'" in refuse(
         "train", "pixelcnn", images, "--given", "attributes", "--given.names", "beard", "--steps", 2, "--out", tmp_path / "b"
     )
+
+
+def test_p_of_x_given_a_label_from_two_runs(tmp_path: Path, runs: Path, ask: Ask, refuse: Refuse) -> None:
+    """The commands of docs/conditional.md, on small nets: nothing is trained in the third."""
+    ask("train", "classifier", "digits", "--channels", 4, "--stages", 0, "--out", tmp_path / "classifier", "--steps", 30, "--threads", 1)
+    compose = ("train", "bayes-conditional", "digits", "--density", runs / "pixelcnn", "--labelers", tmp_path / "classifier")
+    ask(*compose, "--given", "label", "--out", tmp_path / "bayes")
+    assert json.loads((tmp_path / "bayes" / "model.json").read_text())["training"]["steps"] == 0
+    found = ask("sample", tmp_path / "bayes", "--label", 3, "-n", 2, "-o", tmp_path / "threes.npz")
+    assert found["kind"] == "samples of p(x | label)"
+    assert ask("info", tmp_path / "bayes")["arguments"]["labelers"] == "(Classifier)"
+    assert "--given label" in refuse(*compose, "--out", tmp_path / "none")
+    assert "Leave out --minutes" in refuse(*compose, "--given", "label", "--out", tmp_path / "none", "--minutes", 1)
+
+
+def test_the_example_of_bayes_conditional_conditions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "bayes-conditional", "--help"]) == 0
+    example = " ".join(capsys.readouterr().out.split("Example:")[1].split())
+    assert "--given label --density runs/pixelcnn --labelers runs/classifier" in example and "--minutes" not in example

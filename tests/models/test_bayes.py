@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import pofx
 from pofx import catalog
 from pofx.errors import CapabilityError, InputError, RunError
 from pofx.model import Batch, Context, ExactLikelihood, ImageModel, Labeler, LabelScore
@@ -219,6 +220,35 @@ def test_parts_are_saved_with_the_whole(make, tmp_path) -> None:
     assert catalog.arguments_to_json(catalog.arguments_from_json(text)) == text
 
 
+def test_parts_that_are_models_already_stay_as_they_are(tmp_path) -> None:
+    """Nothing is trained, settled or initialised in them, unless they are to be tuned; those that are made here are trained."""
+    space = ImageSpace(1, 8, 8, levels=17)
+    data = pofx.load_data("digits")
+    density = VAE(space, network="mlp", hidden=8, latents=2, likelihood="gaussian", scale="optimal")  # a scale that training would settle
+    known = catalog.get("classifier")(space, classes=10, channels=4, stages=0)  # type: ignore[call-arg]
+    model = BayesConditional(space, Label(10), density=density, labelers=(known,))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert list(model.objectives()) == []
+    run = pofx.train(model, data, out=tmp_path / "run", quiet=True)
+    again = load_model(tmp_path / "run")
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert run.metrics == {} and isinstance(again, BayesConditional) and not list(again.objectives())
+    assert isinstance(pofx.train(model, data, out=tmp_path / "run", quiet=True).model, BayesConditional)  # done already
+    with pytest.raises(InputError, match="trained already, and it has no others. Leave out --steps"):
+        pofx.train(model, data, out=tmp_path / "other", steps=3, quiet=True)
+    with pytest.raises(InputError, match="Leave out --extend"):
+        pofx.train(model, data, out=tmp_path / "run", extend=True, quiet=True)
+    plan = pofx.train(model, data, out=tmp_path / "dry", dry_run=True, quiet=True)
+    assert "0 of 64 images" in str(plan) and not (tmp_path / "dry").exists()
+
+    mixed = BayesConditional(space, Label(10), density="gated-pixelcnn", labelers=(known,))
+    assert [o.name.split(":")[0] for o in mixed.objectives()] == ["p(x)"]
+    tuned = BayesConditional(space, Label(10), density=density, labelers=(known,), tune=True)
+    assert [o.name.split(":")[0] for o in tuned.objectives()] == ["p(x)", "p(y | x)"]
+    assert [o.name.split(":")[0] for o in BayesConditional(space, Label(10), density=density).objectives()] == ["p(y | x)"]
+
+
 def test_runs_without_a_temperature_load_with_one_of_1() -> None:
     from pofx.training.runs import younger
 
@@ -246,6 +276,8 @@ def test_bad_input() -> None:
         conditional(Labels((3, 2)), 2).sample(1, [0, 2])
     with pytest.raises(InputError, match="one p"):
         BayesConditional(SPACE, Labels((3, 2)), density=part(1), labelers=(labeler(3, 0),))
+    with pytest.raises(InputError, match="no label to condition on: add given=Label"):
+        BayesConditional(SPACE, density=part(1), labelers=(labeler(3, 0),))
     never = BayesConditional(SPACE, Label(2), density=part(1), labelers=(Never(SPACE),))
     for ask in (lambda: never.log_density(X, 1), lambda: never.evidence(1), lambda: never.resample(4, 1)):
         with pytest.raises(InputError, match="p\\(y\\) = 0"):

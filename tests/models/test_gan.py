@@ -236,17 +236,6 @@ def test_a_collapse_is_said_once_while_training(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().err.count("it has collapsed") == 1
 
 
-@pytest.mark.parametrize("n", [1, 5])
-def test_few_images_and_equal_images_train(n: int, tmp_path: Path) -> None:
-    import numpy as np
-
-    path = tmp_path / "few.npy"
-    np.save(path, np.full((n, 8, 8), 7, dtype=np.uint8))
-    data = pofx.load_data(path)
-    run = pofx.train(GAN(data.space, channels=4, latents=2), data, out=tmp_path / "run", steps=3, quiet=True)
-    assert isinstance(run.model, GAN) and run.model.sample(2).shape == (2, 1, 8, 8)
-
-
 @pytest.mark.parametrize("settings", [{"latents": 0}, {"channels": 0}, {"stages": -1}, {"critic_steps": 0}, {"network": "transformer"}])
 def test_settings_out_of_range_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(InputError, match="GAN"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -14,6 +15,7 @@ from pofx.model import Batch, Context, Gaussian
 from pofx.models.variational.vae import VAE
 from pofx.noise import Noise
 from pofx.space import ImageSpace
+from pofx.tasks.evaluate import evaluate
 from pofx.testing import every_image, quadrature_log_prob, random_batch, random_images
 from pofx.training.optimizers import make_optimizer
 from pofx.views import Label, Subsample, Top
@@ -184,6 +186,34 @@ def test_the_loss_is_the_bound_weighted_as_asked() -> None:
     with torch.no_grad():
         tighter = torch.stack([loss_of(make(importance_samples=20), x, seed=s) for s in range(5)]).mean()
         assert float(tighter) < float(torch.stack([loss_of(make(), x, seed=s) for s in range(5)]).mean())
+
+
+def test_whatever_is_trained_all_splits_report_the_bound_at_beta_1(tmp_path: Path) -> None:
+    """β, free bits and warm-up are of training only: train, valid and test report E_q[−log p(x|z)] + KL, here by quadrature over one latent and
+    over every image, those of the last batch that is not full included."""
+    data, draws = pofx.load_data("digits", levels=2), 8
+    model = VAE(data.space, network="mlp", hidden=16, layers=1, latents=1, beta=4.0, free_bits=1.0, kl_warmup=0.5)
+    run = pofx.train(model, data, out=tmp_path / "run", epochs=3, average=0, precision="64", threads=1, quiet=True)
+    assert isinstance(run.model, VAE)
+    found = evaluate(run.model, data, samples=draws, estimate=0, draw=0)
+    standard = torch.linspace(-7, 7, 57, dtype=torch.double)
+    weight = torch.exp(-0.5 * standard**2) / torch.exp(-0.5 * standard**2).sum()
+    for name in ("train", "valid", "test"):
+        x = data.parts[name].x
+        with torch.no_grad():
+            q = run.model.posterior(x)
+            kl = 0.5 * (q.mean**2 + q.log_variance.exp() - 1 - q.log_variance).sum(1)
+            z = q.mean + (0.5 * q.log_variance).exp() * standard  # (n, points)
+            cost = torch.stack([-run.model.decode(z[:, [i]]).log_prob(x).flatten(1).sum(1) for i in range(len(standard))], 1)
+        expected = (cost * weight).sum(1)
+        error = float((((cost - expected[:, None]) ** 2 * weight).sum(1).sum() / draws).sqrt()) / len(x)
+        split = found.splits[name]
+        assert split.n == len(x) and split.latents is not None and split.nats is not None
+        assert split.latents.kl.mean == pytest.approx(float(kl.mean()), abs=1e-6)
+        assert abs(split.nats.mean - float((expected + kl).mean())) < 5 * error + 1e-6
+        assert 3 * float(kl.mean()) > 20 * error, "β = 4 could not be told from β = 1"
+    valid = evaluate(run.model, data, samples=1, estimate=0, draw=0).splits["valid"].nats
+    assert valid is not None and run.metrics["valid_nats"] == pytest.approx(valid.mean, abs=1e-6)  # what training prints is the same
 
 
 def test_many_draws_in_training_are_the_importance_weighted_bound() -> None:

@@ -22,6 +22,7 @@ from pofx.workflows import reproduce as module
 from pofx.workflows.reproduce import Recipe, load_recipe, recipe_names, reproduce
 
 SPACES = {
+    "ir-solar": ImageSpace(1, 40, 24),
     "binarized-mnist": ImageSpace(1, 28, 28, levels=2),
     "mnist": ImageSpace(1, 28, 28),
     "mnist:threshold": ImageSpace(1, 28, 28, levels=2),
@@ -118,6 +119,8 @@ def test_there_is_a_recipe_for_each_result() -> None:
         "cifar10-pixelcnn-pp": 3.75,
         "binarized-mnist-gated-gpu": 80.5,
         "cifar10-pixelcnn-pp-gpu": 3.4,
+        "fashion-mnist-pixelcnn-pp": 3.34,
+        "ir-solar-pixelcnn-pp": 2.25,
         "binarized-mnist-diagonal-gpu": 80.5,
         "binarized-mnist-pixelcnn-gpu": 81.3,
     }

@@ -246,6 +246,11 @@ class RunData:
         return tuple(names) if names else None
 
     @property
+    def unlearned(self) -> tuple[int, ...]:
+        """Classes that the run's model has and none of its training images is of."""
+        return tuple((self.meta.get("training") or {}).get("unlearned") or ())
+
+    @property
     def view(self) -> View | None:
         """The view that the run's model conditions on."""
         from pofx.catalog import arguments_from_json

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from pofx.cli.common import Answer, Common, DataFlags, Flag, load_model, load_side, run_info
 from pofx.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def sample(
@@ -149,7 +152,9 @@ def view_value(
         own |= {key: value for key, value in (("size", flags.size), ("levels", flags.levels)) if value is not None}
         images, is_value = load_side(like, model, DataFlags(**own), common, info)  # converted as in training
         x, y = images.split.take(torch.arange(n) % len(images.split))
-        return x if is_value else view.value(x, y)
+        if is_value:
+            return x
+        return _learned(run, view.value(x, y)) if isinstance(view, Label) else view.value(x, y)
     if caption is not None:
         return view.check(caption, n, model.space)
     if attributes is not None:
@@ -166,7 +171,20 @@ def view_value(
         raise InputError(f"{run} is p(x | label): say which, e.g. --label 0 (of 0 … {view.classes - 1}), or several in turn: --label 0,1,2")
     names = run_info(run).class_names
     numbers = torch.tensor([_number(part.strip(), names, view.classes) for part in label.split(",")])
-    return numbers[torch.arange(n) % len(numbers)]
+    return _learned(run, numbers)[torch.arange(n) % len(numbers)]
+
+
+def _learned(run: str, numbers: Tensor) -> Tensor:
+    """Labels, all of classes that training images were of."""
+    info = run_info(run)
+    for number in numbers.tolist():
+        if number in info.unlearned:
+            name = f" ({info.class_names[number]})" if info.class_names else ""
+            raise InputError(
+                f"Class {number}{name} had no training image in {info.heading}, so {run} knows nothing of it. "
+                f"Leave it out, or train on images of it. The counts: pofx data {info.stored.get('name', info.heading)}"
+            )
+    return numbers
 
 
 def _attributes(text: str) -> dict[str, int]:

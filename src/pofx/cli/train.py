@@ -6,7 +6,9 @@ The model's flags come from its source (`signatures`), so that help and mistakes
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -29,7 +31,7 @@ def train(
     data: str,
     /,
     *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     epochs: float | None = None,
     steps: int | None = None,
     minutes: float | None = None,
@@ -53,13 +55,13 @@ def train(
 ) -> Answer:
     """Learn p(x) from images; the same command resumes.
 
-    A run that was stopped or killed goes on, a finished one says "done" (--extend adds to it). Every model has settings of its
-    own: pofx train MODEL --help shows them.
+    A run that was stopped or killed goes on, a finished one says "done" (--extend adds to it). It needs --out and one budget.
+    Every model has settings of its own: pofx train MODEL --help shows them.
 
     Args:
         model: its name, see pofx models.
         data: name[:transform], a folder of images, .npz, .npy, IDX, Parquet, hf:owner/name, text:FILE, or series:FILE.csv.
-        out: the run folder.
+        out: the run folder; needed.
         epochs: budget: passes over the training images.
         steps: budget: optimizer steps.
         minutes: budget: the rate is measured first, then the number of steps is fixed.
@@ -197,15 +199,37 @@ def command(tokens: Sequence[str]) -> Callable[..., Answer]:
     def specific(model: str, data: str, /, **values: Any) -> Answer:
         typed = {flag: values[key] for key, (flag, _) in own.items() if values.get(key, UNSET) is not UNSET}
         values = defaults | {key: value for key, value in values.items() if key not in own}
-        return run(model, data, gather(settings, typed), **values)
+        gathered = gather(settings, typed)  # what is wrong is said before what is missing
+        complete(tokens, name, data, values, may_be_trained=any(setting.name == "tune" for setting in settings))
+        return run(model, data, gathered, **values)
 
     parameters = [p.replace(annotation=hints[key]) for key, p in kept.items()]
     parameters += [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=UNSET, annotation=hint) for key, (_, hint) in own.items()]
     specific.__signature__ = inspect.Signature(sorted(parameters, key=lambda p: p.kind))
     specific.__annotations__ = {p.name: p.annotation for p in parameters}
     specific.__doc__ = train.__doc__
-    specific.example = f"pofx train {name} digits --out runs/{name} --minutes 1"
+    example = catalog.entries()[name].example
+    specific.example = f"pofx train {name} digits {example + ' ' if example else ''}--out runs/{name}" + ("" if example else " --minutes 1")
     return specific
+
+
+def complete(tokens: Sequence[str], name: str, data: str, values: Mapping[str, Any], *, may_be_trained: bool) -> None:
+    """Refuse a command without run folder or budget, in one message with the whole command.
+
+    Args:
+        may_be_trained: the parts of this model may all be trained already, so that no budget is needed; training will say.
+    """
+    missing, more = [], []
+    if values["out"] is None:
+        missing.append("--out (the run folder)")
+        more += ["--out", f"runs/{name}-{re.sub(r'[^0-9A-Za-z.]+', '-', Path(data).name).strip('-')}"]
+    if not may_be_trained and all(values[key] is None for key in ("epochs", "steps", "minutes")):
+        missing.append("how long to train (--minutes, --epochs or --steps)")
+        more += ["--minutes", "5"]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        line = shlex.join(["pofx", "train", *tokens, *more])
+        raise InputError(f"{' and '.join(missing)} {verb} missing. For example:\n{line}")
 
 
 def find_model(tokens: Sequence[str]) -> str | None:

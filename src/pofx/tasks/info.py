@@ -12,7 +12,7 @@ from pofx.model import ImageModel, capabilities
 
 @dataclass(frozen=True)
 class Info:
-    """Attributes are plain values; `arguments` are as Python would print them, `meta` is what model.json says."""
+    """Attributes are plain values; `arguments` are as Python would print them (a model that is a part: its class), `meta` is what model.json says."""
 
     model: str
     paper: str
@@ -37,7 +37,7 @@ def info(model: ImageModel, meta: Mapping[str, Any] | None = None) -> Info:
     >>> info(PixelCNN.small(ImageSpace(1, 3, 3, levels=2))).capabilities[0]
     'Sampler'
     """
-    arguments = {name: repr(value) for name, value in model.config().items() if name not in ("space", "given")}
+    arguments = {name: _shown(value) for name, value in model.config().items() if name not in ("space", "given")}
     return Info(
         model=name_of(model),
         paper=type(model).paper,
@@ -50,3 +50,9 @@ def info(model: ImageModel, meta: Mapping[str, Any] | None = None) -> Info:
         arguments=arguments,
         meta=dict(meta or {}),
     )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, ImageModel):
+        return type(value).__name__
+    return f"({', '.join(map(_shown, value))})" if isinstance(value, tuple) else repr(value)

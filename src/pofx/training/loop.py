@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
@@ -27,11 +27,12 @@ from torch import Tensor
 from pofx import catalog
 from pofx.errors import InputError, RunError
 from pofx.heap import keep_pages
-from pofx.model import SIGNS, Context, ImageModel, Labeler, OptimizerName, Sampler
+from pofx.model import SIGNS, Context, ImageModel, OptimizerName, Sampler
 from pofx.noise import Noise
 from pofx.training import augment as augmentation
 from pofx.training import checkpoint
 from pofx.training.files import full_disk, locked, sweep, write_atomic
+from pofx.training.learnable import Doubts, check_learnable, learned_classes
 from pofx.training.plan import Budget, Plan
 from pofx.training.progress import duration, kind_of, report, say
 from pofx.training.runs import (
@@ -167,8 +168,9 @@ def train(
         model: what to train; gets the averaged weights at the end, in evaluation mode.
         data: what to learn; only `train` is learned, only `valid` is looked at.
         out: the run folder; made where it is missing.
-        epochs, steps, minutes: the budget, exactly one. With minutes the rate is measured in the first 5 % of the time, then the
-            number of steps is fixed; starting up and drawing samples.png come on top.
+        epochs, steps, minutes: the budget, exactly one; none where the model has no objective, its parts being trained already. With
+            minutes the rate is measured in the first 5 % of the time, then the number of steps is fixed; starting up and drawing samples.png
+            come on top.
         batch_size: images per step; by default 64, or what the model's class states as `batch_size`; at most the training set.
             The rest of an epoch that fills no batch is left out; each epoch leaves out others.
         lr: in the place of every objective's own learning rate.
@@ -202,14 +204,14 @@ def train(
     """
     out = Path(out).expanduser()
     logger = [logger] if isinstance(logger, str) else list(logger)
-    budget = Budget(epochs, steps, minutes)
+    budget = Budget(epochs, steps, minutes) if model.objectives() else _nothing(model, epochs, steps, minutes, extend)
     names = augmentation.check(augment)
     data = data.told(model.given)
     batch = _batch_size(model, data, batch_size)
     identity = {
         **describe(model),
         "data": data.fingerprint,
-        **asdict(budget),
+        **{"epochs": epochs, "steps": steps, "minutes": minutes},
         "batch_size": batch,
         "lr": lr,
         "optimizer": None if optimizer is None else _known(optimizer, OPTIMIZERS, "--optimizer"),
@@ -220,11 +222,17 @@ def train(
         "init_from": None if init_from is None else str(init_from),
     }
     _check(model, data, seed, lr, identity["average"], threads, batch, logger)
+    doubts = Doubts() if budget is None else check_learnable(model, data)
+    if batch_size is not None and batch < batch_size:
+        doubts = replace(
+            doubts, lines=(*doubts.lines, f"--batch-size {batch_size}: there are {batch} training images, so a step takes {batch}.")
+        )
     where = resolve_device(device)
     plan = Plan(len(data.train) // batch)
     chosen = _precision(identity["precision"], where)
     if dry_run:
-        return _dry_run(model, data, plan.add(budget), identity, chosen, where, out, batch, extend)
+        doubts.say(quiet)
+        return _dry_run(model, data, plan if budget is None else plan.add(budget), identity, chosen, where, out, batch, extend)
     source = None if init_from is None else _weights_of(init_from)
     try:
         with full_disk(out):
@@ -237,7 +245,7 @@ def train(
     with locked(out):
         sweep(out)
         _refuse_foreign(out)  # again: now nobody else writes
-        session = _Session(model, data, out, identity, plan, budget, batch, chosen, where, names, logger, quiet, source)
+        session = _Session(model, data, out, identity, plan, budget, batch, chosen, where, names, logger, quiet, source, doubts)
         return session.run(extend, threads, _seconds(checkpoint_seconds))
 
 
@@ -248,6 +256,14 @@ def _known(value: str, known: Mapping[str, str], flag: str) -> str:
     if value not in known:
         raise InputError(f"{flag} {value}: use one of {', '.join(known)}.")
     return known[value]
+
+
+def _nothing(model: ImageModel, epochs: float | None, steps: int | None, minutes: float | None, extend: bool) -> None:
+    """No budget is needed where nothing is to be trained, and none is taken."""
+    asked = {"epochs": epochs, "steps": steps, "minutes": minutes, "extend": extend or None}
+    given = " and ".join(f"--{name}" for name, value in asked.items() if value is not None)
+    if given:
+        raise InputError(f"The parts of this {type(model).__name__} are trained already, and it has no others. Leave out {given}.")
 
 
 def _batch_size(model: ImageModel, data: Data, asked: int | None) -> int:
@@ -278,17 +294,6 @@ def _check(
         raise InputError(f"--average {average}: it is a half-life in images, e.g. --average {HALF_LIFE}, or 0 to keep the last weights.")
     if threads is not None and threads < 1:
         raise InputError(f"--threads {threads}: it must be at least 1.")
-    labels = data.train.y
-    if isinstance(model, Labeler):
-        if labels is None:
-            raise InputError(
-                f"{type(model).__name__} learns labels, and {data.heading} has none. Give a folder with one subfolder per class."
-            )
-        if int(labels.max()) >= model.classes:
-            most, name = int(labels.max()), type(model).__name__
-            raise InputError(
-                f"{data.heading} has the label {most}; this {name} knows 0 … {model.classes - 1}. Make it with classes={most + 1}."
-            )
     model.batch(*data.train.take(torch.arange(min(batch, len(data.train)))))  # the view refuses what it cannot see
     _loggers_there(loggers)
 
@@ -354,7 +359,7 @@ class _Session:
     out: Path
     identity: dict[str, Any]
     plan: Plan
-    budget: Budget
+    budget: Budget | None
     batch: int
     precision: str
     device: torch.device
@@ -362,12 +367,13 @@ class _Session:
     loggers: Sequence[str]
     quiet: bool
     source: tuple[str, dict[str, Tensor]] | None
+    doubts: Doubts
 
     def run(self, extend: bool, threads: int | None, every: float) -> Run:
         self.training: dict[str, Any] = {"arguments": self.identity, "plan": None, "threads": threads, "hardware": hardware(self.device)}
         self.created = not (self.out / JSON).exists()
         if self.created:
-            self.plan = self.plan.add(self.budget)
+            self.plan = self.plan if self.budget is None else self.plan.add(self.budget)
         else:
             info = read_run(self.out)
             self.plan, arguments = _stored(info)
@@ -381,8 +387,11 @@ class _Session:
                 except InputError as error:
                     return self._train(self._rescue(error), every)
             if info.finished:
+                assert self.budget is not None  # `extend` needs one
                 self.plan = self.plan.add(self.budget)
                 self.training["arguments"] = self.identity
+        if self.budget is None:
+            return self._compose()
         state = None if self.created else checkpoint.newest(self.out)
         if state is None and len(self.plan.segments) > 1:
             raise RunError(f"{self.out} has no checkpoint to extend. Fine-tune it into another folder: --init-from {self.out}")
@@ -408,8 +417,19 @@ class _Session:
         self.training["init_from"] = {"run": name, "taken": taken, "not_taken": left, "fresh": fresh}
 
     def _meta(self, metrics: Mapping[str, float], finished: bool) -> dict[str, Any]:
-        training = self.training | {"plan": self.plan.to_json(), "precision": self.precision}
+        known_before = self.source is not None  # weights that were taken over may know a class that these images lack
+        unlearned = {"unlearned": list(self.doubts.unlearned)} if self.doubts.unlearned and not known_before else {}
+        training = self.training | {"plan": self.plan.to_json(), "precision": self.precision} | unlearned
         return {"data": self.data.to_json(), "training": training, "metrics": _with_kind(self.model, metrics), "finished": finished}
+
+    def _compose(self) -> Run:
+        """The run of a model in which nothing is to be trained: its weights as they are."""
+        from pofx.training.validation import validate
+
+        self.doubts.say(self.quiet)
+        model = self.model.double() if self.precision == "64" else self.model
+        model.eval().to(self.device)
+        return self._finish(validate(model, self.data.valid), 0, 0.0)
 
     def _train(self, state: dict[str, Any] | None, every: float) -> Run:
         keep_pages()
@@ -430,6 +450,7 @@ class _Session:
         )
         game.step = 0 if state is None else int(state["step"])
         title = f"{type(model).__name__} on {self.data.heading}"
+        self.doubts.say(self.quiet)
         if game.step:
             say(f"{title}: goes on from step {game.step} of {self.plan.expected}.", self.quiet)
 
@@ -539,7 +560,8 @@ class _Session:
         if self.precision == "64":
             self.model.double()
         load_weights(self.model, self.out)
-        say(f"{self.out} is done: {self.training.get('steps')} steps. --extend trains it further.", self.quiet)
+        further = " --extend trains it further." if self.budget else " Nothing in it is to be trained."
+        say(f"{self.out} is done: {self.training.get('steps')} steps.{further}", self.quiet)
         return Run(self.out, self.model.to(self.device).eval(), dict(metrics))
 
     def _rescue(self, error: InputError) -> dict[str, Any]:
@@ -670,13 +692,14 @@ def _draw(model: ImageModel, data: Data, path: Path, quiet: bool) -> None:
 
 
 def _given(model: ImageModel, data: Data, n: int) -> Tensor | None:
-    """Values of the view for n samples: each class in turn, or what validation images show."""
+    """Values of the view for n samples: each class that was learned in turn, or what validation images show."""
     from pofx.views import Label
 
     if model.given is None:
         return None
     if isinstance(model.given, Label):
-        return torch.arange(n) % model.given.classes
+        there = learned_classes(model, data)
+        return there[torch.arange(n) % len(there)]
     split = data.valid if len(data.valid) else data.train
     return model.batch(*split.take(torch.arange(n) % len(split))).given
 
@@ -710,7 +733,7 @@ def _dry_run(
         parameters=sum(p.numel() for p in model.parameters()),
         data=data.heading,
         images=len(data.train),
-        budget=str(plan.now.budget),
+        budget=str(plan.now.budget) if plan.segments else "nothing to train",
         steps=plan.stop,
         batch_size=batch,
         steps_per_epoch=plan.steps_per_epoch,

@@ -86,8 +86,8 @@ class Plan:
 
     @property
     def stop(self) -> int | None:
-        """The number of steps of the run; None while it is being measured."""
-        return self.now.stop
+        """The number of steps of the run; None while it is being measured, 0 where nothing is trained."""
+        return self.now.stop if self.segments else 0
 
     @property
     def expected(self) -> int:

@@ -10,7 +10,8 @@ by the delta method se(log p̂) = se(p̂) / p̂. Since w(x) = Π_i p(y_i | x) �
 draw of p(x | y) (von Neumann 1951); about 1/Z samples are made for each that is kept. Importance resampling (Rubin 1987) takes a fixed
 number of samples instead, and says by the effective sample size (Σw)² / Σw² how many of them count.
 
-The parts are models of their own. Their weights are stored with the whole, and training trains each of them by its own objectives.
+The parts are models of their own. Their weights are stored with the whole, and training trains each of them by its own objectives; the parts of a
+BayesConditional that are models already stay as they are, unless it is told to `tune` them.
 """
 
 from __future__ import annotations
@@ -334,15 +335,16 @@ class BayesConditional(Sampler):
     """p(x | y) = p(y | x) p(x) / p(y): a model of images, made conditional by classifiers that were trained apart from it.
 
     `sample` gives true draws, by rejection. `log_density` is exact on small spaces and an estimate elsewhere, so that this class
-    promises no likelihood. Without `given` it is p(x).
+    promises no likelihood. Without `given` it is p(x). Where its parts are runs there is nothing to train, and no budget is needed.
 
     Args:
         space: what images may be.
         given: None, Label(classes), or Labels((a, b, …)) for several evidences.
         density: p(x), a model that can be sampled; or the name of one.
-        labelers: p(y | x), one model (or name) for each label.
+        labelers: p(y | x), one model (or name) for each label; by default a classifier for each, to be trained.
         prior: p(y), where it is known and is not to be computed from p(x); for one label.
         draws: samples of p(x) that p(y) is estimated from.
+        tune: train the parts that are models already, too. Those that are made here, by name, always are.
 
     >>> model = BayesConditional.small(ImageSpace(1, 2, 2, levels=2), Label(3))
     >>> model.evidence(0).kind
@@ -352,6 +354,10 @@ class BayesConditional(Sampler):
     family: ClassVar = ("composed",)
     paper: ClassVar = "Rubin 1987, The Calculation of Posterior Distributions by Data Augmentation: Comment (SIR), JASA 82"
     refuses: ClassVar = _OTHERS
+    example: ClassVar = "--given label --density runs/pixelcnn --labelers runs/classifier"
+
+    density: str | ImageModel
+    labelers: tuple[str | ImageModel, ...]
 
     def __init__(
         self,
@@ -359,9 +365,10 @@ class BayesConditional(Sampler):
         given: View | None = None,
         *,
         density: str | ImageModel = "pixelcnn",
-        labelers: tuple[str | ImageModel, ...] = ("classifier",),
+        labelers: tuple[str | ImageModel, ...] = (),
         prior: tuple[float, ...] = (),
         draws: int = 1000,
+        tune: bool = False,
     ) -> None:
         super().__init__(space, given)
         if isinstance(given, PartialLabel) or not isinstance(given, Label | Labels | None):
@@ -372,16 +379,20 @@ class BayesConditional(Sampler):
             raise InputError(f"BayesConditional: draws={draws} must be at least 2, for a standard error.")
         classes: tuple[int, ...] = () if given is None else given.classes if isinstance(given, Labels) else (given.classes,)
         labelers = tuple(labelers)
-        if len(labelers) != len(classes) and given is not None:
+        if labelers and given is None:
+            raise InputError(
+                "BayesConditional has labelers and no label to condition on: add given=Label(classes) (--given label), or leave them out."
+            )
+        if labelers and len(labelers) != len(classes):
             raise InputError(f"{len(labelers)} labelers for {len(classes)} labels of {given}; give one p(y | x) for each.")
         object.__setattr__(self, "density", density)
         object.__setattr__(self, "labelers", labelers)
-        self.prior, self.draws = prior, draws
+        self.prior, self.draws, self.tune = prior, draws, tune
         self.part = require(made(density, space, None), Sampler, to="be the p(x) of a Bayes conditional")
         if self.part.given is not None:
             raise InputError(f"The density must be p(x), and this {type(self.part).__name__} is p(x | {self.part.given}).")
         self.evidences = nn.ModuleList()
-        for labeler, k in zip(labelers, classes, strict=False):
+        for labeler, k in zip(labelers or ("classifier",) * len(classes), classes, strict=True):
             part = require(made(labeler, space, None, classes=k), Labeler, to="be the p(y | x) of a Bayes conditional")
             if part.classes != k:
                 raise InputError(f"A labeler knows {part.classes} classes where {given} has {k}. Give given=Label({part.classes}).")
@@ -396,7 +407,7 @@ class BayesConditional(Sampler):
         classes = () if given is None else given.classes if isinstance(given, Labels) else (getattr(given, "classes", 10),)
         density = catalog.get("pixelcnn").small(space)
         labelers = tuple(catalog.get("classifier")(space, classes=k, channels=4, stages=0) for k in classes)  # type: ignore[call-arg]
-        return cls(space, given, density=density, labelers=labelers, draws=200)
+        return cls(space, given, density=density, labelers=labelers, draws=200, tune=True)
 
     # What the evidence says --------------------------------------------------------------------------------------------
 
@@ -571,26 +582,29 @@ class BayesConditional(Sampler):
 
         return seen
 
-    def _parts(self) -> Iterator[tuple[ImageModel, str, Callable[[Batch], Batch]]]:
-        yield self.part, "p(x)", self._density_sees
+    def _trained(self) -> Iterator[tuple[ImageModel, str, Callable[[Batch], Batch]]]:
+        """The parts that training may change, with their names and what they see of a batch."""
+        if self.tune or isinstance(self.density, str):
+            yield self.part, "p(x)", self._density_sees
         for i, evidence in enumerate(self.evidences):
             assert isinstance(evidence, Labeler)
-            yield evidence, "p(y | x)" if len(self.evidences) == 1 else f"p(y{i + 1} | x)", self._evidence_sees(i)
+            if self.tune or not self.labelers or isinstance(self.labelers[i], str):
+                yield evidence, "p(y | x)" if len(self.evidences) == 1 else f"p(y{i + 1} | x)", self._evidence_sees(i)
 
     def objectives(self) -> Sequence[Objective]:
-        """Those of p(x) and of each p(y | x)."""
-        return [o for part, name, seen in self._parts() for o in objectives_of(part, name, seen)]
+        """Those of p(x) and of each p(y | x), as far as they are trained here; none where all parts are models already."""
+        return [o for part, name, seen in self._trained() for o in objectives_of(part, name, seen)]
 
     def initialise(self, batch: Batch) -> None:
-        for part, _, seen in self._parts():
+        for part, _, seen in self._trained():
             part.initialise(seen(batch))
 
     def settle(self, batches: Iterator[Batch]) -> None:
         first = list(islice(batches, COUNTED))
-        for part, _, seen in self._parts():
+        for part, _, seen in self._trained():
             part.settle(seen(batch) for batch in first)
 
     def calibrate(self, batches: Iterator[Batch]) -> None:
         first = list(batches)
-        for part, _, seen in self._parts():
+        for part, _, seen in self._trained():
             part.calibrate(seen(batch) for batch in first)
