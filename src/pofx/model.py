@@ -541,18 +541,19 @@ class CountingSteps(Steps):
     """Steps that have an integer form."""
 
     @abstractmethod
-    def cumulative(self) -> Tensor:
-        """Of the next group: how much lies below each level, out of `integers.TOTAL`: int64 `(n, sub-pixels, levels + 1)`, strictly increasing
-        from 0. Asked under `integers.Integers`; alike on every machine, and what `Codable.intervals` says."""
+    def cumulative(self, v: Tensor | None = None) -> Tensor:
+        """Of the next group: how much lies below levels `v` `(n, sub-pixels, m)`, or below each, 0 … levels, out of `integers.TOTAL`: int64
+        `(n, sub-pixels, m)`, strictly increasing with v from 0. Asked under `integers.Integers`; alike on every machine, and what
+        `Codable.intervals` says."""
 
 
 class Codable(Autoregressive):
     """Written in the closed set of operations that has an integer form (`integers.py`): what an entropy coder asks for."""
 
     @abstractmethod
-    def intervals(self, x: Tensor) -> Tensor:
-        """Where each sub-pixel's own level begins and ends, out of `integers.TOTAL`, given the earlier ones: int64 `(n, C, H, W, 2)`, in one
-        pass over `x` uint8 `(n, C, H, W)`. Asked under `integers.Integers`."""
+    def intervals(self, x: Tensor, ends: Callable[[Tensor], Tensor]) -> Tensor:
+        """How much lies below some levels of each sub-pixel, out of `integers.TOTAL`, given the earlier ones: int64 `(n, C, H, W, m)`, in one
+        pass over `x` uint8 `(n, C, H, W)`. `ends` says which, of levels `(…)` int64: `(…, m)`. Asked under `integers.Integers`."""
 
     @abstractmethod
     def proof(self) -> None:

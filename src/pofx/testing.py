@@ -513,14 +513,15 @@ def integers_agree(cls: Model) -> None:
     """In integer arithmetic steps and the full pass say the same, bit for bit, in any batch; each level has its share, and what the float model
     loses by it is small."""
     from pofx.integers import TOTAL
+    from pofx.tasks._entropy import own
     from pofx.tasks._integer_form import IntegerForm
 
     for space in (*TINY, *ODD):
         model = densify(cls.small(space))
         form, x = IntegerForm.of(model), random_images(5, space)
         with form.exact() as exact:
-            intervals = exact.intervals(x).flatten(1, 3)
-            alone = torch.cat([exact.intervals(x[k : k + 1]).flatten(1, 3) for k in range(5)])
+            intervals = exact.intervals(x, own).flatten(1, 3)
+            alone = torch.cat([exact.intervals(x[k : k + 1], own).flatten(1, 3) for k in range(5)])
             assert torch.equal(intervals, alone), f"{space}: an image's numbers depend on its batch"
             steps = exact.begin(5)
             for group in exact.order():

@@ -199,10 +199,10 @@ class RasterSteps(CountingSteps):
         out[:, self._open()] = table
         return out
 
-    def cumulative(self) -> Tensor:
+    def cumulative(self, v: Tensor | None = None) -> Tensor:
         place = self._place()
         distribution, channel, earlier = self._head(place)
-        v = torch.arange(self.space.levels + 1, device=self.like.device)[None]
+        v = torch.arange(self.space.levels + 1, device=self.like.device)[None] if v is None else v.flatten(0, 1)
         return distribution.cumulative(channel, earlier, v).reshape(self.n, len(place.pixels), -1)
 
     def draw(self, u: Tensor) -> Tensor:
@@ -303,14 +303,13 @@ class RasterModel(Autoregressive):
         return Predictive(*(torch.cat(each) for each in zip(*found, strict=True))).without(self.known(given))
 
     @final
-    def intervals(self, x: Tensor) -> Tensor:
+    def intervals(self, x: Tensor, ends: Callable[[Tensor], Tensor]) -> Tensor:
         """As `Codable` has it."""
         found = []
         for part, _ in self._parts(x, None):
             pixels, out = self._pixels(part, None), []
             for c in range(self.space.channels):
-                ends = part[:, c, ..., None].long() + torch.arange(2, device=x.device)
-                out.append(pixels.cumulative(c, part[:, :c].long(), ends))
+                out.append(pixels.cumulative(c, part[:, :c].long(), ends(part[:, c].long())))
             found.append(torch.stack(out, 1))
         return torch.cat(found)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pofx.model import Codable, one_thread
 from pofx.tasks._container import Block, Damaged
-from pofx.tasks._entropy import Decoder
+from pofx.tasks._entropy import Alphabet, Decoder
 from pofx.tasks._integer_form import IntegerForm
 
 
@@ -27,12 +27,12 @@ def decode_block(form: IntegerForm, block: Block) -> Tensor:
     """
     n = block.count
     x = torch.zeros(n, form.space.dims, dtype=torch.uint8)
-    decoder = Decoder(block.stream)
+    decoder, alphabet = Decoder(block.stream), Alphabet(form.space.levels)
     with form.exact() as model, one_thread():
         steps = model.begin(n)
         for group in model.order():
-            counts = steps.cumulative()
-            values = decoder.decode(counts.flatten(0, 1)).reshape(n, len(group))
+            values = alphabet.read(decoder, lambda v, m=len(group): steps.cumulative(v.reshape(n, m, -1)).flatten(0, 1), n * len(group))
+            values = values.reshape(n, len(group))
             steps.fix(values)
             x[:, group] = values.to(torch.uint8)
     x = x.reshape(n, *form.space.shape)

@@ -8,6 +8,8 @@ exactly (in float32 too: all sums are below 2^24).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -24,7 +26,57 @@ def _stream() -> Any:
     return import_module("constriction").stream
 
 
+COARSE = 16
 WORD = np.dtype("<u4")
+
+
+def own(v: Tensor) -> Tensor:
+    """Where levels begin and end: `(…)` → `(…, 2)`."""
+    return torch.stack([v, v + 1], -1)
+
+
+@dataclass(frozen=True)
+class Alphabet:
+    """How levels are told: at once where there are few, else as `COARSE`·a + b, a first. A reader then asks for two short tables in place of one
+    long one; a writer for four numbers."""
+
+    levels: int
+
+    @property
+    def parted(self) -> bool:
+        return self.levels > 2 * COARSE
+
+    def ends(self, v: Tensor) -> Tensor:
+        """What must be known of levels `(…)`: where they begin and end, and where their coarse ones do: `(…, 2 or 4)`."""
+        if not self.parted:
+            return own(v)
+        coarse = v - v % COARSE
+        return torch.stack([v, v + 1, coarse, (coarse + COARSE).clamp(max=self.levels)], -1)
+
+    def intervals(self, below: Tensor, v: Tensor) -> Tensor:
+        """Of a group's levels `v` `(m,)` and what lies below their `ends` `(m, 2 or 4)`: what a coder is told in turn, `(m or 2m, 2)`."""
+        if not self.parted:
+            return below
+        start, stop, first, last = below.unbind(1)
+        part, total = v % COARSE, last - first
+        return torch.cat([below[:, 2:], torch.stack([_share(start - first, total, part), _share(stop - first, total, part + 1)], 1)])
+
+    def read(self, decoder: Decoder, cumulative: Callable[[Tensor], Tensor], m: int) -> Tensor:
+        """The next m levels, int64; `cumulative` says how much lies below levels `(m or 1, k)`: `(m, k)`."""
+        if not self.parted:
+            return decoder.decode(cumulative(torch.arange(self.levels + 1).expand(m, -1)))
+        edges = torch.arange(0, self.levels + COARSE, COARSE).clamp(max=self.levels)
+        coarse = decoder.decode(cumulative(edges.expand(m, -1))) * COARSE
+        steps = torch.arange(COARSE + 1)
+        below = cumulative((coarse[:, None] + steps).clamp(max=self.levels))
+        first = below[:, :1]
+        fine = decoder.decode(_share(below - first, below[:, -1:] - first, steps))
+        return (coarse + fine).clamp(max=self.levels - 1)
+
+
+def _share(below: Tensor, total: Tensor, k: Tensor) -> Tensor:
+    """Shares of `total` as shares of `TOTAL`, at least one for each of `COARSE`."""
+    return torch.div(below * (TOTAL - COARSE), total, rounding_mode="floor") + k
 
 
 def encode(intervals: Tensor) -> bytes:

@@ -24,7 +24,7 @@ from pofx.integers import TOTAL
 from pofx.model import ImageModel, Progress
 from pofx.tasks._blocks import decode_block, flat_order
 from pofx.tasks._container import MOST_AT_ONCE, MOST_IMAGES, Block, Header, Stored, write
-from pofx.tasks._entropy import encode
+from pofx.tasks._entropy import Alphabet, encode
 from pofx.tasks._files import check_out, writing
 from pofx.tasks._integer_form import IntegerForm
 
@@ -162,11 +162,13 @@ def _blocks(x: Tensor, stored: Sequence[int], most: int) -> Iterator[tuple[int, 
 
 def encode_block(form: IntegerForm, x: Tensor, first: int = 0, check: str = "block") -> tuple[Block, float]:
     """Images of the form's space as a block, and the bits that they have under it."""
+    alphabet = Alphabet(form.space.levels)
     with form.exact() as model:
-        intervals = model.intervals(x).flatten(1, 3)
+        below = model.intervals(x, alphabet.ends).flatten(1, 3)
     order, sizes = flat_order(model)
-    ordered = [part.reshape(-1, 2) for part in intervals[:, order].split(sizes, 1)]
+    values = x.flatten(1)[:, order].long().split(sizes, 1)
+    told = [alphabet.intervals(part.flatten(0, 1), v.flatten()) for part, v in zip(below[:, order].split(sizes, 1), values, strict=True)]
     sums = x.numpy() if check == "image" else x.numpy()[None]
     checks = tuple(zlib.crc32(image.tobytes()) for image in sums)
-    bits = -float(((intervals[..., 1] - intervals[..., 0]).double() / (TOTAL + 2)).log2().sum())
-    return Block(first, len(x), checks, encode(torch.cat(ordered))), bits
+    bits = -float(((below[..., 1] - below[..., 0]).double() / TOTAL).log2().sum())
+    return Block(first, len(x), checks, encode(torch.cat(told))), bits
