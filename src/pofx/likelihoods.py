@@ -330,6 +330,7 @@ class LogisticMixturePixels(PixelDistribution):
         self.logits, means, log_scales, coupling = self.parameters.split([k, c * k, c * k, c * (c - 1) // 2 * k], 1)
         self.means = means.reshape(n, c, k, *size)
         self.log_scales = log_scales.reshape(n, c, k, *size)
+        self._asked: tuple[int, Tensor, Tensor] | None = None  # weights for a channel, given earlier ones: a reader asks twice
         self._coupling = coupling.reshape(n, c * (c - 1) // 2, k, *size)
 
     @cached_property
@@ -376,13 +377,20 @@ class LogisticMixturePixels(PixelDistribution):
         return torch.logsumexp(weights[..., None] + mass, 1)
 
     def below(self, channel: int, earlier: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        if self._asked is None or self._asked[0] != channel or self._asked[1] is not earlier:
+            self._asked = channel, earlier, self._weights(channel, earlier)
+        weights = self._asked[2]
+        below = self._mass_below(channel, earlier, v[:, None]).double()
+        # A sum of whole numbers below 2^53: exact in any order.
+        return torch.einsum("nk...,nk...m->n...m", weights.double(), below).long(), weights.sum(1) << GRIDS["logistic"].out
+
+    def _weights(self, channel: int, earlier: Tensor) -> Tensor:
+        """Of the components, given the earlier channels: whole numbers below 2^14, `(n, K, *S)`."""
         weights = integers().lookup("exp", self.logits - self.logits.amax(1, keepdim=True)) >> 10  # 14 bits, so that sums stay below 2^38
         for c in range(channel):  # the component is shared by all channels: those before tell which it is
             part = weights * (self._mass_below(c, earlier, earlier[:, c, None, ..., None] + torch.arange(2)).diff(dim=-1)[..., 0] + 1)
             weights = torch.div(part << 14, part.amax(1, keepdim=True), rounding_mode="floor")
-        below = self._mass_below(channel, earlier, v[:, None]).double()
-        # A sum of whole numbers below 2^53: exact in any order.
-        return torch.einsum("nk...,nk...m->n...m", weights.double(), below).long(), weights.sum(1) << GRIDS["logistic"].out
+        return weights
 
     def _mass_below(self, channel: int, earlier: Tensor, v: Tensor) -> Tensor:
         """Of each component, `(n, K, *S, m)`."""

@@ -124,6 +124,7 @@ class RasterSteps(CountingSteps):
         self.head = head if whole else Likelihood(head.name, ImageSpace(1, 1, 1, head.space.levels), components=head.components)
         self.position, self.filled = 0, 0
         self.key: Hashable = None  # of the current place
+        self.asked: tuple[int, tuple[PixelDistribution, int, Tensor]] | None = None  # what `cumulative` read, and where
         self.read: Tensor | None = None  # parameters of the current place, or pixel
         self.earlier = torch.zeros(
             n, 0 if not whole else head.space.channels, dtype=torch.long, device=like.device
@@ -201,7 +202,9 @@ class RasterSteps(CountingSteps):
 
     def cumulative(self, v: Tensor | None = None) -> Tensor:
         place = self._place()
-        distribution, channel, earlier = self._head(place)
+        if self.asked is None or self.asked[0] != self.position:
+            self.asked = self.position, self._head(place)  # a reader asks twice
+        distribution, channel, earlier = self.asked[1]
         v = torch.arange(self.space.levels + 1, device=self.like.device)[None] if v is None else v.flatten(0, 1)
         return distribution.cumulative(channel, earlier, v).reshape(self.n, len(place.pixels), -1)
 
