@@ -66,7 +66,7 @@ class Target(NamedTuple):
     Attributes:
         row: how the row's name (`model`, or `what`) begins.
         key: of the number in the row.
-        sign: "≤" or "≥".
+        sign: "≤", "<" or "≥".
         n: of rows with so many images; None for all.
         name: of the number, where a table shows several.
     """
@@ -83,7 +83,7 @@ class Target(NamedTuple):
         found = row.get(self.key)
         if found is None or not row.get("model", row.get("what", "")).startswith(self.row) or self.n not in (None, row.get("n")):
             return None
-        met = found <= self.value if self.sign == "≤" else found >= self.value
+        met = {"≤": found <= self.value, "<": found < self.value, "≥": found >= self.value}[self.sign]
         return f"{self.name} {self.sign} {self.value:g}: {'met' if met else 'missed'}".strip()
 
 
@@ -101,6 +101,23 @@ TARGETS: dict[str, tuple[Target, ...]] = {
         Target("pixelrnn", PASSES, "≥", 100, n=64, name="full passes ÷ sample"),
         Target("", BARE, "≥", 0.9, name="bare ÷ score"),
     ),
+    "codecs": (
+        Target("", "over", "≤", 1.01, name="file ÷ log-likelihood"),
+        Target("mnist", "file", "≤", 0.92, name="file"),
+        *(
+            target
+            for name in ("fashion-mnist", "ir-solar")
+            for target in (
+                Target(name, "to_each", "≤", 0.75, name="÷ best of an image"),
+                Target(name, "to_stack", "≤", 0.9, name="÷ best of the stack"),
+            )
+        ),
+        Target("cifar10", "to_webp", "<", 1, name="÷ WebP"),
+    ),
+    "codec_speed": (
+        Target("", "encode_over_score", "≤", 3, name="encode"),
+        Target("", "decode_over_score", "≤", 6, name="decode"),
+    ),
     "scan": (Target("", "eager_over_fused", "≥", 3),),
     "throughput": (Target("step", "ratio", "≥", 1), Target("training, Muon", "ratio", "≥", 2)),
     "throughput_gan": (
@@ -114,6 +131,84 @@ TARGETS: dict[str, tuple[Target, ...]] = {
 def asked(table: str, row: Row) -> str:
     """The cell "asked" of a row: every target of its numbers, met or missed; a dash where nothing was asked."""
     return "; ".join(filter(None, (target.verdict(row) for target in TARGETS[table]))) or "–"
+
+
+def codecs(results: Path) -> str:
+    """Files of `pofx compress` beside classical codecs, of `benchmarks/codecs.py`."""
+    found = read(results / "codecs.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/codecs.py --out results/codecs.json")
+    head = [
+        "images",
+        "run",
+        "log-likelihood",
+        "integers",
+        "file",
+        "over",
+        "block of 1",
+        "best codec of an image",
+        "best of the stack",
+        "model, kB",
+        "asked",
+    ]
+    rows = []
+    for row in found["rows"]:
+        (each, one), (stack, whole) = (min(row[kind].items(), key=lambda item: item[1]) for kind in ("each", "stack"))
+        ratios = {"to_each": row["file"] / one, "to_stack": row["file"] / whole, "over": row["file"] / row["log_likelihood"]}
+        ratios["to_webp"] = row["file"] / row["each"]["WebP lossless"]
+        rows.append(
+            [
+                f"{row['data']}, {row['images']:,}",
+                f"`{row['run']}`",
+                *(number(row[key], ".4f") for key in ("log_likelihood", "integer_form", "file")),
+                f"{ratios['over'] - 1:+.2%}",
+                number(row["block_1"], ".3f"),
+                f"{one:.3f} {each}",
+                f"{whole:.3f} {stack}",
+                f"{row['model_bytes'] / 1000:.0f}",
+                asked("codecs", row | ratios | {"model": row["run"], "n": row["images"]}),
+            ]
+        )
+    detail = [
+        f"{row['data']}: " + ", ".join(f"{name} {size:.3f}" for kind in ("each", "stack") for name, size in row[kind].items())
+        for row in found["rows"]
+    ]
+    return markdown(head, rows, words=2) + "\nBits/dim. " + ". ".join(detail) + "."
+
+
+def codec_speed(results: Path) -> str:
+    """Both directions against one scoring pass, of `benchmarks/codecs.py --speed`."""
+    found = read(results / "codec-speed.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/codecs.py --speed --out results/codec-speed.json")
+    head = [
+        "run",
+        "images",
+        "score, s",
+        "encode ÷ score",
+        "decode ÷ score",
+        "encode, images/s",
+        "MB/s",
+        "decode, images/s",
+        "MB/s",
+        "asked",
+    ]
+    rows = [
+        [
+            f"`{row['run']}`",
+            f"{row['images']}",
+            number(row["score_s"], ".2f"),
+            number(row["encode_over_score"], ".1f"),
+            number(row["decode_over_score"], ".1f"),
+            number(row["encode_images_per_s"], ".0f"),
+            number(row["encode_mb_per_s"], ".3f"),
+            number(row["decode_images_per_s"], ".0f"),
+            number(row["decode_mb_per_s"], ".3f"),
+            asked("codec_speed", row | {"model": row["run"], "n": row["images"]}),
+        ]
+        for row in found["rows"]
+    ]
+    return markdown(head, rows) + "\n" + measured(found)
 
 
 def sampling(results: Path) -> str:
@@ -752,6 +847,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "limits": limits,
     },
     "few_labels": {"probe": probe, "runs": few_labels},
+    "compress": {"codecs": codecs, "speed": codec_speed},
     "series": {"forecast": forecasts},
     "codes": {"emoji": emoji_pairs},
     "variational": {

@@ -287,6 +287,7 @@ class Bounds(Arithmetic, TorchFunctionMode):
             self._numbers(name, args)
             unit = sum(known[:2])
         elif name in self.SUMS:
+            self._numbers(name, (*args, *kwargs.values()))
             unit = max(known)
         else:
             raise NotImplementedError(f"{name} is not in the closed set of operations that has an integer form (integers.py).")
@@ -302,6 +303,7 @@ class Bounds(Arithmetic, TorchFunctionMode):
         return self.units.get(id(t), 0)
 
     def _numbers(self, name: str, args: tuple[Any, ...]) -> None:
+        """A number that stands in the code itself is a whole one, or it would be on no grid."""
         for value in args:
-            if isinstance(value, float) and name in ("mul", "mul_", "__mul__", "__rmul__"):
-                raise NotImplementedError(f"{name} by {value} is not in the closed set of operations that has an integer form.")
+            if isinstance(value, float) and not value.is_integer():
+                raise NotImplementedError(f"{name} with {value} is not in the closed set of operations that has an integer form.")

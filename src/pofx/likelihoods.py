@@ -122,7 +122,7 @@ class PixelDistribution(ABC):
     @abstractmethod
     def below(self, channel: int, earlier: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The integer form: how much of the mass of one channel, given the earlier ones, lies below `v` `(n or 1, *S or 1, m)`, and all of
-        it: int64 `(n, *S, m)` and `(n, *S)`, the first from 0 at v = 0 to the second at v = levels, below 2^38. Asked under `Integers`
+        it: int64 `(n, *S, m)` and `(n, *S)`, the first from 0 at v = 0 to the second at v = levels, at most 2^39. Asked under `Integers`
         only, of parameters that it made; alike on every machine."""
 
     @final
@@ -386,11 +386,11 @@ class LogisticMixturePixels(PixelDistribution):
 
     def _weights(self, channel: int, earlier: Tensor) -> Tensor:
         """Of the components, given the earlier channels: whole numbers below 2^14, `(n, K, *S)`."""
-        weights = integers().lookup("exp", self.logits - self.logits.amax(1, keepdim=True)) >> 10  # 14 bits, so that sums stay below 2^38
+        weights = integers().lookup("exp", self.logits - self.logits.amax(1, keepdim=True)) >> 10  # 14 bits, so that sums stay below 2^39
         for c in range(channel):  # the component is shared by all channels: those before tell which it is
             part = weights * (self._mass_below(c, earlier, earlier[:, c, None, ..., None] + torch.arange(2)).diff(dim=-1)[..., 0] + 1)
             weights = torch.div(part << 14, part.amax(1, keepdim=True), rounding_mode="floor")
-        return weights
+        return weights >> max(0, (weights.shape[1] - 1).bit_length() - 5)  # of more than 32 components, for the same reason
 
     def _mass_below(self, channel: int, earlier: Tensor, v: Tensor) -> Tensor:
         """Of each component, `(n, K, *S, m)`."""

@@ -20,7 +20,7 @@ def decompress(
     only: str | None = None,
     common: Common = Common(),
 ) -> Answer:
-    """The images of a file, bit for bit.
+    """The images of a compressed file, bit for bit.
 
     What is damaged is named, and costs its block; all other images are written. A folder gets PNG files, FILE.npy the array.
 

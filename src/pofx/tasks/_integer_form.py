@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from pofx import catalog
 from pofx.errors import CapabilityError, InputError
@@ -29,6 +30,7 @@ from pofx.space import ImageSpace
 
 FORMAT = 1
 FINEST, COARSEST = 14, 6  # bits of weights below one
+LARGEST = 2**31 - 1  # a weight, as it is stored
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class IntegerForm:
         bits: weights are multiples of 2^−bits.
         weights: int64, by name.
         tables: int64, by name.
-        worst: bits that the largest sum may need.
+        worst: bits that the largest sum may need; 0: not proven yet, which is done when the network is made.
     """
 
     description: dict[str, Any]
@@ -65,7 +67,14 @@ class IntegerForm:
         if model.given is not None:
             raise CapabilityError(f"This {type(model).__name__} is p(x | {model.given.name}): a file has p(x). Train one without --given.")
         float64 = copy.deepcopy(model).cpu().double().eval()
+        largest = max((float(t.abs().max().nan_to_num(math.inf, math.inf)) for t in _weights(float64).values() if t.numel()), default=0.0)
+        if largest == math.inf:
+            raise InputError(
+                f"A weight of this {type(model).__name__} is not finite: its training went wrong. Train it again with a smaller --lr."
+            )
         for bits in range(FINEST, COARSEST - 1, -1):
+            if largest * 2**bits > LARGEST:
+                continue
             weights = {name: (t * 2**bits).round().long() for name, t in _weights(float64).items()}
             worst = _worst(float64, weights, bits)
             if worst <= MANTISSA - SPARE:
@@ -79,6 +88,10 @@ class IntegerForm:
     def model(self) -> Codable:
         """The network with these weights, in float64: to be run under `exact`."""
         found = _build(self.description, self.weights)
+        if not self.worst and (worst := _worst(found, self.weights, self.bits)) > MANTISSA - SPARE:
+            raise InputError(
+                f"Sums of the model could need {worst:.0f} bits, and only {MANTISSA - SPARE} are alike on every machine: it was altered."
+            )
         _set(found, {name: t.double() * 2.0**-self.bits for name, t in self.weights.items()})
         return found
 
@@ -112,14 +125,19 @@ class IntegerForm:
         try:
             length = int.from_bytes(data[:8], "little")
             stated = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["pofx"])
-            tensors = {name: t.long() for name, t in load(data).items()}
+            tensors = load(data)
             version, bits, description = stated["format"], stated["bits"], stated["model"]
-            if type(version) is int and version > FORMAT:
+            if type(version) is not int or version < 1:
+                raise ValueError(f"format {version!r}")
+            if version > FORMAT:
                 raise InputError(
                     f"The model has format {version}, and this pofx knows format {FORMAT}. Update it: pip install --upgrade pofx"
                 )
             if type(bits) is not int or not COARSEST <= bits <= FINEST:
                 raise ValueError(f"bits {bits!r}")
+            for name, t in tensors.items():
+                if t.dtype not in (torch.int16, torch.int32) or not name.startswith(("weight ", "table ")):
+                    raise ValueError(f"{name!r}, {t.dtype}")
         except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
             if isinstance(error, InputError):
                 raise
@@ -127,8 +145,8 @@ class IntegerForm:
         parts: dict[str, dict[str, Tensor]] = {"weight": {}, "table": {}}
         for key, t in tensors.items():
             kind, _, name = key.partition(" ")
-            parts.get(kind, {})[name] = t
-        if {name: tuple(t.shape) for name, t in parts["table"].items()} != {name: tuple(t.shape) for name, t in make_tables().items()}:
+            parts[kind][name] = t.long()
+        if not _plausible(parts["table"]):
             raise InputError("The tables of the model are not those of any pofx.")
         return cls(description, bits, parts["weight"], parts["table"])
 
@@ -148,6 +166,14 @@ def _narrow(t: Tensor) -> Tensor:
     return t.to(torch.int16 if int(t.abs().max()) < 2**15 else torch.int32).contiguous()
 
 
+def _plausible(tables: Mapping[str, Tensor]) -> bool:
+    """Whether tables are what a machine could have made: their own functions, rounded by the last bit otherwise at most, and growing."""
+    ours = make_tables()
+    if {name: t.shape for name, t in tables.items()} != {name: t.shape for name, t in ours.items()}:
+        return False
+    return all(bool(((t - ours[name]).abs() <= 1).all() and (t.diff() >= 0).all()) for name, t in tables.items())
+
+
 def _codable() -> list[str]:
     return [name for name, cls in catalog.models().items() if issubclass(cls, Codable)]
 
@@ -155,11 +181,29 @@ def _codable() -> list[str]:
 def _build(description: dict[str, Any], weights: Mapping[str, Tensor]) -> Codable:
     """A model of the catalogue with fresh weights, in float64. It is made without memory first: a file may describe one of any size."""
     _sizes(description, most=max(4096, sum(t.numel() for t in weights.values())))
-    with torch.device("meta"):
+    with torch.device("meta"), _at_most(2 * len(weights)):
         shapes = {name: t.shape for name, t in _weights(_made(description)).items()}
     if shapes != {name: t.shape for name, t in weights.items()}:
         raise InputError("The weights are not those of the model that is described beside them: the file was altered.")
     return _made(description).double().eval()
+
+
+@contextmanager
+def _at_most(number: int) -> Iterator[None]:
+    """Models that are made have no more parameters than this: one of a thousand times as many layers would take hours to make."""
+    made = 0
+
+    def count(module: nn.Module, name: str, parameter: object) -> None:
+        nonlocal made
+        made += 1
+        if made > number:
+            raise InputError(f"The model of this file is described as larger than its {number // 2} weights: the file was altered.")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _sizes(value: Any, most: int) -> None:
