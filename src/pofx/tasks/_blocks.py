@@ -32,7 +32,10 @@ def decode_block(form: IntegerForm, block: Block) -> Tensor:
         steps = model.begin(n)
         for group in model.order():
             counts = steps.cumulative()
-            values = decoder.decode(counts.flatten(0, 1)).reshape(n, len(group))
+            try:
+                values = decoder.decode(counts.flatten(0, 1)).reshape(n, len(group))
+            except Damaged as error:
+                raise Damaged(f"images {block.first} … {block.first + n - 1}") from error
             steps.fix(values)
             x[:, group] = values.to(torch.uint8)
     x = x.reshape(n, *form.space.shape)
