@@ -133,6 +133,18 @@ def asked(table: str, row: Row) -> str:
     return "; ".join(filter(None, (target.verdict(row) for target in TARGETS[table]))) or "–"
 
 
+def codec_numbers(row: Row) -> Row:
+    """A row with what it is judged by: the file against the likelihood and against classical codecs."""
+    best = {kind: min(row[kind].values()) for kind in ("each", "stack")}
+    return row | {
+        "model": row["run"],
+        "over": row["file"] / row["log_likelihood"],
+        "to_each": row["file"] / best["each"],
+        "to_stack": row["file"] / best["stack"],
+        "to_webp": row["file"] / row["each"]["WebP lossless"],
+    }
+
+
 def codecs(results: Path) -> str:
     """Files of `pofx compress` beside classical codecs, of `benchmarks/codecs.py`."""
     found = read(results / "codecs.json")
@@ -152,21 +164,19 @@ def codecs(results: Path) -> str:
         "asked",
     ]
     rows = []
-    for row in found["rows"]:
+    for row in map(codec_numbers, found["rows"]):
         (each, one), (stack, whole) = (min(row[kind].items(), key=lambda item: item[1]) for kind in ("each", "stack"))
-        ratios = {"to_each": row["file"] / one, "to_stack": row["file"] / whole, "over": row["file"] / row["log_likelihood"]}
-        ratios["to_webp"] = row["file"] / row["each"]["WebP lossless"]
         rows.append(
             [
                 f"{row['data']}, {row['images']:,}",
                 f"`{row['run']}`",
                 *(number(row[key], ".4f") for key in ("log_likelihood", "integer_form", "file")),
-                f"{ratios['over'] - 1:+.2%}",
+                f"{row['over'] - 1:+.2%}",
                 number(row["block_1"], ".3f"),
                 f"{one:.3f} {each}",
                 f"{whole:.3f} {stack}",
                 f"{row['model_bytes'] / 1000:.0f}",
-                asked("codecs", row | ratios | {"model": row["run"], "n": row["images"]}),
+                asked("codecs", row),
             ]
         )
     detail = [
@@ -204,7 +214,7 @@ def codec_speed(results: Path) -> str:
             number(row["encode_mb_per_s"], ".3f"),
             number(row["decode_images_per_s"], ".0f"),
             number(row["decode_mb_per_s"], ".3f"),
-            asked("codec_speed", row | {"model": row["run"], "n": row["images"]}),
+            asked("codec_speed", row),
         ]
         for row in found["rows"]
     ]

@@ -96,7 +96,22 @@ def test_train_has_every_argument_of_the_library() -> None:
 def test_flags_of_a_verb_are_arguments_of_its_task(verb: str) -> None:
     task = inspect.signature(catalog.tasks()[verb]).parameters
     flags = inspect.signature(getattr(import_module(f"pofx.cli.{verb}"), verb)).parameters
-    own = {"run", "runs", "data", "data_flags", "common", "label", "attributes", "caption", "like", "size", "levels", "features", "tile", "stride"}
+    own = {
+        "run",
+        "runs",
+        "data",
+        "data_flags",
+        "common",
+        "label",
+        "attributes",
+        "caption",
+        "like",
+        "size",
+        "levels",
+        "features",
+        "tile",
+        "stride",
+    }
     assert set(flags) - own <= set(task)
     for name in set(flags) & set(task) - {"n", "out", "data", "features", "calib"}:  # features, calib: a name here, a model or images there
         assert flags[name].default == task[name].default, f"{verb} --{name}"

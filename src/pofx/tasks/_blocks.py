@@ -31,7 +31,10 @@ def decode_block(form: IntegerForm, block: Block) -> Tensor:
     with form.exact() as model, one_thread():
         steps = model.begin(n)
         for group in model.order():
-            values = alphabet.read(decoder, lambda v, m=len(group): steps.cumulative(v.reshape(n, m, -1)).flatten(0, 1), n * len(group))
+            try:
+                values = alphabet.read(decoder, lambda v, m=len(group): steps.cumulative(v.reshape(n, m, -1)).flatten(0, 1), n * len(group))
+            except Damaged as error:
+                raise Damaged(f"images {block.first} … {block.first + n - 1}") from error
             values = values.reshape(n, len(group))
             steps.fix(values)
             x[:, group] = values.to(torch.uint8)

@@ -22,6 +22,7 @@ FORMAT = 1
 HEADER, MODEL, BLOCK, STORED, NAMES, INDEX = KINDS = b"H", b"M", b"B", b"S", b"N", b"I"
 CHECKS = ("block", "image")
 MOST_IMAGES, MOST_DIMS, MOST_AT_ONCE = 2**16, 2**24, 2**28  # of a block, of an image, and of both: what a reader will make room for
+MOST_COUNT, MOST_NAMES = 2**40, 2**26  # images of a file, and bytes that their names may be
 
 
 class Damaged(InputError):
@@ -105,6 +106,8 @@ class Header:
             Damaged: it is none.
             InputError: a newer format.
         """
+        if data[:1] == b"\0":
+            raise Damaged("the header has no format")
         if data and data[0] > FORMAT:
             raise InputError(f"It has format {data[0]}, and this pofx knows format {FORMAT}. Update it: pip install --upgrade pofx")
         numbers, at = [], 33
@@ -112,7 +115,14 @@ class Header:
             number, at = read_varint(data, at)
             numbers.append(number)
         c, h, w, levels, count, block, check = numbers
-        if not (min(c, h, w) >= 1 and c * h * w <= MOST_DIMS and 2 <= levels <= 256 and 1 <= block <= MOST_IMAGES and check < 2):
+        if not (
+            min(c, h, w) >= 1
+            and c * h * w <= MOST_DIMS
+            and 2 <= levels <= 256
+            and 1 <= block <= MOST_IMAGES
+            and count <= MOST_COUNT
+            and check < 2
+        ):
             raise Damaged("the header holds values that no file has")
         return cls(data[1:33].hex(), (c, h, w), levels, count, block, CHECKS[check], data[at:].decode(errors="replace"))
 
@@ -175,6 +185,11 @@ class Stored:
         return cls(first, data[at:])
 
 
+def names_json(names: Sequence[str]) -> bytes:
+    """A list of texts; other letters than those of ASCII as \\u and a number, since the name of a file may hold what is no text."""
+    return json.dumps(list(names), separators=(",", ":")).encode()
+
+
 def write(header: Header, parts: Sequence[Block | Stored], names: Sequence[str] | None, model: bytes | None) -> Iterator[bytes]:
     """The file, piece by piece. The index holds the header, and how long each chunk before it is."""
     yield MAGIC
@@ -184,7 +199,7 @@ def write(header: Header, parts: Sequence[Block | Stored], names: Sequence[str] 
         chunks.append((MODEL, model))
     chunks += [(BLOCK if isinstance(p, Block) else STORED, p.to_bytes()) for p in parts]
     if names is not None:
-        chunks.append((NAMES, zlib.compress(json.dumps(list(names), ensure_ascii=False, separators=(",", ":")).encode(), 9)))
+        chunks.append((NAMES, zlib.compress(names_json(names), 9)))
     for kind, payload in chunks:
         piece = chunk(kind, payload)
         yield piece
@@ -301,23 +316,28 @@ def read(data: bytes) -> Container:
         "the index, or its end is missing": index is None,
     }
     container = Container(header, troubles=[what for what, so in damaged.items() if so])
-    for piece in walked if index is None else index[1]:
+    damaged_kinds: set[bytes] = set()
+    for k, piece in enumerate(walked if index is None else index[1]):
         if piece.kind in (BLOCK, STORED) and piece.payload is not None:
             try:
                 part = (Block if piece.kind == BLOCK else Stored).from_bytes(piece.payload, header)
             except Damaged:
                 continue
             container.parts.append(part)
+        elif piece.payload is None:
+            if k > 0:  # the header is known by its place
+                damaged_kinds.add(piece.kind)
         elif piece.kind == MODEL:
-            container.model = piece.payload
-            container.model_size = piece.size
-            if piece.payload is None:
-                container.troubles.append("the model inside")
+            container.model, container.model_size = piece.payload, piece.size
         elif piece.kind == NAMES:
             container.names = _names(piece.payload, header.count)
             if container.names is None:
-                container.troubles.append("the names of the images, which are numbered instead")
+                damaged_kinds.add(NAMES)
     container.settle()
+    known = {MODEL: "the model inside", NAMES: "the names of the images, which are numbered instead"}
+    container.troubles += [what for kind, what in known.items() if kind in damaged_kinds]
+    if damaged_kinds - known.keys() and not container.lost:  # what the byte said that says what a chunk is
+        container.troubles.append("a part that holds no images: their names, or the model")
     return container
 
 
@@ -327,7 +347,7 @@ def _names(payload: bytes | None, count: int) -> list[str] | None:
         return None
     try:
         stream = zlib.decompressobj()
-        text = stream.decompress(payload, 2**12 * max(count, 1))
+        text = stream.decompress(payload, min(2**12 * max(count, 1), MOST_NAMES))
         names = json.loads(text)
     except (zlib.error, ValueError, RecursionError):
         return None

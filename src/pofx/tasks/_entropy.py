@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pofx.integers import TOTAL
+from pofx.tasks._container import Damaged
 
 
 def _stream() -> Any:
@@ -107,7 +108,14 @@ class Decoder:
 
     def decode(self, cumulative: Tensor) -> Tensor:
         """The next levels, int64 `(m,)`, from how much lies below each: int64 `(m, levels + 1)`. Of a stream that was altered they are
-        levels all the same, and a checksum says so."""
+        levels all the same, and a checksum says so.
+
+        Raises:
+            Damaged: no writer makes such a stream.
+        """
         weights = F.pad(cumulative.diff(dim=1) - 1, (1, 1)).to(torch.float32)
-        found = self._coder.decode(self._family, weights.numpy())
+        try:
+            found = self._coder.decode(self._family, weights.numpy())
+        except AssertionError as error:  # so `constriction` says it
+            raise Damaged("a stream that was not written so") from error
         return torch.from_numpy(found).long().sub_(1).clamp_(0, cumulative.shape[1] - 2)

@@ -23,7 +23,7 @@ from pofx.errors import InputError, RunError
 from pofx.integers import TOTAL
 from pofx.model import ImageModel, Progress
 from pofx.tasks._blocks import decode_block, flat_order
-from pofx.tasks._container import MOST_AT_ONCE, MOST_IMAGES, Block, Header, Stored, write
+from pofx.tasks._container import MOST_AT_ONCE, MOST_IMAGES, MOST_NAMES, Block, Header, Stored, names_json, write
 from pofx.tasks._entropy import Alphabet, encode
 from pofx.tasks._files import check_out, writing
 from pofx.tasks._integer_form import IntegerForm
@@ -114,6 +114,10 @@ def compress(
         raise InputError(f"check={check!r}; use block or image.")
     if names is not None and len(names) != n:
         raise InputError(f"{len(names)} names for {n} images.")
+    if names is not None and len(names_json(names)) > MOST_NAMES:
+        raise InputError(f"The names of {n} images are more than {MOST_NAMES:,} bytes. Compress them into several files.")
+    if any(len(data) >= 2**32 - 64 for data in stored.values()):
+        raise InputError("A file of 4 GB or more cannot be stored beside images.")
     if not all(0 <= at < n for at in stored):
         raise InputError(f"Stored images have places 0 … {n - 1}, found {min(stored)} … {max(stored)}.")
     header = Header(form.id, space.shape, space.levels, n, block, check, __version__)
@@ -133,7 +137,7 @@ def compress(
     parts.sort(key=lambda part: part.first)
     inside = form.to_bytes() if embed_model else None
     beside = None if embed_model else path.with_name(model_name(form.id))
-    if beside is not None and not beside.exists():
+    if beside is not None and not (beside.is_file() and beside.read_bytes() == form.to_bytes()):  # one that is damaged is no use
         with writing(beside) as temporary:
             temporary.write_bytes(form.to_bytes())
     with writing(path) as temporary, temporary.open("wb") as file:
