@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch loads: spinning threads cost 40× beside another job
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    tokens = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a verb here, once its file was read
+    tokens = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a verb: its module takes this name here, once it is imported
     verb = tokens[0] if tokens and tokens[0] in VERBS else None
     try:
         return _run(tokens, verb)

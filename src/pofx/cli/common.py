@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -328,6 +329,8 @@ class Answer:
 
 def show(answer: Answer, common: Common) -> None:
     """Print an answer on stdout."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text; \\udcff is how JSON writes them too
     if common.json:
         sys.stdout.write(json.dumps(plain(answer.data), ensure_ascii=False, allow_nan=False) + "\n")
         sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -171,9 +172,9 @@ def scatter(found: Decompressed, out: str | Path) -> Written:
     named: dict[str, bytes] = {}
     pictures = rgb(found.x, found.header.levels) if len(found.x) else []
     for place, picture in zip(found.places.tolist(), pictures, strict=True):
-        name = _name(found, place)
+        name = _safe(_name(found, place))
         pixels = picture[..., :1] if channels == 1 else picture
-        named[_safe(str(PurePosixPath(name).with_suffix(".png")))] = png(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        named[str(PurePosixPath(name).with_suffix(".png"))] = png(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
     for place, data in found.stored.items():
         named[_safe(_name(found, place))] = data
     if len(named) != len(found.x) + len(found.stored):
@@ -197,6 +198,10 @@ def _name(found: Decompressed, place: int) -> str:
 def _safe(name: str) -> str:
     """A name that stays within the folder."""
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or not path.name or "\0" in name or ":" in path.parts[0]:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        raise InputError(f"The file names an image {name!a}, which is no name of a file: it was altered.") from error
+    if path.is_absolute() or Path(name).drive or ".." in path.parts or not path.name or "\0" in name:
         raise InputError(f"The file names an image {name!r}, which is outside of any folder: it was made to do harm, or altered.")
     return str(path)
