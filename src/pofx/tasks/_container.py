@@ -190,13 +190,28 @@ def names_json(names: Sequence[str]) -> bytes:
     return json.dumps(list(names), separators=(",", ":")).encode()
 
 
+def packed_model(model: bytes) -> bytes:
+    """An integer form as it lies inside a file: of a small model most are tables, which zlib makes a quarter."""
+    return zlib.compress(model, 9)
+
+
+def _model(payload: bytes) -> bytes | None:
+    """The same again; None of a stream that is none, or would grow without end."""
+    stream = zlib.decompressobj()
+    try:
+        found = stream.decompress(payload, 2**20 + 100 * len(payload))
+    except zlib.error:
+        return None
+    return found if stream.eof else None
+
+
 def write(header: Header, parts: Sequence[Block | Stored], names: Sequence[str] | None, model: bytes | None) -> Iterator[bytes]:
     """The file, piece by piece. The index holds the header, and how long each chunk before it is."""
     yield MAGIC
     head, at, entries = header.to_bytes(), len(MAGIC), []
     chunks = [(HEADER, head)]
     if model is not None:
-        chunks.append((MODEL, model))
+        chunks.append((MODEL, packed_model(model)))
     chunks += [(BLOCK if isinstance(p, Block) else STORED, p.to_bytes()) for p in parts]
     if names is not None:
         chunks.append((NAMES, zlib.compress(names_json(names), 9)))
@@ -328,7 +343,9 @@ def read(data: bytes) -> Container:
             if k > 0:  # the header is known by its place
                 damaged_kinds.add(piece.kind)
         elif piece.kind == MODEL:
-            container.model, container.model_size = piece.payload, piece.size
+            container.model, container.model_size = _model(piece.payload), piece.size
+            if container.model is None:
+                damaged_kinds.add(MODEL)
         elif piece.kind == NAMES:
             container.names = _names(piece.payload, header.count)
             if container.names is None:

@@ -23,7 +23,7 @@ from pofx.errors import InputError, RunError
 from pofx.integers import TOTAL
 from pofx.model import ImageModel, Progress
 from pofx.tasks._blocks import decode_block, flat_order
-from pofx.tasks._container import MOST_AT_ONCE, MOST_IMAGES, MOST_NAMES, Block, Header, Stored, names_json, write
+from pofx.tasks._container import MOST_AT_ONCE, MOST_IMAGES, MOST_NAMES, Block, Header, Stored, names_json, packed_model, write
 from pofx.tasks._entropy import Alphabet, encode
 from pofx.tasks._files import check_out, writing
 from pofx.tasks._integer_form import IntegerForm
@@ -143,7 +143,7 @@ def compress(
     with writing(path) as temporary, temporary.open("wb") as file:
         for piece in write(header, parts, names, inside):
             file.write(piece)
-    model_size = 0 if inside is None else len(inside) + 9
+    model_size = 0 if inside is None else len(packed_model(inside)) + 9
     kept = sum(len(part.to_bytes()) + 9 for part in parts if isinstance(part, Stored))
     return Compressed(path, n, len(stored), x.numel(), path.stat().st_size, model_size, kept, ideal, form.id, beside)
 
