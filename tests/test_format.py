@@ -73,7 +73,7 @@ def order(model: str, arguments: dict, shape: tuple[int, int, int]) -> list[list
     return [[(k * h + i) * w + j for i, j in pixels if j + reach * i == t] for t in fronts for k in range(c)]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (p.stem == "gated-pixelcnn")) for p in FILES])
 def test_a_golden_file_is_read_by_the_page(path: Path) -> None:
     data = path.read_bytes()
     assert data[:8] == bytes.fromhex("89706F66780D0A1A")

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pofx.model import Sampler
 from pofx.models.autoregressive.gated_pixelcnn import GatedPixelCNN
 from pofx.models.autoregressive.pixelcnn import PixelCNN
 from pofx.models.autoregressive.pixelcnn_pp import PixelCNNpp
@@ -125,7 +126,7 @@ def test_the_same_intervals_in_any_batch_and_order_of_sums(path: Path) -> None:
         assert torch.equal(usual, exact.intervals(x.to(memory_format=torch.channels_last)))
     ours = Integers.conv2d
     try:
-        Integers.conv2d = lambda self, *a, **k: F.conv2d(*a, **k)  # type: ignore[method-assign]
+        Integers.conv2d = lambda self, *a, **k: F.conv2d(*a, **k)
         with form.exact() as exact:
             assert torch.equal(usual, exact.intervals(x))
     finally:
@@ -160,10 +161,11 @@ def make() -> None:
         if path.exists():
             continue
         model = densify(new(), seed=k)
+        assert isinstance(model, Sampler)
         noise = random_images(9, model.space, seed=k)
         x = torch.cat(
             [noise, model.double().sample(6, seed=k), torch.zeros_like(noise[:1]), torch.full_like(noise[:1], model.space.levels - 1)]
-        )  # type: ignore[operator]
+        )
         found = compress(model.float(), x, path, block=7, embed_model=True)
         hashes[name] = hashlib.sha256(x.numpy().tobytes()).hexdigest()
         listed.write_text(json.dumps(hashes, indent=1, sort_keys=True) + "\n")

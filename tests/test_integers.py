@@ -39,6 +39,7 @@ from pofx.model import Codable
 from pofx.models.autoregressive.pixelcnn import PixelCNN
 from pofx.models.autoregressive.pixelcnn_pp import PixelCNNpp
 from pofx.nn.linear import conv2d
+from pofx.nn.raster import RasterModel
 from pofx.space import ImageSpace
 from pofx.tasks import _integer_form
 from pofx.tasks._entropy import own
@@ -376,6 +377,7 @@ def test_no_image_exceeds_the_proof(name: str, space: ImageSpace, scale: float) 
         absolute.proof()
     assert math.ceil(bounds.worst.bits) == form.worst <= MANTISSA - SPARE
     model = form.model
+    assert isinstance(model, RasterModel)
     x = extremes(space)
     with torch.inference_mode(), using(watching), watching:
         model.full(model.seen(x), None)
