@@ -21,6 +21,7 @@ from pofx.models.autoregressive.gated_pixelcnn import GatedPixelCNN
 from pofx.models.autoregressive.pixelcnn import PixelCNN
 from pofx.models.autoregressive.pixelcnn_pp import PixelCNNpp
 from pofx.space import ImageSpace
+from pofx.tasks._entropy import own
 from pofx.tasks.compress import compress
 from pofx.tasks.contents import contents
 from pofx.tasks.decompress import decompress
@@ -120,15 +121,15 @@ def test_the_same_intervals_in_any_batch_and_order_of_sums(path: Path) -> None:
     assert model is not None
     form, x = IntegerForm.from_bytes(model), decompress(path).x
     with form.exact() as exact:
-        usual = exact.intervals(x)
+        usual = exact.intervals(x, own)
         for size in (1, 7):
-            assert torch.equal(usual, torch.cat([exact.intervals(part) for part in x.split(size)]))
-        assert torch.equal(usual, exact.intervals(x.to(memory_format=torch.channels_last)))
+            assert torch.equal(usual, torch.cat([exact.intervals(part, own) for part in x.split(size)]))
+        assert torch.equal(usual, exact.intervals(x.to(memory_format=torch.channels_last), own))
     ours = Integers.conv2d
     try:
         Integers.conv2d = lambda self, *a, **k: F.conv2d(*a, **k)
         with form.exact() as exact:
-            assert torch.equal(usual, exact.intervals(x))
+            assert torch.equal(usual, exact.intervals(x, own))
     finally:
         Integers.conv2d = ours
 
@@ -147,9 +148,9 @@ def test_the_same_intervals_on_a_gpu(path: Path) -> None:
     assert model is not None
     form, x = IntegerForm.from_bytes(model), decompress(path).x
     with form.exact() as exact:
-        usual = exact.intervals(x)
+        usual = exact.intervals(x, own)
     with torch.inference_mode(), using(Integers(form.tables, "cuda")):
-        assert torch.equal(usual, copy.deepcopy(form.model).to("cuda").intervals(x.to("cuda")).cpu())
+        assert torch.equal(usual, copy.deepcopy(form.model).to("cuda").intervals(x.to("cuda"), own).cpu())
 
 
 def make() -> None:
