@@ -36,7 +36,7 @@ IMAGE_BITS = 12  # of pixels on [−1, 1]
 Pair = int | tuple[int, int]
 
 TOTAL = 2**24 - 2  # what all levels of a sub-pixel share: an entropy coder's 2^24, less one at either end (`tasks/_entropy.py`)
-LARGEST = 32.0  # where relu, elu and their like stop growing
+LARGEST = 64.0  # where relu, elu and what is settled stop growing
 
 
 class Arithmetic(ABC):
@@ -173,7 +173,7 @@ class Integers(Arithmetic):
     @final
     def function(self, name: str, x: Tensor) -> Tensor:
         if name == "round":
-            return rounded(x, FUNCTION_BITS)
+            return rounded(x.clamp(-LARGEST, LARGEST), FUNCTION_BITS)
         if name == "relu":
             return rounded(x.clamp(0, LARGEST), FUNCTION_BITS)
         return self._value(name, x)
@@ -261,7 +261,7 @@ class Bounds(Arithmetic, TorchFunctionMode):
 
     def function(self, name: str, x: Tensor) -> Tensor:
         with torch._C.DisableTorchFunction():
-            limit = {"tanh": x.new_ones(()), "round": x}.get(name, x.new_full((), LARGEST))
+            limit = {"tanh": x.new_ones(()), "round": x.clamp(max=LARGEST)}.get(name, x.new_full((), LARGEST))
             return self.mark(limit.expand_as(x).clone(), FUNCTION_BITS)
 
     def sigmoid(self, x: Tensor) -> Tensor:

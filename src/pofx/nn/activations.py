@@ -41,7 +41,7 @@ def glu(x: Tensor, dim: int) -> Tensor:
     if active() is None:
         return F.glu(x, dim)
     a, b = x.chunk(2, dim)
-    return a * sigmoid(b)
+    return settled(a) * sigmoid(b)
 
 
 def relu(x: Tensor) -> Tensor:
@@ -69,6 +69,7 @@ def elu_(x: Tensor) -> Tensor:
 
 
 def settled(x: Tensor) -> Tensor:
-    """x itself; in integers to the grid of functions, where a stream enters a layer without a function before it."""
+    """x itself; in integers to the grid of functions, and no larger than they get: where a number meets a layer or a gate without a function
+    before it, so that grids do not become ever finer."""
     arithmetic = active()
     return x if arithmetic is None else arithmetic.function("round", x)
