@@ -21,7 +21,7 @@ Refuse = Callable[..., str]
 
 def test_models(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
     table = ask("models")["models"]
-    assert table["pixelcnn"]["capabilities"] == ["Sampler", "ExactLikelihood", "Autoregressive", "Features"]
+    assert table["pixelcnn"]["capabilities"] == ["Sampler", "ExactLikelihood", "Autoregressive", "Codable", "Features"]
     assert table["gan"]["levels"] == [2, 256]
     assert set(table["vae"]["given"]) >= {"label", "subsample"}
     assert "ExactLikelihood" not in table["gan"]["capabilities"]

@@ -30,7 +30,7 @@ def compress(
         images: files, folders of them, or DATA as of other verbs.
         out: FILE.pofx.
         block: images coded together; 1 gives access to single images, and costs more.
-        check: a checksum for each block, or each image: 4 bytes more an image, and damage names it.
+        check: a checksum of the pixels of each block, or of each image for 4 bytes more an image.
         embed_model: put the model inside: one file is all that is needed to read it.
     """
     from pofx.tasks._integer_form import IntegerForm
