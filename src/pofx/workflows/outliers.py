@@ -221,7 +221,7 @@ def _counts(found: Outliers) -> str:
     return html.table(["", ""], rows, caption)
 
 
-def _coloured(bits: NDArray[np.float32], top: float) -> NDArray[np.uint8]:
+def coloured(bits: NDArray[np.float32], top: float) -> NDArray[np.uint8]:
     """A map `(H, W)` as RGB: 0 and below dark, `top` and above bright."""
     at = (bits / top).clip(0, 1) * (len(_HEAT) - 1)
     return np.stack([np.interp(at, range(len(_HEAT)), channel) for channel in _HEAT.T], -1).round().astype(np.uint8)
@@ -240,7 +240,7 @@ def _wall(found: Outliers, shown: Wall, levels: int) -> str:
     for k, i in enumerate(map(int, shown.index)):
         parts = [x[k]]
         if maps is not None:
-            parts += [gap, _coloured(maps.smoothed[k, 0].numpy(), top)]
+            parts += [gap, coloured(maps.smoothed[k, 0].numpy(), top)]
         if again is not None and k < len(again):
             parts += [gap, again[k]]
         picture = Image.fromarray(np.concatenate(parts, 1))
