@@ -131,7 +131,9 @@ def read_upload(path: str, model: ImageModel) -> Tensor:
 
     space = model.space
     flags = DataFlags(size=f"{space.height}x{space.width}", gray=space.channels == 1, levels=None if space.levels == 256 else space.levels)
-    return load_images(path, space, flags, Common(quiet=True)).split.take_one()
+    import torch
+
+    return load_images(path, space, flags, Common(quiet=True)).split.take(torch.arange(1))[0]
 
 
 def one_of(split: Split, number: float | None) -> int:
@@ -144,6 +146,25 @@ def one_of(split: Split, number: float | None) -> int:
     if not 0 <= i < len(split):
         raise InputError(f"There is no image {i}: there are {len(split)}, numbered 0 … {len(split) - 1}.")
     return i
+
+
+def view_value(model: ImageModel, label: float) -> Tensor | None:
+    """The value of the run's view: None of p(x), and of p(x | label) the class that was typed; what other views hold is not asked for.
+
+    Raises:
+        InputError: the model conditions on something else.
+    """
+    from pofx.views import Label
+
+    if model.given is None:
+        return None
+    if not isinstance(model.given, Label):
+        raise InputError(
+            f"This run is p(x | {model.given.name}); this page takes p(x) and p(x | label). What it can do: the page Complete, or pofx complete RUN IMAGE"
+        )
+    import torch
+
+    return model.given.check(torch.tensor([int(label)]), 1, model.space)
 
 
 # Pictures -----------------------------------------------------------------------------------------------------------------------

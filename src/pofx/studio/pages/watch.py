@@ -12,7 +12,7 @@ import gradio as gr
 
 from pofx.errors import InputError
 from pofx.studio.board import Board, Canvas
-from pofx.studio.parts import choose_run, chosen, command, image_uri, same, status, told
+from pofx.studio.parts import choose_run, chosen, command, image_uri, same, status, told, view_value
 from pofx.studio.shelf import Shelf, Wanted
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def build(shelf: Shelf) -> None:
 
         model = shelf.model(chosen(run))
         with shelf.computing():
-            drawing = Drawing(model, value(model, label), seed=int(seed), temperature=temperature)
+            drawing = Drawing(model, view_value(model, label), seed=int(seed), temperature=temperature)
         shape = model.space.shape
         before = Paused(str(run), int(seed), drawing.x, torch.full(shape, math.nan), torch.zeros(shape, dtype=torch.bool))
         yield from played(drawing, before, seconds, model.space.levels)
@@ -132,7 +132,7 @@ def build(shelf: Shelf) -> None:
             raise InputError("Draw an image first, and pause it.")
         model = shelf.model(state.run)
         with shelf.computing():
-            drawing = Drawing(model, value(model, label), seed=state.seed, temperature=temperature, kept=(state.fixed, state.x))
+            drawing = Drawing(model, view_value(model, label), seed=state.seed, temperature=temperature, kept=(state.fixed, state.x))
         yield from played(drawing, state, seconds, model.space.levels)
 
     def pointed(board: Any, state: Paused | None) -> tuple[Any, ...]:
@@ -184,25 +184,6 @@ def build(shelf: Shelf) -> None:
         )
 
     gr.on([choice.run.change, seed.change, temperature.change], by_hand, [choice.run, seed, temperature], hand.both, show_progress="hidden")
-
-
-def value(model: Any, label: float) -> Any:
-    """The value of the run's view: a label is asked for on the page; what other views hold is not.
-
-    Raises:
-        InputError: the model conditions on something else.
-    """
-    from pofx.views import Label
-
-    if model.given is None:
-        return None
-    if isinstance(model.given, Label):
-        import torch
-
-        return torch.tensor([int(label)])
-    raise InputError(
-        f"This run is p(x | {model.given.name}): the page draws p(x) and p(x | label). Its samples: pofx sample RUN --trace, or the page Complete."
-    )
 
 
 def without_later(model: Any, state: Paused, cell: tuple[int, int], values: list[int]) -> Paused:
