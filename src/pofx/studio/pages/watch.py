@@ -29,7 +29,7 @@ another value, and **continue from there**: everything after it is drawn anew.""
 FRAME = 0.08  # seconds between pictures, at least
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Paused:
     """Where a drawing stands, between two events. `x`, `entropy`, `fixed` as in `Drawing`."""
 
@@ -74,7 +74,7 @@ def build(shelf: Shelf) -> None:
         draw = gr.Button("Draw", variant="primary")
         pause = gr.Button("Pause")
         go_on = gr.Button("Continue from here")
-    with gr.Row(equal_height=False):
+    with gr.Row(equal_height=False, elem_classes="stage"):
         image = Canvas("cell", "The image so far: choose a pixel", elem_id="image")
         entropy = Canvas("cell", "Entropy of each pixel when it was drawn", elem_id="entropy")
     where = gr.Markdown("", elem_classes="status", elem_id="where")
