@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from pofx.errors import InputError
-from pofx.studio.board import Board, Canvas
+from pofx.studio.board import Board, canvas
 from pofx.studio.parts import choose_run, chosen, command, figure, one_of, pixels, same, status, told, view_value
 from pofx.studio.shelf import Shelf, Wanted
 
@@ -116,7 +116,7 @@ def build(shelf: Shelf) -> None:
     choice = choose_run(shelf, Wanted(("Decoder",), "be moved through its latent space"))
     with gr.Row(equal_height=False, elem_classes="stage"):
         with gr.Column(scale=1, min_width=330):
-            canvas = Canvas("point", "The plane of two latent dimensions: drag the point", elem_id="plane")
+            stage = canvas("point", "The plane of two latent dimensions: drag the point", elem_id="plane")
             with gr.Row():
                 across = gr.Dropdown([], label="Left to right", min_width=80, elem_id="across")
                 up = gr.Dropdown([], label="Bottom to top", min_width=80)
@@ -169,7 +169,7 @@ def build(shelf: Shelf) -> None:
         return [gr.Slider(value=round(spot.of(dim), 2)) for dim in spot.dims] + [gr.skip()] * (ROWS - len(spot.dims))
 
     # A moved point: the image at once, and the plane where it changed. Outputs: state, canvas, picture, where, sliders
-    moved = [state, canvas, picture, where, *sliders]
+    moved = [state, stage, picture, where, *sliders]
 
     def shown(spot: Spot, src: str | None = None) -> tuple[Any, ...]:
         from pofx.workflows._page import data_uri
@@ -327,9 +327,9 @@ def build(shelf: Shelf) -> None:
         [*moved, *strips, across, up, *attribute_outputs, error],
         show_progress="minimal",
     )
-    canvas.input(told(3 + ROWS)(dragged), [canvas, state], [state, picture, where, *sliders, error], **quick)
+    stage.input(told(3 + ROWS)(dragged), [stage, state], [state, picture, where, *sliders, error], **quick)
     for slider in sliders:
-        slider.input(told(4)(slid), [state, *sliders], [state, canvas, picture, where, error], **quick)
+        slider.input(told(4)(slid), [state, *sliders], [state, stage, picture, where, error], **quick)
     for axis in (across, up):
         axis.input(told(4 + ROWS)(turned), [state, across, up], [*moved, error], **quick)
     from_image.click(told(4 + ROWS)(at_image), [state, number, label], [*moved, error], show_progress="minimal")
