@@ -65,7 +65,7 @@ def outliers(
     info = run_info(run)
     step = check_tile(tile, stride, model.space)
     images = load_images(data, model.space, data_flags, common, info, tiled=True, stride=step)
-    own = info.load_data(common)
+    own = info.load_data(common.note)
     normal, center, calibration = own.calib, own.valid, own.calib
     notes = []
     if not info.unchanged(own):
@@ -144,7 +144,7 @@ def _background(background: str, info: RunData, calib: Split, common: Common) ->
     if theirs.stored.get("spec") == info.stored.get("spec"):  # the same parts
         return []
     try:
-        data = theirs.load_data(common)
+        data = theirs.load_data(common.note)
     except InputError:
         return [
             f"The data of {background} is not here: whether it was trained on calibration images cannot be told, and if it was, the guarantee fails."

@@ -127,13 +127,15 @@ def read_upload(path: str, model: ImageModel) -> Tensor:
     Raises:
         InputError: it cannot be read or converted.
     """
-    from pofx.cli.common import Common, DataFlags, load_images
+    from pofx.workflows.loading import Conversions, load_images
 
     space = model.space
-    flags = DataFlags(size=f"{space.height}x{space.width}", gray=space.channels == 1, levels=None if space.levels == 256 else space.levels)
+    flags = Conversions(
+        size=f"{space.height}x{space.width}", gray=space.channels == 1, levels=None if space.levels == 256 else space.levels
+    )
     import torch
 
-    return load_images(path, space, flags, Common(quiet=True)).split.take(torch.arange(1))[0]
+    return load_images(path, space, flags).split.take(torch.arange(1))[0]
 
 
 def one_of(split: Split, number: float | None) -> int:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from pofx.errors import CapabilityError, InputError
 
 if TYPE_CHECKING:
-    from pofx.cli.common import RunData
     from pofx.data import Data, Split
     from pofx.model import ImageModel
+    from pofx.workflows.loading import RunData
 
 MODEL = "model.json"
 HELD = 4  # models and data sets that are kept in memory
@@ -165,7 +165,7 @@ class Shelf:
 
     def info(self, path: str) -> RunData:
         """What the run says about its data."""
-        from pofx.cli.common import RunData
+        from pofx.workflows.loading import RunData
 
         return RunData(self.card(path).json)
 
@@ -175,23 +175,21 @@ class Shelf:
         Raises:
             InputError: it is not there any more.
         """
-        from pofx.cli.common import Common
-
         with self.computing():
             if path not in self._data:
-                self._data[path] = self.info(path).load_data(Common(quiet=True))
+                self._data[path] = self.info(path).load_data()
                 while len(self._data) > HELD:
                     self._data.popitem(last=False)
             return self._data[path]
 
     def images(self, path: str, spec: str = "") -> Split:
         """The images that are named, or the test part of the run's own data."""
-        from pofx.cli.common import Common, DataFlags, load_images
+        from pofx.workflows.loading import Conversions, load_images
 
         if not spec.strip():
             return self.data(path).test
         with self.computing():
-            return load_images(spec.strip(), self.model(path).space, DataFlags(), Common(quiet=True), self.info(path)).split
+            return load_images(spec.strip(), self.model(path).space, Conversions(), self.info(path)).split
 
     def unable(self, path: str, *wanted: str, to: str) -> str:
         """Why a run cannot do what needs one of these capabilities, as one sentence; "" where it can."""
