@@ -9,6 +9,7 @@ stored table of integers, alike everywhere.
     values       whole numbers · 2^−unit, carried in float64
     + × conv     exact, so that what is mathematically equal is equal bit for bit: a full pass, and steps that sum otherwise
     tanh, elu    T[round(x · 2^k)]; σ(x) = (1 + tanh(x/2)) / 2 by the same table
+    silu         round(clamp(x) · σ(x))
     relu         round(clamp(x)): without it each layer would make the grid finer
 
 `nn/activations.py` is the one place where networks reach these functions: under `using(arithmetic)` they are taken from there.
@@ -49,6 +50,10 @@ class Arithmetic(ABC):
     @abstractmethod
     def sigmoid(self, x: Tensor) -> Tensor:
         """(1 + tanh(x/2)) / 2, by the table of tanh."""
+
+    @abstractmethod
+    def silu(self, x: Tensor) -> Tensor:
+        """x σ(x), by the table of tanh."""
 
     @abstractmethod
     def image(self, x: Tensor, levels: int) -> Tensor:
@@ -181,6 +186,10 @@ class Integers(Arithmetic):
     def sigmoid(self, x: Tensor) -> Tensor:
         return (self._value("tanh", 0.5 * x) + 1) * 0.5
 
+    def silu(self, x: Tensor) -> Tensor:
+        # A single product is rounded alike everywhere; a grid that functions share keeps sums of what follows exact.
+        return rounded(x.clamp(-LARGEST, LARGEST).mul_(self.sigmoid(x)), FUNCTION_BITS)
+
     def conv2d(self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1) -> Tensor:
         # PyTorch's convolution in float64 is the slow one. A kernel's tap is a matrix product with all pixels shifted, margins included.
         taps = weight.shape[2] * weight.shape[3]
@@ -243,7 +252,7 @@ class Bounds(Arithmetic, TorchFunctionMode):
     SUMS = frozenset((
         "add", "add_", "__add__", "__radd__", "__iadd__", "sum", "cat", "stack", "pad", "__getitem__", "reshape", "flatten", "view",
         "permute", "transpose", "t", "chunk", "split", "unbind", "contiguous", "expand", "ones_like", "unflatten", "squeeze", "unsqueeze",
-        "narrow", "select", "movedim", "clone", "detach",
+        "narrow", "select", "movedim", "clone", "detach", "to", "interpolate",
     ))
     # fmt: on
 
@@ -268,6 +277,10 @@ class Bounds(Arithmetic, TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             return self.mark(torch.ones_like(x), FUNCTION_BITS + 1)
 
+    def silu(self, x: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            return self.mark(x.clamp(max=LARGEST), FUNCTION_BITS)
+
     def image(self, x: Tensor, levels: int) -> Tensor:
         with torch._C.DisableTorchFunction():
             return self.mark(torch.ones(x.shape, dtype=torch.double), IMAGE_BITS)
@@ -286,7 +299,7 @@ class Bounds(Arithmetic, TorchFunctionMode):
         if name in self.PRODUCTS:
             self._numbers(name, args)
             unit = sum(known[:2])
-        elif name in self.SUMS:
+        elif name in self.SUMS and kwargs.get("mode", "nearest") in ("nearest", "constant"):  # of interpolate, of pad
             unit = max(known)
         else:
             raise NotImplementedError(f"{name} is not in the closed set of operations that has an integer form (integers.py).")

@@ -52,6 +52,9 @@ def relu(x: Tensor) -> Tensor:
 
 def silu(x: Tensor) -> Tensor:
     """x σ(x)."""
+    arithmetic = active()
+    if arithmetic is not None:
+        return arithmetic.silu(x)
     return x * sigmoid(x) if x.dtype == torch.float64 else F.silu(x)
 
 

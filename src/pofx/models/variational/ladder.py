@@ -31,7 +31,7 @@ from pofx.nn.activations import silu
 from pofx.nn.linear import Linear
 from pofx.nn.residual import ResidualBlock
 from pofx.nn.strided import pyramid, strides
-from pofx.nn.variational import Explanation, LikelihoodName, Scale, Variational
+from pofx.nn.variational import Draw, Explanation, LikelihoodName, Scale, Variational
 from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.views import View
@@ -198,18 +198,18 @@ class LadderVAE(Variational):
     def _larger(self, h: Tensor, scale: int, size: tuple[int, int]) -> Tensor:
         return self.up[scale](silu(h) if h.shape[2:] == size else F.interpolate(silu(h), size=size, mode="nearest"))
 
-    def explain(self, read: tuple[Tensor, ...], epsilon: Tensor, context: Tensor | None, noise: Noise | None) -> Explanation:
-        layers, parts = self._layers(), epsilon.split(self.layer_dims, 1)
+    def infer(self, read: tuple[Tensor, ...], draw: Draw, context: Tensor | None, noise: Noise | None) -> Explanation:
+        layers = self._layers()
         found: list[Gaussian] = []
         codes: list[Tensor] = []
 
         def code(i: int, h: Tensor) -> Tensor:
             q = layers[i].correct(h, read[self.places[i]])
             found.append(Gaussian(q.mean.to(self.dtype), q.log_variance.to(self.dtype)))
-            codes.append(found[-1].sample(parts[i]))
+            codes.append(draw(found[-1]))
             return codes[-1]
 
-        h = self._descend(epsilon.shape[0], context, noise, code)
+        h = self._descend(read[0].shape[0], context, noise, code)
         q = Gaussian(torch.cat([q.mean for q in found], 1), torch.cat([q.log_variance for q in found], 1))
         return Explanation(q, torch.cat(codes, 1), lambda: self._pixels_of(h))
 

@@ -1,0 +1,180 @@
+"""Bits-back coding with ANS, chained inside a block (Townsend, Bird and Barber 2019; Townsend et al. 2020, HiLLoC).
+
+To send x, a code z is drawn from q(z|x) by popping it from a stack of bits that are there already; then x is pushed given z, and z under the
+prior. Who reads pops z, pops x given z, and pushes z under q(z|x): so the bits that chose it are back, and belong to the image before.
+
+    cost of x = −log2 p(x|z) − log2 p(z) + log2 q(z|x), on average −L(x)                                          Townsend et al. 2019, eq. 3
+
+The first image has no bits before it: the stack starts with some that mean nothing, which are counted.
+
+    buckets     z of a dimension lies in one of 2^BITS intervals of equal mass under N(0, 1), and is the middle of its own
+    prior       so all are alike
+    posterior   the mass of a bucket under N(μ, σ²), by the table of Φ and integers; bucket numbers are coded digit by digit, the first ones
+                first, each by shares of the mass that the digits before it left: DIGITS tables of BASE symbols and not one of 2^BITS
+    edges       where the table of Φ, read between its entries, reaches k / 2^BITS
+
+Images go in groups, so that networks run in batches. All z of a group are popped before anything is pushed: groups grow with what is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pofx.integers import GRIDS, Integers, integers, rounded
+from pofx.model import BitsBack, Gaussian
+from pofx.noise import Noise
+from pofx.space import ImageSpace
+from pofx.tasks._entropy import WHOLE, Stack, bits
+
+DIGITS, BASE = 3, 16
+BITS = 12  # of a bucket's number: BASE^DIGITS of them
+EDGE_BITS = 16  # edges, middles and means of q are multiples of 2^−EDGE_BITS
+BEYOND = 2.0**20  # the outer edges: Φ has ended there, whatever μ and σ
+FINE_BITS = 18  # of masses, below those of the table
+AT_ONCE = 2**22  # levels of all pixels of a colour that a reader has at once
+MOST = 64  # images of a group
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A stream, the bits that its images have, and those that it starts with."""
+
+    stream: bytes
+    bits: float
+    initial: int
+
+
+def groups(n: int, space: ImageSpace) -> list[int]:
+    """How many of n images are coded together: an eighth of those before, at least one.
+
+    >>> groups(20, ImageSpace(1, 28, 28))[-4:]
+    [1, 1, 2, 2]
+    """
+    most = max(1, min(MOST, AT_ONCE // (space.height * space.width * space.levels)))
+    sizes, done = [], 0
+    while done < n:
+        sizes.append(min(max(1, done // 8), most, n - done))
+        done += sizes[-1]
+    return sizes
+
+
+class Buckets:
+    """N(0, 1) in buckets, by the tables in use."""
+
+    def __init__(self, tables: Integers) -> None:
+        self._table = tables.values["normal"] * 2.0 ** GRIDS["normal"].out
+        points = self._inverse(torch.arange(1, 2 ** (BITS + 1)))
+        ends = points.new_full((1,), BEYOND)
+        self.middles = points[0::2]
+        self.edges = torch.cat([-ends, points[1::2], ends])
+
+    def _inverse(self, k: Tensor) -> Tensor:
+        """Where Φ reaches k / 2^(BITS + 1)."""
+        grid = GRIDS["normal"]
+        table, level = self._table.long(), k << (grid.out - BITS - 1)
+        above = torch.searchsorted(table, level)
+        low, high = table[above - 1], table[above]
+        between = torch.div((level - low) << (EDGE_BITS - grid.index), high - low, rounding_mode="floor")
+        return (((above - 1 + grid.ends[0]) << (EDGE_BITS - grid.index)) + between).double() * 2.0**-EDGE_BITS
+
+    def _below(self, q: Posterior, k: Tensor) -> Tensor:
+        """Mass below edge k, int64 `(n, d, m)` each, out of 2^(out + FINE_BITS)."""
+        grid = GRIDS["normal"]
+        at = (self.edges[k] - q.mean[..., None]) * q.inverse[..., None] * 2.0**grid.index - grid.ends[0]
+        at = at.clamp_(0, grid.ends[1] - grid.ends[0])
+        entry = at.long().clamp_(max=len(self._table) - 2)
+        low = self._table[entry]
+        # 20 bits of the table and 23 of the place between its entries: exact.
+        return ((low + (at - entry) * (self._table[entry + 1] - low)) * 2.0**FINE_BITS).long()
+
+    def digit(self, q: Posterior, before: Tensor, place: int) -> Tensor:
+        """How much lies below each value of a digit, given those before it as a number `(n, d)`: int64 `(m, BASE + 1)` out of `WHOLE`."""
+        v = torch.arange(BASE + 1)
+        below = self._below(q, (before[..., None] * BASE + v) * BASE ** (DIGITS - 1 - place))
+        below = below - below[..., :1] + v  # one more for each: there always is some mass
+        return (torch.div(below * (WHOLE - BASE), below[..., -1:], rounding_mode="floor") + v).flatten(0, 1)
+
+
+class Posterior:
+    """q(z | x) of a layer as integers: μ and 1/σ, `(n, d)`."""
+
+    def __init__(self, q: Gaussian) -> None:
+        tables = integers()
+        self.mean = rounded(q.mean.clamp(-8, 8), EDGE_BITS)
+        self.inverse = tables.function("power", -0.5 * q.log_variance)
+
+
+def _draw(stack: Stack, buckets: Buckets, q: Posterior) -> tuple[Tensor, float]:
+    """Numbers of buckets, int64 `(n, d)`, and the bits that they took."""
+    k, taken = torch.zeros(q.mean.shape, dtype=torch.long), 0.0
+    for place in range(DIGITS):
+        counts = buckets.digit(q, k, place)
+        digit = stack.draw(counts)
+        taken += bits(counts.gather(1, digit[:, None] + torch.arange(2)))
+        k = k * BASE + digit.reshape(k.shape)
+    return k, taken
+
+
+def _give_back(stack: Stack, buckets: Buckets, q: Posterior, k: Tensor) -> None:
+    """The same again."""
+    for place in reversed(range(DIGITS)):
+        number = k // BASE ** (DIGITS - 1 - place)
+        stack.give_back((number % BASE).flatten(), buckets.digit(q, number // BASE, place))
+
+
+def encode_chain(model: BitsBack, x: Tensor) -> Chain:
+    """The stream of images uint8 `(n, C, H, W)`. Asked under `Integers`."""
+    stack, buckets, cost = Stack(fresh=_fresh), Buckets(integers()), 0.0
+    for part in x.split(groups(len(x), model.space)):
+        numbers: list[Tensor] = []
+
+        def draw(q: Gaussian) -> Tensor:
+            nonlocal cost
+            k, taken = _draw(stack, buckets, Posterior(q))
+            cost -= taken
+            numbers.append(k)
+            return buckets.middles[k]
+
+        pixels, images = model.decode(model.infer_by(part, draw)), part.long()
+        ends = torch.arange(2)
+        intervals = torch.cat([pixels.cumulative(c, images[:, :c], images[:, c, ..., None] + ends).reshape(-1, 2) for c in range(x.shape[1])])
+        stack.push(intervals)
+        z = torch.cat(numbers, 1).flatten()
+        stack.push_alike(z, BITS)
+        cost += bits(intervals) + BITS * len(z)
+    return Chain(stack.to_bytes(), cost, stack.initial)
+
+
+def decode_chain(model: BitsBack, stream: bytes, n: int) -> Tensor:
+    """The n images of a stream, uint8 `(n, C, H, W)`. Asked under `Integers`."""
+    stack, buckets, space, found = Stack(stream), Buckets(integers()), model.space, []
+    for size in reversed(groups(n, space)):
+        k = stack.pop_alike(size * model.latent_dims, BITS).reshape(size, -1)
+        z = buckets.middles[k]
+        pixels, x = model.decode(z), torch.zeros(size, *space.shape, dtype=torch.long)
+        for c in range(space.channels):
+            counts = pixels.cumulative(c, x[:, :c], torch.arange(space.levels + 1))
+            x[:, c] = stack.pop(counts.flatten(0, 2)).reshape(size, space.height, space.width)
+        found.append(x.to(torch.uint8))
+        layers: list[tuple[Posterior, Tensor]] = []
+
+        def draw(q: Gaussian) -> Tensor:
+            at = sum(part.shape[1] for _, part in layers)
+            layers.append((Posterior(q), k[:, at : at + q.mean.shape[1]]))
+            return buckets.middles[layers[-1][1]]
+
+        model.infer_by(found[-1], draw)
+        for q, part in reversed(layers):
+            _give_back(stack, buckets, q, part)
+    return torch.cat(found[::-1])
+
+
+def _fresh(words: int) -> Any:
+    """Words that mean nothing, none of them zero."""
+    found = Noise(0, torch.zeros(1, dtype=torch.long)).bits("initial", words)[0].numpy() & 0xFFFFFFFF
+    return np.maximum(found, 1)
