@@ -45,7 +45,7 @@ class Arithmetic(ABC):
 
     @abstractmethod
     def function(self, name: str, x: Tensor) -> Tensor:
-        """A function of one number, by name: "tanh", "elu", "relu", "round"."""
+        """A function of one number, by name: "tanh", "elu", "relu", "power" (e^x), "round"."""
 
     @abstractmethod
     def sigmoid(self, x: Tensor) -> Tensor:
@@ -54,6 +54,10 @@ class Arithmetic(ABC):
     @abstractmethod
     def silu(self, x: Tensor) -> Tensor:
         """x σ(x), by the table of tanh."""
+
+    @abstractmethod
+    def bounded(self, x: Tensor, most: float) -> Tensor:
+        """most · tanh(x / most), by the same table."""
 
     @abstractmethod
     def image(self, x: Tensor, levels: int) -> Tensor:
@@ -190,6 +194,9 @@ class Integers(Arithmetic):
         # A single product is rounded alike everywhere; a grid that functions share keeps sums of what follows exact.
         return rounded(x.clamp(-LARGEST, LARGEST).mul_(self.sigmoid(x)), FUNCTION_BITS)
 
+    def bounded(self, x: Tensor, most: float) -> Tensor:
+        return rounded(self._value("tanh", x / most).mul_(most), FUNCTION_BITS)
+
     def conv2d(self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1) -> Tensor:
         # PyTorch's convolution in float64 is the slow one. A kernel's tap is a matrix product with all pixels shifted, margins included.
         taps = weight.shape[2] * weight.shape[3]
@@ -270,8 +277,8 @@ class Bounds(Arithmetic, TorchFunctionMode):
 
     def function(self, name: str, x: Tensor) -> Tensor:
         with torch._C.DisableTorchFunction():
-            limit = {"tanh": x.new_ones(()), "round": x}.get(name, x.new_full((), LARGEST))
-            return self.mark(limit.expand_as(x).clone(), FUNCTION_BITS)
+            limit = {"tanh": x.new_ones(()), "round": x, "power": x.clamp(max=GRIDS["power"].most).exp()}.get(name, x.new_full((), LARGEST))
+            return self.mark(limit.expand_as(x).clone(), GRIDS["power"].out if name == "power" else FUNCTION_BITS)
 
     def sigmoid(self, x: Tensor) -> Tensor:
         with torch._C.DisableTorchFunction():
@@ -280,6 +287,10 @@ class Bounds(Arithmetic, TorchFunctionMode):
     def silu(self, x: Tensor) -> Tensor:
         with torch._C.DisableTorchFunction():
             return self.mark(x.clamp(max=LARGEST), FUNCTION_BITS)
+
+    def bounded(self, x: Tensor, most: float) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            return self.mark(x.clamp(max=most), FUNCTION_BITS)
 
     def image(self, x: Tensor, levels: int) -> Tensor:
         with torch._C.DisableTorchFunction():

@@ -31,8 +31,10 @@ from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.tasks._entropy import WHOLE, Stack, bits
 
-DIGITS, BASE = 3, 16
-BITS = 12  # of a bucket's number: BASE^DIGITS of them
+DIGITS, DIGIT_BITS = 6, 2
+BITS = DIGITS * DIGIT_BITS  # of a bucket's number
+BASE = 2**DIGIT_BITS
+FIRST = 2  # digits of the first image
 EDGE_BITS = 16  # edges, middles and means of q are multiples of 2^−EDGE_BITS
 BEYOND = 2.0**20  # the outer edges: Φ has ended there, whatever μ and σ
 FINE_BITS = 18  # of masses, below those of the table
@@ -49,18 +51,31 @@ class Chain:
     initial: int
 
 
-def groups(n: int, space: ImageSpace) -> list[int]:
-    """How many of n images are coded together: an eighth of those before, at least one.
+@dataclass(frozen=True)
+class Group:
+    """Images that are coded together, and the digits of the numbers of their buckets."""
 
-    >>> groups(20, ImageSpace(1, 28, 28))[-4:]
-    [1, 1, 2, 2]
+    size: int
+    digits: int
+
+    @property
+    def bits(self) -> int:
+        return self.digits * DIGIT_BITS
+
+
+def groups(n: int, space: ImageSpace) -> list[Group]:
+    """Of n images: an eighth of those before, at least one. The first ones have coarser buckets: their codes are drawn by bits that
+    mean nothing.
+
+    >>> [(group.size, group.digits) for group in groups(20, ImageSpace(1, 28, 28))][:4]
+    [(1, 2), (1, 3), (1, 4), (1, 4)]
     """
     most = max(1, min(MOST, AT_ONCE // (space.height * space.width * space.levels)))
-    sizes, done = [], 0
+    found, done = [], 0
     while done < n:
-        sizes.append(min(max(1, done // 8), most, n - done))
-        done += sizes[-1]
-    return sizes
+        found.append(Group(min(max(1, done // 8), most, n - done), min(FIRST + done, DIGITS)))
+        done += found[-1].size
+    return found
 
 
 class Buckets:
@@ -68,10 +83,12 @@ class Buckets:
 
     def __init__(self, tables: Integers) -> None:
         self._table = tables.values["normal"] * 2.0 ** GRIDS["normal"].out
-        points = self._inverse(torch.arange(1, 2 ** (BITS + 1)))
-        ends = points.new_full((1,), BEYOND)
-        self.middles = points[0::2]
-        self.edges = torch.cat([-ends, points[1::2], ends])
+        inner, end = self._inverse(torch.arange(1, 2 ** (BITS + 1))), torch.tensor([BEYOND])
+        self._points = torch.cat([-end, inner, end])  # edges and middles of the finest buckets in turn
+
+    def middles(self, k: Tensor, group: Group) -> Tensor:
+        """z of the numbers of buckets."""
+        return self._points[(2 * k + 1) << (BITS - group.bits)]
 
     def _inverse(self, k: Tensor) -> Tensor:
         """Where Φ reaches k / 2^(BITS + 1)."""
@@ -83,9 +100,9 @@ class Buckets:
         return (((above - 1 + grid.ends[0]) << (EDGE_BITS - grid.index)) + between).double() * 2.0**-EDGE_BITS
 
     def _below(self, q: Posterior, k: Tensor) -> Tensor:
-        """Mass below edge k, int64 `(n, d, m)` each, out of 2^(out + FINE_BITS)."""
+        """Mass below edges of the finest buckets, int64 `(n, d, m)` each, out of 2^(out + FINE_BITS)."""
         grid = GRIDS["normal"]
-        at = (self.edges[k] - q.mean[..., None]) * q.inverse[..., None] * 2.0**grid.index - grid.ends[0]
+        at = (self._points[2 * k] - q.mean[..., None]) * q.inverse[..., None] * 2.0**grid.index - grid.ends[0]
         at = at.clamp_(0, grid.ends[1] - grid.ends[0])
         entry = at.long().clamp_(max=len(self._table) - 2)
         low = self._table[entry]
@@ -95,7 +112,7 @@ class Buckets:
     def digit(self, q: Posterior, before: Tensor, place: int) -> Tensor:
         """How much lies below each value of a digit, given those before it as a number `(n, d)`: int64 `(m, BASE + 1)` out of `WHOLE`."""
         v = torch.arange(BASE + 1)
-        below = self._below(q, (before[..., None] * BASE + v) * BASE ** (DIGITS - 1 - place))
+        below = self._below(q, (before[..., None] * BASE + v) << (BITS - (place + 1) * DIGIT_BITS))
         below = below - below[..., :1] + v  # one more for each: there always is some mass
         return (torch.div(below * (WHOLE - BASE), below[..., -1:], rounding_mode="floor") + v).flatten(0, 1)
 
@@ -109,10 +126,10 @@ class Posterior:
         self.inverse = tables.function("power", -0.5 * q.log_variance)
 
 
-def _draw(stack: Stack, buckets: Buckets, q: Posterior) -> tuple[Tensor, float]:
+def _draw(stack: Stack, buckets: Buckets, q: Posterior, digits: int) -> tuple[Tensor, float]:
     """Numbers of buckets, int64 `(n, d)`, and the bits that they took."""
     k, taken = torch.zeros(q.mean.shape, dtype=torch.long), 0.0
-    for place in range(DIGITS):
+    for place in range(digits):
         counts = buckets.digit(q, k, place)
         digit = stack.draw(counts)
         taken += bits(counts.gather(1, digit[:, None] + torch.arange(2)))
@@ -120,42 +137,44 @@ def _draw(stack: Stack, buckets: Buckets, q: Posterior) -> tuple[Tensor, float]:
     return k, taken
 
 
-def _give_back(stack: Stack, buckets: Buckets, q: Posterior, k: Tensor) -> None:
+def _give_back(stack: Stack, buckets: Buckets, q: Posterior, digits: int, k: Tensor) -> None:
     """The same again."""
-    for place in reversed(range(DIGITS)):
-        number = k // BASE ** (DIGITS - 1 - place)
+    for place in reversed(range(digits)):
+        number = k // BASE ** (digits - 1 - place)
         stack.give_back((number % BASE).flatten(), buckets.digit(q, number // BASE, place))
 
 
 def encode_chain(model: BitsBack, x: Tensor) -> Chain:
     """The stream of images uint8 `(n, C, H, W)`. Asked under `Integers`."""
     stack, buckets, cost = Stack(fresh=_fresh), Buckets(integers()), 0.0
-    for part in x.split(groups(len(x), model.space)):
+    plan = groups(len(x), model.space)
+    for group, part in zip(plan, x.split([group.size for group in plan]), strict=True):
         numbers: list[Tensor] = []
 
         def draw(q: Gaussian) -> Tensor:
             nonlocal cost
-            k, taken = _draw(stack, buckets, Posterior(q))
+            k, taken = _draw(stack, buckets, Posterior(q), group.digits)
             cost -= taken
             numbers.append(k)
-            return buckets.middles[k]
+            return buckets.middles(k, group)
 
         pixels, images = model.decode(model.infer_by(part, draw)), part.long()
         ends = torch.arange(2)
         intervals = torch.cat([pixels.cumulative(c, images[:, :c], images[:, c, ..., None] + ends).reshape(-1, 2) for c in range(x.shape[1])])
         stack.push(intervals)
         z = torch.cat(numbers, 1).flatten()
-        stack.push_alike(z, BITS)
-        cost += bits(intervals) + BITS * len(z)
+        stack.push_alike(z, group.bits)
+        cost += bits(intervals) + group.bits * len(z)
     return Chain(stack.to_bytes(), cost, stack.initial)
 
 
 def decode_chain(model: BitsBack, stream: bytes, n: int) -> Tensor:
     """The n images of a stream, uint8 `(n, C, H, W)`. Asked under `Integers`."""
     stack, buckets, space, found = Stack(stream), Buckets(integers()), model.space, []
-    for size in reversed(groups(n, space)):
-        k = stack.pop_alike(size * model.latent_dims, BITS).reshape(size, -1)
-        z = buckets.middles[k]
+    for group in reversed(groups(n, space)):
+        size = group.size
+        k = stack.pop_alike(size * model.latent_dims, group.bits).reshape(size, -1)
+        z = buckets.middles(k, group)
         pixels, x = model.decode(z), torch.zeros(size, *space.shape, dtype=torch.long)
         for c in range(space.channels):
             counts = pixels.cumulative(c, x[:, :c], torch.arange(space.levels + 1))
@@ -166,11 +185,11 @@ def decode_chain(model: BitsBack, stream: bytes, n: int) -> Tensor:
         def draw(q: Gaussian) -> Tensor:
             at = sum(part.shape[1] for _, part in layers)
             layers.append((Posterior(q), k[:, at : at + q.mean.shape[1]]))
-            return buckets.middles[layers[-1][1]]
+            return buckets.middles(layers[-1][1], group)
 
         model.infer_by(found[-1], draw)
         for q, part in reversed(layers):
-            _give_back(stack, buckets, q, part)
+            _give_back(stack, buckets, q, group.digits, part)
     return torch.cat(found[::-1])
 
 
