@@ -97,9 +97,7 @@ class ConvolutionalEncoder(nn.Module):
         super().__init__()
         sizes, widths = _sizes(space, layers), _widths(channels, layers)
         inputs = [space.channels, *widths]
-        self.convs = nn.ModuleList(
-            Conv2d(a, b, 3, stride, padding=1) for a, b, stride in zip(inputs, widths, strides(sizes), strict=False)
-        )
+        self.convs = nn.ModuleList(Conv2d(a, b, 3, stride, padding=1) for a, b, stride in zip(inputs, widths, strides(sizes), strict=False))
         self.given = nn.ModuleList(context.into(width) for width in widths)
         self.out = Linear(inputs[-1] * sizes[-1][0] * sizes[-1][1], outputs)
 

@@ -146,51 +146,58 @@ def _give_back(stack: Stack, buckets: Buckets, q: Posterior, digits: int, k: Ten
 
 def encode_chain(model: BitsBack, x: Tensor) -> Chain:
     """The stream of images uint8 `(n, C, H, W)`. Asked under `Integers`."""
-    stack, buckets, cost = Stack(fresh=_fresh), Buckets(integers()), 0.0
-    plan = groups(len(x), model.space)
-    for group, part in zip(plan, x.split([group.size for group in plan]), strict=True):
-        numbers: list[Tensor] = []
-
-        def draw(q: Gaussian) -> Tensor:
-            nonlocal cost
-            k, taken = _draw(stack, buckets, Posterior(q), group.digits)
-            cost -= taken
-            numbers.append(k)
-            return buckets.middles(k, group)
-
-        pixels, images = model.decode(model.infer_by(part, draw)), part.long()
-        ends = torch.arange(2)
-        intervals = torch.cat([pixels.cumulative(c, images[:, :c], images[:, c, ..., None] + ends).reshape(-1, 2) for c in range(x.shape[1])])
-        stack.push(intervals)
-        z = torch.cat(numbers, 1).flatten()
-        stack.push_alike(z, group.bits)
-        cost += bits(intervals) + group.bits * len(z)
+    stack, buckets, plan = Stack(fresh=_fresh), Buckets(integers()), groups(len(x), model.space)
+    parts = x.split([group.size for group in plan])
+    cost = sum(_encode_group(stack, buckets, model, group, part) for group, part in zip(plan, parts, strict=True))
     return Chain(stack.to_bytes(), cost, stack.initial)
 
 
 def decode_chain(model: BitsBack, stream: bytes, n: int) -> Tensor:
     """The n images of a stream, uint8 `(n, C, H, W)`. Asked under `Integers`."""
-    stack, buckets, space, found = Stack(stream), Buckets(integers()), model.space, []
-    for group in reversed(groups(n, space)):
-        size = group.size
-        k = stack.pop_alike(size * model.latent_dims, group.bits).reshape(size, -1)
-        z = buckets.middles(k, group)
-        pixels, x = model.decode(z), torch.zeros(size, *space.shape, dtype=torch.long)
-        for c in range(space.channels):
-            counts = pixels.cumulative(c, x[:, :c], torch.arange(space.levels + 1))
-            x[:, c] = stack.pop(counts.flatten(0, 2)).reshape(size, space.height, space.width)
-        found.append(x.to(torch.uint8))
-        layers: list[tuple[Posterior, Tensor]] = []
+    stack, buckets = Stack(stream), Buckets(integers())
+    return torch.cat([_decode_group(stack, buckets, model, group) for group in reversed(groups(n, model.space))][::-1])
 
-        def draw(q: Gaussian) -> Tensor:
-            at = sum(part.shape[1] for _, part in layers)
-            layers.append((Posterior(q), k[:, at : at + q.mean.shape[1]]))
-            return buckets.middles(layers[-1][1], group)
 
-        model.infer_by(found[-1], draw)
-        for q, part in reversed(layers):
-            _give_back(stack, buckets, q, group.digits, part)
-    return torch.cat(found[::-1])
+def _encode_group(stack: Stack, buckets: Buckets, model: BitsBack, group: Group, x: Tensor) -> float:
+    """The bits that it cost."""
+    numbers: list[Tensor] = []
+    taken = 0.0
+
+    def draw(q: Gaussian) -> Tensor:
+        nonlocal taken
+        k, cost = _draw(stack, buckets, Posterior(q), group.digits)
+        taken += cost
+        numbers.append(k)
+        return buckets.middles(k, group)
+
+    pixels, values, ends = model.decode(model.infer_by(x, draw)), x.long(), torch.arange(2)
+    intervals = [pixels.cumulative(c, values[:, :c], values[:, c, ..., None] + ends).reshape(-1, 2) for c in range(x.shape[1])]
+    z = torch.cat(numbers, 1).flatten()
+    stack.push(torch.cat(intervals))
+    stack.push_alike(z, group.bits)
+    return bits(torch.cat(intervals)) + group.bits * len(z) - taken
+
+
+def _decode_group(stack: Stack, buckets: Buckets, model: BitsBack, group: Group) -> Tensor:
+    """The other way round, from the last to the first."""
+    space, shape = model.space, (group.size, model.space.height, model.space.width)
+    k = stack.pop_alike(group.size * model.latent_dims, group.bits).reshape(group.size, -1)
+    pixels = model.decode(buckets.middles(k, group))
+    x = torch.zeros(group.size, *space.shape, dtype=torch.long)
+    for c in range(space.channels):
+        counts = pixels.cumulative(c, x[:, :c], torch.arange(space.levels + 1))
+        x[:, c] = stack.pop(counts.flatten(0, 2)).reshape(shape)
+    layers: list[tuple[Posterior, Tensor]] = []
+
+    def draw(q: Gaussian) -> Tensor:
+        at = sum(part.shape[1] for _, part in layers)
+        layers.append((Posterior(q), k[:, at : at + q.mean.shape[1]]))
+        return buckets.middles(layers[-1][1], group)
+
+    model.infer_by(x.to(torch.uint8), draw)
+    for q, part in reversed(layers):
+        _give_back(stack, buckets, q, group.digits, part)
+    return x.to(torch.uint8)
 
 
 def _fresh(words: int) -> Any:

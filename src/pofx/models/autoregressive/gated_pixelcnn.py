@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pofx.errors import InputError
 from pofx.likelihoods import Likelihood
-from pofx.model import RangeCoded, Features, all_threads
+from pofx.model import Features, RangeCoded, all_threads
 from pofx.nn import conditioning
 from pofx.nn.masked import AllRows, FullPass, MaskedConv2d, OneRow, Pass, Rows, StepPass, VerticalConv2d, check_sizes
 from pofx.nn.raster import Place, RasterModel, StepNet, by_row, places

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pofx.errors import InputError
 from pofx.likelihoods import Likelihood
-from pofx.model import RangeCoded, Features
+from pofx.model import Features, RangeCoded
 from pofx.nn import conditioning
 from pofx.nn.masked import FullPass, MaskedConv2d, Pass, StepPass, check_sizes
 from pofx.nn.raster import Place, RasterModel, StepNet, places, raster

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from pofx.errors import InputError
 from pofx.likelihoods import Likelihood
-from pofx.model import Batch, RangeCoded, Features, all_threads
+from pofx.model import Batch, Features, RangeCoded, all_threads
 from pofx.nn import conditioning
 from pofx.nn.activations import elu, settled
 from pofx.nn.raster import Place, RasterModel, StepNet, by_row, places
