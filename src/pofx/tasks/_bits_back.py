@@ -185,7 +185,7 @@ def _decode_group(stack: Stack, buckets: Buckets, model: BitsBack, group: Group)
     pixels = model.decode(buckets.middles(k, group))
     x = torch.zeros(group.size, *space.shape, dtype=torch.long)
     for c in range(space.channels):
-        counts = pixels.cumulative(c, x[:, :c], torch.arange(space.levels + 1))
+        counts = pixels.cumulative(c, x[:, :c], torch.arange(space.levels + 1)[None, None, None])
         x[:, c] = stack.pop(counts.flatten(0, 2)).reshape(shape)
     layers: list[tuple[Posterior, Tensor]] = []
 
