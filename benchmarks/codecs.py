@@ -131,7 +131,7 @@ def speed(run: Path, data: str, n: int) -> dict[str, Any]:
     assert isinstance(model, ExactLikelihood)
     x = load_data(data).test.x[:n]
     form = IntegerForm.of(model)
-    block, _ = encode_block(form, x)
+    block, *_ = encode_block(form, x)
     with torch.inference_mode():
         score = seconds(lambda: model.log_prob(x), 1)
     encode, decode = seconds(lambda: encode_block(form, x), 1), seconds(lambda: decode_block(form, block), 1)

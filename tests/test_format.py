@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pofx.model import RangeCoded
 from pofx.tasks._integer_form import IntegerForm
 
 FILES = sorted((Path(__file__).parent / "golden" / "codec").glob("*.pofx"))
@@ -123,6 +124,7 @@ def test_a_golden_file_is_read_by_the_page(path: Path) -> None:
         (crc,) = struct.unpack_from("<I", payload, at)
         stream, pixels, state = payload[at + 4 :], [[0] * dims for _ in range(n)], {}
         with form.exact() as model:
+            assert isinstance(model, RangeCoded)
             steps = model.begin(n)
             for group in groups:
                 shares = steps.cumulative().flatten(0, 1).tolist()

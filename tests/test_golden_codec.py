@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pofx.model import Sampler
+from pofx.model import RangeCoded, Sampler
 from pofx.models.autoregressive.gated_pixelcnn import GatedPixelCNN
 from pofx.models.autoregressive.pixelcnn import PixelCNN
 from pofx.models.autoregressive.pixelcnn_pp import PixelCNNpp
@@ -121,6 +121,7 @@ def test_the_same_intervals_in_any_batch_and_order_of_sums(path: Path) -> None:
     assert model is not None
     form, x = IntegerForm.from_bytes(model), decompress(path).x
     with form.exact() as exact:
+        assert isinstance(exact, RangeCoded)
         usual = exact.intervals(x, own)
         for size in (1, 7):
             assert torch.equal(usual, torch.cat([exact.intervals(part, own) for part in x.split(size)]))
@@ -129,6 +130,7 @@ def test_the_same_intervals_in_any_batch_and_order_of_sums(path: Path) -> None:
     try:
         Integers.conv2d = lambda self, *a, **k: F.conv2d(*a, **k)
         with form.exact() as exact:
+            assert isinstance(exact, RangeCoded)
             assert torch.equal(usual, exact.intervals(x, own))
     finally:
         Integers.conv2d = ours
@@ -148,9 +150,11 @@ def test_the_same_intervals_on_a_gpu(path: Path) -> None:
     assert model is not None
     form, x = IntegerForm.from_bytes(model), decompress(path).x
     with form.exact() as exact:
+        assert isinstance(exact, RangeCoded)
         usual = exact.intervals(x, own)
+    there = copy.deepcopy(exact).to("cuda")
     with torch.inference_mode(), using(Integers(form.tables, "cuda")):
-        assert torch.equal(usual, copy.deepcopy(form.model).to("cuda").intervals(x.to("cuda"), own).cpu())
+        assert torch.equal(usual, there.intervals(x.to("cuda"), own).cpu())
 
 
 def make() -> None:
