@@ -161,6 +161,7 @@ def codecs(results: Path) -> str:
         "best codec of an image",
         "best of the stack",
         "model, kB",
+        "pays from, images",
         "asked",
     ]
     rows = []
@@ -176,6 +177,7 @@ def codecs(results: Path) -> str:
                 f"{one:.3f} {each}",
                 f"{whole:.3f} {stack}",
                 f"{row['model_bytes'] / 1000:.0f}",
+                f"{8 * row['model_bytes'] / ((min(one, whole) - row['file']) * row['dims']):,.0f}",
                 asked("codecs", row),
             ]
         )
@@ -183,7 +185,7 @@ def codecs(results: Path) -> str:
         f"{row['data']}: " + ", ".join(f"{name} {size:.3f}" for kind in ("each", "stack") for name, size in row[kind].items())
         for row in found["rows"]
     ]
-    return markdown(head, rows, words=2) + "\nBits/dim. " + ". ".join(detail) + "."
+    return markdown(head, rows, words=2) + "\n" + "\n".join(textwrap.fill(line, 150) for line in ("Bits/dim.", *detail)) + "\n"
 
 
 def codec_speed(results: Path) -> str:
@@ -218,7 +220,7 @@ def codec_speed(results: Path) -> str:
         ]
         for row in found["rows"]
     ]
-    return markdown(head, rows) + "\n" + measured(found)
+    return f"{markdown(head, rows)}\n{textwrap.fill(measured(found), 150)}.\n"
 
 
 def sampling(results: Path) -> str:

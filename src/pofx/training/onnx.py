@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from pofx.errors import CapabilityError, InputError, RunError
-from pofx.model import ExactLikelihood, ImageModel, Kind, Labeler, LatentVariable, capabilities, evaluating
+from pofx.model import ExactLikelihood, ImageModel, Kind, Labeler, LatentVariable, LowerBound, capabilities, evaluating
 from pofx.noise import Noise
 from pofx.training.files import write_atomic
 from pofx.training.runs import load_model, pofx_version, read_run
@@ -121,7 +121,7 @@ class Scoring(nn.Module):
         else:
             assert isinstance(model, Labeler)
             labels = model.label(x)
-            if labels.kind == "estimate":
+            if labels.kind == "estimate" and not isinstance(model, LowerBound):  # M2 has q(y | x) itself
                 raise CapabilityError(
                     f"This {type(model).__name__} estimates p(x | y) by draws that are keyed by each image, and a graph has none. "
                     "Label with pofx classify RUN DATA, or export one whose p(x | y) is exact."
