@@ -454,7 +454,7 @@ def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
 
 def test_what_has_no_integer_form_says_what_has() -> None:
     with pytest.raises(CapabilityError, match="pixelcnn-pp"):
-        IntegerForm.of(catalog.get("vae").small(ImageSpace(1, 4, 4, levels=2)))
+        IntegerForm.of(catalog.get("gan").small(ImageSpace(1, 4, 4, levels=2)))
     from pofx.views import Label
 
     with pytest.raises(CapabilityError, match="without --given"):

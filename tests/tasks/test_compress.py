@@ -229,7 +229,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="levels"):
         compress(form, x + 4, out)
     with pytest.raises(CapabilityError):
-        compress(catalog.get("vae").small(ImageSpace(1, 4, 4, levels=2)), random_images(1, ImageSpace(1, 4, 4, levels=2)), out)
+        compress(catalog.get("gan").small(ImageSpace(1, 4, 4, levels=2)), random_images(1, ImageSpace(1, 4, 4, levels=2)), out)
     assert not list(tmp_path.iterdir())
     compress(form, x, out)
     for wrong_places in ([3], [-1], [0, 99]):

@@ -18,6 +18,7 @@ Images go in groups, so that networks run in batches. All z of a group are poppe
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +29,7 @@ from torch import Tensor
 from pofx.integers import GRIDS, Integers, integers, rounded
 from pofx.model import BitsBack, Gaussian
 from pofx.noise import Noise
-from pofx.space import ImageSpace
-from pofx.tasks._entropy import WHOLE, Stack, bits
+from pofx.tasks._entropy import COARSE, WHOLE, Alphabet, Stack, bits
 
 DIGITS, DIGIT_BITS = 6, 2
 BITS = DIGITS * DIGIT_BITS  # of a bucket's number
@@ -38,8 +38,8 @@ FIRST = 2  # digits of the first image
 EDGE_BITS = 16  # edges, middles and means of q are multiples of 2^−EDGE_BITS
 BEYOND = 2.0**20  # the outer edges: Φ has ended there, whatever μ and σ
 FINE_BITS = 18  # of masses, below those of the table
-AT_ONCE = 2**22  # levels of all pixels of a colour that a reader has at once
 MOST = 64  # images of a group
+AT_ONCE = 2**22  # and numbers: shares of the pixels of a channel, or of a digit of the code
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ class Group:
         return self.digits * DIGIT_BITS
 
 
-def groups(n: int, space: ImageSpace) -> list[Group]:
-    """Of n images: an eighth of those before, at least one. The first ones have coarser buckets: their codes are drawn by bits that
-    mean nothing.
+def groups(n: int, pixels: int, latents: int) -> list[Group]:
+    """Of n images of `pixels` = H·W and `latents` numbers of a code: an eighth of those before, at least one. The first ones have coarser
+    buckets: their codes are drawn by bits that mean nothing.
 
-    >>> [(group.size, group.digits) for group in groups(20, ImageSpace(1, 28, 28))][:4]
-    [(1, 2), (1, 3), (1, 4), (1, 4)]
+    >>> [(group.size, group.digits) for group in groups(20, 784, 50)]
+    [(1, 2), (1, 3), (1, 4), (1, 5), (1, 6), (1, 6), (1, 6), (1, 6), (1, 6), (1, 6), (1, 6), (1, 6), (1, 6), (1, 6), (1, 6), (1, 6), (2, 6), (2, 6)]
     """
-    most = max(1, min(MOST, AT_ONCE // (space.height * space.width * space.levels)))
+    most = max(1, min(MOST, AT_ONCE // max(COARSE * pixels, BASE * latents)))
     found, done = [], 0
     while done < n:
         found.append(Group(min(max(1, done // 8), most, n - done), min(FIRST + done, DIGITS)))
@@ -146,7 +146,7 @@ def _give_back(stack: Stack, buckets: Buckets, q: Posterior, digits: int, k: Ten
 
 def encode_chain(model: BitsBack, x: Tensor) -> Chain:
     """The stream of images uint8 `(n, C, H, W)`. Asked under `Integers`."""
-    stack, buckets, plan = Stack(fresh=_fresh), Buckets(integers()), groups(len(x), model.space)
+    stack, buckets, plan = Stack(fresh=_fresh), Buckets(integers()), _groups(model, len(x))
     parts = x.split([group.size for group in plan])
     cost = sum(_encode_group(stack, buckets, model, group, part) for group, part in zip(plan, parts, strict=True))
     return Chain(stack.to_bytes(), cost, stack.initial)
@@ -155,7 +155,11 @@ def encode_chain(model: BitsBack, x: Tensor) -> Chain:
 def decode_chain(model: BitsBack, stream: bytes, n: int) -> Tensor:
     """The n images of a stream, uint8 `(n, C, H, W)`. Asked under `Integers`."""
     stack, buckets = Stack(stream), Buckets(integers())
-    return torch.cat([_decode_group(stack, buckets, model, group) for group in reversed(groups(n, model.space))][::-1])
+    return torch.cat([_decode_group(stack, buckets, model, group) for group in reversed(_groups(model, n))][::-1])
+
+
+def _groups(model: BitsBack, n: int) -> list[Group]:
+    return groups(n, model.space.height * model.space.width, model.latent_dims)
 
 
 def _encode_group(stack: Stack, buckets: Buckets, model: BitsBack, group: Group, x: Tensor) -> float:
@@ -170,12 +174,15 @@ def _encode_group(stack: Stack, buckets: Buckets, model: BitsBack, group: Group,
         numbers.append(k)
         return buckets.middles(k, group)
 
-    pixels, values, ends = model.decode(model.infer_by(x, draw)), x.long(), torch.arange(2)
-    intervals = [pixels.cumulative(c, values[:, :c], values[:, c, ..., None] + ends).reshape(-1, 2) for c in range(x.shape[1])]
-    z = torch.cat(numbers, 1).flatten()
-    stack.push(torch.cat(intervals))
+    pixels, values, alphabet = model.decode(model.infer_by(x, draw)), x.long(), Alphabet(model.space.levels)
+    told = []
+    for c in range(x.shape[1]):
+        below = pixels.cumulative(c, values[:, :c], alphabet.ends(values[:, c]))
+        told.append(alphabet.intervals(below.flatten(0, 2), values[:, c].flatten()))
+    intervals, z = torch.cat(told), torch.cat(numbers, 1).flatten()
+    stack.push(intervals)
     stack.push_alike(z, group.bits)
-    return bits(torch.cat(intervals)) + group.bits * len(z) - taken
+    return bits(intervals) + group.bits * len(z) - taken
 
 
 def _decode_group(stack: Stack, buckets: Buckets, model: BitsBack, group: Group) -> Tensor:
@@ -183,10 +190,13 @@ def _decode_group(stack: Stack, buckets: Buckets, model: BitsBack, group: Group)
     space, shape = model.space, (group.size, model.space.height, model.space.width)
     k = stack.pop_alike(group.size * model.latent_dims, group.bits).reshape(group.size, -1)
     pixels = model.decode(buckets.middles(k, group))
-    x = torch.zeros(group.size, *space.shape, dtype=torch.long)
+    x, alphabet = torch.zeros(group.size, *space.shape, dtype=torch.long), Alphabet(space.levels)
     for c in range(space.channels):
-        counts = pixels.cumulative(c, x[:, :c], torch.arange(space.levels + 1)[None, None, None])
-        x[:, c] = stack.pop(counts.flatten(0, 2)).reshape(shape)
+
+        def cumulative(v: Tensor, c: int = c, earlier: Tensor = x[:, :c]) -> Tensor:
+            return pixels.cumulative(c, earlier, v.reshape(*shape, -1)).flatten(0, 2)
+
+        x[:, c] = alphabet.read(stack.pop, cumulative, math.prod(shape)).reshape(shape)
     layers: list[tuple[Posterior, Tensor]] = []
 
     def draw(q: Gaussian) -> Tensor:

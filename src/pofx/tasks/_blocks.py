@@ -45,7 +45,7 @@ def _decode_steps(model: Codable, stream: bytes, n: int) -> Tensor:
     x = torch.zeros(n, model.space.dims, dtype=torch.uint8)
     decoder, alphabet, steps = Decoder(stream), Alphabet(model.space.levels), model.begin(n)
     for group in model.order():
-        values = alphabet.read(decoder, lambda v, m=len(group): steps.cumulative(v.reshape(n, m, -1)).flatten(0, 1), n * len(group))
+        values = alphabet.read(decoder.decode, lambda v, m=len(group): steps.cumulative(v.reshape(n, m, -1)).flatten(0, 1), n * len(group))
         values = values.reshape(n, len(group))
         steps.fix(values)
         x[:, group] = values.to(torch.uint8)

@@ -68,16 +68,16 @@ class Alphabet:
         part, total = v % COARSE, last - first
         return torch.cat([below[:, 2:], torch.stack([_share(start - first, total, part), _share(stop - first, total, part + 1)], 1)])
 
-    def read(self, decoder: Decoder, cumulative: Callable[[Tensor], Tensor], m: int) -> Tensor:
-        """The next m levels, int64; `cumulative` says how much lies below levels `(m or 1, k)`: `(m, k)`."""
+    def read(self, decode: Callable[[Tensor], Tensor], cumulative: Callable[[Tensor], Tensor], m: int) -> Tensor:
+        """The next m levels, int64, by a coder's `decode`; `cumulative` says how much lies below levels `(m, k)`: `(m, k)`."""
         if not self.parted:
-            return decoder.decode(cumulative(torch.arange(self.levels + 1).expand(m, -1)))
+            return decode(cumulative(torch.arange(self.levels + 1).expand(m, -1)))
         edges = torch.arange(0, self.levels + COARSE, COARSE).clamp(max=self.levels)
-        coarse = decoder.decode(cumulative(edges.expand(m, -1))) * COARSE
+        coarse = decode(cumulative(edges.expand(m, -1))) * COARSE
         steps = torch.arange(COARSE + 1)
         below = cumulative((coarse[:, None] + steps).clamp(max=self.levels))
         first = below[:, :1]
-        fine = decoder.decode(_share(below - first, below[:, -1:] - first, steps))
+        fine = decode(_share(below - first, below[:, -1:] - first, steps))
         return (coarse + fine).clamp(max=self.levels - 1)
 
 
