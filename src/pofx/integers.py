@@ -9,6 +9,7 @@ stored table of integers, alike everywhere.
     values       whole numbers · 2^−unit, carried in float64
     + × conv     exact, so that what is mathematically equal is equal bit for bit: a full pass, and steps that sum otherwise
     tanh, elu    T[round(x · 2^k)]; σ(x) = (1 + tanh(x/2)) / 2 by the same table
+    silu         round(clamp(x) · σ(x))
     relu         round(clamp(x)): without it each layer would make the grid finer
 
 `nn/activations.py` is the one place where networks reach these functions: under `using(arithmetic)` they are taken from there.
@@ -44,11 +45,19 @@ class Arithmetic(ABC):
 
     @abstractmethod
     def function(self, name: str, x: Tensor) -> Tensor:
-        """A function of one number, by name: "tanh", "elu", "relu", "round"."""
+        """A function of one number, by name: "tanh", "elu", "relu", "power" (e^x), "round"."""
 
     @abstractmethod
     def sigmoid(self, x: Tensor) -> Tensor:
         """(1 + tanh(x/2)) / 2, by the table of tanh."""
+
+    @abstractmethod
+    def silu(self, x: Tensor) -> Tensor:
+        """x σ(x), by the table of tanh."""
+
+    @abstractmethod
+    def bounded(self, x: Tensor, most: float) -> Tensor:
+        """most · tanh(x / most), by the same table."""
 
     @abstractmethod
     def image(self, x: Tensor, levels: int) -> Tensor:
@@ -181,6 +190,13 @@ class Integers(Arithmetic):
     def sigmoid(self, x: Tensor) -> Tensor:
         return (self._value("tanh", 0.5 * x) + 1) * 0.5
 
+    def silu(self, x: Tensor) -> Tensor:
+        # A single product is rounded alike everywhere; a grid that functions share keeps sums of what follows exact.
+        return rounded(x.clamp(-LARGEST, LARGEST).mul_(self.sigmoid(x)), FUNCTION_BITS)
+
+    def bounded(self, x: Tensor, most: float) -> Tensor:
+        return rounded(self._value("tanh", x / most).mul_(most), FUNCTION_BITS)
+
     def conv2d(self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1) -> Tensor:
         # PyTorch's convolution in float64 is the slow one. A kernel's tap is a matrix product with all pixels shifted, margins included.
         taps = weight.shape[2] * weight.shape[3]
@@ -243,7 +259,7 @@ class Bounds(Arithmetic, TorchFunctionMode):
     SUMS = frozenset((
         "add", "add_", "__add__", "__radd__", "__iadd__", "sum", "cat", "stack", "pad", "__getitem__", "reshape", "flatten", "view",
         "permute", "transpose", "t", "chunk", "split", "unbind", "contiguous", "expand", "ones_like", "unflatten", "squeeze", "unsqueeze",
-        "narrow", "select", "movedim", "clone", "detach",
+        "narrow", "select", "movedim", "clone", "detach", "to", "interpolate",
     ))
     # fmt: on
 
@@ -261,12 +277,24 @@ class Bounds(Arithmetic, TorchFunctionMode):
 
     def function(self, name: str, x: Tensor) -> Tensor:
         with torch._C.DisableTorchFunction():
-            limit = {"tanh": x.new_ones(()), "round": x.clamp(max=LARGEST)}.get(name, x.new_full((), LARGEST))
-            return self.mark(limit.expand_as(x).clone(), FUNCTION_BITS)
+            limit = {
+                "tanh": x.new_ones(()),
+                "round": x.clamp(max=LARGEST),
+                "power": x.clamp(max=GRIDS["power"].most).exp(),
+            }.get(name, x.new_full((), LARGEST))
+            return self.mark(limit.expand_as(x).clone(), GRIDS["power"].out if name == "power" else FUNCTION_BITS)
 
     def sigmoid(self, x: Tensor) -> Tensor:
         with torch._C.DisableTorchFunction():
             return self.mark(torch.ones_like(x), FUNCTION_BITS + 1)
+
+    def silu(self, x: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            return self.mark(x.clamp(max=LARGEST), FUNCTION_BITS)
+
+    def bounded(self, x: Tensor, most: float) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            return self.mark(x.clamp(max=most), FUNCTION_BITS)
 
     def image(self, x: Tensor, levels: int) -> Tensor:
         with torch._C.DisableTorchFunction():
@@ -286,7 +314,7 @@ class Bounds(Arithmetic, TorchFunctionMode):
         if name in self.PRODUCTS:
             self._numbers(name, args)
             unit = sum(known[:2])
-        elif name in self.SUMS:
+        elif name in self.SUMS and kwargs.get("mode", "nearest") in ("nearest", "constant"):  # of interpolate, of pad
             self._numbers(name, (*args, *kwargs.values()))
             unit = max(known)
         else:

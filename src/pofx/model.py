@@ -6,10 +6,10 @@ A model is a distribution over images of small integers. `x` at every boundary i
     Sampler          x ~ p(x)                        all but classifiers and plain autoencoders
     ExactLikelihood  log p(x)                        autoregressive
     Autoregressive   log p(x_i | x_<i), one group of sub-pixels at a time
-    Codable          the same in integers, alike on every machine
     LowerBound       E_q[log p(x,z) − log q(z|x)] ≤ log p(x)      variational
     Encoder, Decoder z of x, and x of z              autoencoder, VAE; a GAN decodes only
     LatentVariable   all three: z ~ N(0, I), a Gaussian q(z|x), and the parts of the bound
+    Codable          an explicit model in integers, alike on every machine: RangeCoded (autoregressive) or BitsBack (variational)
     Features         a vector for a supervised model to start from
     Critic           realism, unitless               adversarial
     Labeler          log p(y | x)                    discriminative, and Bayes over p(x | y)
@@ -544,20 +544,24 @@ class CountingSteps(Steps):
     def cumulative(self, v: Tensor | None = None) -> Tensor:
         """Of the next group: how much lies below levels `v` `(n, sub-pixels, m)`, or below each, 0 … levels, out of `integers.TOTAL`: int64
         `(n, sub-pixels, m)`, strictly increasing with v from 0. Asked under `integers.Integers`; alike on every machine, and what
-        `Codable.intervals` says."""
+        `RangeCoded.intervals` says."""
 
 
-class Codable(Autoregressive):
+class Codable(ImageModel):
     """Written in the closed set of operations that has an integer form (`integers.py`): what an entropy coder asks for."""
+
+    @abstractmethod
+    def proof(self) -> None:
+        """One full pass of an image through all networks that a coder runs, for `integers.Bounds` to follow."""
+
+
+class RangeCoded(Codable, Autoregressive):
+    """Sub-pixels one after the other, each by what the model says of it given the earlier ones."""
 
     @abstractmethod
     def intervals(self, x: Tensor, ends: Callable[[Tensor], Tensor]) -> Tensor:
         """How much lies below some levels of each sub-pixel, out of `integers.TOTAL`, given the earlier ones: int64 `(n, C, H, W, m)`, in one
         pass over `x` uint8 `(n, C, H, W)`. `ends` says which, of levels `(…)` int64: `(…, m)`. Asked under `integers.Integers`."""
-
-    @abstractmethod
-    def proof(self) -> None:
-        """One full pass of an image, for `integers.Bounds` to follow."""
 
     @abstractmethod
     def begin(self, n: int, given: Any = None) -> CountingSteps: ...
@@ -665,6 +669,16 @@ class LatentVariable(LowerBound, Encoder, Decoder):
     @final
     def elbo(self, x: Tensor, given: Any = None, *, samples: int = 1, seed: int = 0) -> Tensor:
         return self.bound(x, given, samples=samples, seed=seed).elbo
+
+
+class BitsBack(Codable, LatentVariable):
+    """A code that is drawn by bits that are there already, and given back with it (Townsend et al. 2019). `decode(z)` says, under
+    `integers.Integers`, how much `cumulative` mass lies below each level, as of `likelihoods.PixelDistribution`."""
+
+    @abstractmethod
+    def infer_by(self, x: Tensor, draw: Callable[[Gaussian], Tensor]) -> Tensor:
+        """The code of `x` uint8 `(n, C, H, W)`, `(n, latent_dims)`, where `draw` says z of each stochastic layer, `(n, d)`, given its q, the
+        top one first. Asked under `integers.Integers`; alike on every machine."""
 
 
 class Features(ImageModel):

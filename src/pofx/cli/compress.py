@@ -26,7 +26,7 @@ def compress(
     folder) or inside. Each block is decoded and compared before it is written. A file of another size, or with transparency, is stored as it is.
 
     Args:
-        run: a run folder or a Hub id, of an autoregressive model.
+        run: a run folder or a Hub id, of an autoregressive or a variational model.
         images: files, folders of them, or DATA as of other verbs.
         out: FILE.pofx.
         block: images coded together; 1 gives access to single images, and costs more.
@@ -50,6 +50,10 @@ def compress(
         over = found.bits_per_dim / (found.ideal / found.dims) - 1
         lines.append(
             f"bits/dim of the file = {found.bits_per_dim:.4f}, {over:+.2%} on what the model says ({found.dims:,} sub-pixels, {x.numel():,} bytes raw)"
+        )
+    if found.initial:
+        lines.append(
+            f"bits-back coding starts each block with bits that mean nothing: {found.initial:,} in all, {found.initial / found.dims:.4f} bits/dim of the file"
         )
     if found.stored:
         lines.append(

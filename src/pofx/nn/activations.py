@@ -52,7 +52,22 @@ def relu(x: Tensor) -> Tensor:
 
 def silu(x: Tensor) -> Tensor:
     """x σ(x)."""
+    arithmetic = active()
+    if arithmetic is not None:
+        return arithmetic.silu(x)
     return x * sigmoid(x) if x.dtype == torch.float64 else F.silu(x)
+
+
+def exp(x: Tensor) -> Tensor:
+    """e^x; in integers for |x| ≤ 8."""
+    arithmetic = active()
+    return torch.exp(x) if arithmetic is None else arithmetic.function("power", x)
+
+
+def bounded(x: Tensor, most: float) -> Tensor:
+    """x, kept smoothly within ±most."""
+    arithmetic = active()
+    return most * torch.tanh(x / most) if arithmetic is None else arithmetic.bounded(x, most)
 
 
 def elu(x: Tensor) -> Tensor:

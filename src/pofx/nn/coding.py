@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from pofx.errors import InputError
 from pofx.nn import conditioning
-from pofx.nn.activations import silu
-from pofx.nn.linear import Linear
+from pofx.nn.activations import settled, silu
+from pofx.nn.linear import Conv2d, Linear
 from pofx.nn.residual import ResidualBlock
 from pofx.nn.strided import pyramid, strides
 from pofx.noise import Noise
@@ -97,9 +97,7 @@ class ConvolutionalEncoder(nn.Module):
         super().__init__()
         sizes, widths = _sizes(space, layers), _widths(channels, layers)
         inputs = [space.channels, *widths]
-        self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride, padding=1) for a, b, stride in zip(inputs, widths, strides(sizes), strict=False)
-        )
+        self.convs = nn.ModuleList(Conv2d(a, b, 3, stride, padding=1) for a, b, stride in zip(inputs, widths, strides(sizes), strict=False))
         self.given = nn.ModuleList(context.into(width) for width in widths)
         self.out = Linear(inputs[-1] * sizes[-1][0] * sizes[-1][1], outputs)
 
@@ -117,7 +115,7 @@ class ConvolutionalDecoder(nn.Module):
         widths = [*_widths(channels, layers)[::-1], outputs]
         self.start = Linear(latents, widths[0] * self.sizes[0][0] * self.sizes[0][1])
         self.given = nn.ModuleList(context.into(width) for width in widths[:-1])
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+        self.convs = nn.ModuleList(Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
 
     def first(self, z: Tensor) -> Tensor:
         """Affine in z: `(n, h)`."""
@@ -135,10 +133,10 @@ class ResidualEncoder(nn.Module):
     def __init__(self, space: ImageSpace, outputs: int, channels: int, stages: int, context: conditioning.Context) -> None:
         super().__init__()
         sizes = pyramid(space.height, space.width, stages)
-        self.stem = nn.Conv2d(space.channels, channels, 3, padding=1)
+        self.stem = Conv2d(space.channels, channels, 3, padding=1)
         self.stem_given = context.into(channels)
         self.blocks = nn.ModuleList(ResidualBlock(channels, context) for _ in sizes)
-        self.down = nn.ModuleList(nn.Conv2d(channels, channels, 3, stride, padding=1) for stride in strides(sizes))
+        self.down = nn.ModuleList(Conv2d(channels, channels, 3, stride, padding=1) for stride in strides(sizes))
         height, width = sizes[-1]
         self.out = Linear(channels * height * width, outputs)
 
@@ -147,7 +145,7 @@ class ResidualEncoder(nn.Module):
         for i, block in enumerate(self.blocks):
             h = block(h, context, noise, f"encoder{i}", dropout)
             if i < len(self.down):
-                h = self.down[i](h)
+                h = self.down[i](settled(h))
         return self.out(silu(h).flatten(1))
 
 
@@ -158,8 +156,8 @@ class ResidualDecoder(nn.Module):
         height, width = self.sizes[0]
         self.start = Linear(latents, channels * height * width)
         self.blocks = nn.ModuleList(ResidualBlock(channels, context) for _ in self.sizes)
-        self.up = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in self.sizes[1:])
-        self.out = nn.Conv2d(channels, outputs, 3, padding=1)
+        self.up = nn.ModuleList(Conv2d(channels, channels, 3, padding=1) for _ in self.sizes[1:])
+        self.out = Conv2d(channels, outputs, 3, padding=1)
 
     def first(self, z: Tensor) -> Tensor:
         """Affine in z: `(n, h)`."""
@@ -170,7 +168,7 @@ class ResidualDecoder(nn.Module):
         for i, block in enumerate(self.blocks):
             h = block(h, context, noise, f"decoder{i}", dropout)
             if i < len(self.up):
-                h = self.up[i](F.interpolate(h, size=self.sizes[i + 1], mode="nearest"))
+                h = self.up[i](F.interpolate(settled(h), size=self.sizes[i + 1], mode="nearest"))
         return self.out(silu(h))
 
 

@@ -15,7 +15,7 @@ from pofx.integers import Pair, active
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x Wᵀ + b: `(n, in)`, `(out, in)`, `(out,)` → `(n, out)`; in float64 each row as it comes out alone."""
-    if x.dtype != torch.float64 or weight.numel() == 0:
+    if x.dtype != torch.float64 or weight.numel() == 0 or active() is not None:  # sums of integers are exact in any order
         return F.linear(x, weight, bias)
     return F.conv2d(x[:, :, None, None], weight[:, :, None, None], bias)[:, :, 0, 0]
 
@@ -25,6 +25,13 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair = 1, pad
     arithmetic = active()
     convolve = F.conv2d if arithmetic is None else arithmetic.conv2d
     return convolve(x, weight, bias, stride, padding, dilation)
+
+
+class Conv2d(nn.Conv2d):
+    """`torch.nn.Conv2d` through `conv2d`; dilation is one number."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation[0])  # type: ignore[arg-type]
 
 
 class Linear(nn.Linear):

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from pofx.nn import conditioning
 from pofx.nn.activations import silu
+from pofx.nn.linear import Conv2d
 from pofx.nn.masked import MaskedConv2d, Pass
 from pofx.noise import Noise
 
@@ -19,8 +20,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, features: int, context: conditioning.Context | None = None) -> None:
         super().__init__()
-        self.first = nn.Conv2d(features, features, 3, padding=1)
-        self.second = nn.Conv2d(features, features, 3, padding=1)
+        self.first = Conv2d(features, features, 3, padding=1)
+        self.second = Conv2d(features, features, 3, padding=1)
         self.given = nn.Identity() if context is None else context.into(features)
         self.second.weight.data.mul_(0.1)
 

@@ -3,8 +3,8 @@
     L(x)   = E_q[log p(x|z)] − KL(q(z|x) ‖ N(0, I)),   z = μ + σ ⊙ ε              Kingma and Welling 2014, eq. 3 and 10
     L_k(x) = E[log 1/k Σ_i w_i],   w_i = p(x|z_i) p(z_i) / q(z_i|x),  z_i ~ q       Burda et al. 2016, eq. 8; L ≤ L_k ≤ L_{k+1} ≤ log p(x)
 
-A model says three things: what its nets read from x (`read`, once for any number of draws), which z and which pixels follow from ε
-(`explain`), and which pixels follow from z (`generate`).
+A model says three things: what its nets read from x (`read`, once for any number of draws), which z and which pixels follow from draws
+of q (`infer`), and which pixels follow from z (`generate`).
 
 Training: kl_warmup raises the weight of the KL term from 0 to `beta` (Bowman et al. 2016); free_bits lets each latent dimension cost so
 many nats, on average over the batch, without being pushed down (Kingma et al. 2016, eq. 15); importance_samples = k > 1 trains on L_k.
@@ -27,17 +27,18 @@ from pofx.errors import InputError
 from pofx.likelihoods import Likelihood, PixelDistribution, normalised
 from pofx.model import (
     Batch,
+    BitsBack,
     Bound,
     Context,
     Features,
     Gaussian,
-    LatentVariable,
     Objective,
     OptimizerSpec,
     Progress,
     Sampler,
 )
 from pofx.nn import conditioning
+from pofx.nn.activations import settled
 from pofx.noise import Noise, hash_images
 from pofx.space import ImageSpace
 from pofx.views import View
@@ -45,6 +46,7 @@ from pofx.views import View
 LikelihoodName = Literal["auto", "bernoulli", "categorical", "gaussian", "logistic", "logistic-mixture"]
 Scale = Literal["pixel", "shared", "optimal"]
 
+FURTHEST = 8  # a z larger than any that is coded
 SETTLE = 10  # batches of training images (of 100 each) that the optimal scale rests on
 BLOCK = 64  # draws of z whose noise is made at once
 NUMBERS = 2**19  # that the decoder says at once, where it is asked for many z of one image
@@ -65,8 +67,11 @@ class Explanation:
     parameters: Callable[[], Tensor]
 
 
-class Variational(LatentVariable, Sampler, Features):
-    """A latent-variable model by `read`, `explain` and `generate`.
+Draw = Callable[[Gaussian], Tensor]  # z of a layer, `(n, d)`, from its q
+
+
+class Variational(BitsBack, Sampler, Features):
+    """A latent-variable model by `read`, `infer` and `generate`.
 
     Args:
         likelihood, components, scale: the decoder's head, `likelihoods.Likelihood`.
@@ -121,12 +126,35 @@ class Variational(LatentVariable, Sampler, Features):
         """What the nets take from `x` uint8 `(n, C, H, W)`: tensors `(n, …)`."""
 
     @abstractmethod
-    def explain(self, read: tuple[Tensor, ...], epsilon: Tensor, context: Tensor | None, noise: Noise | None) -> Explanation:
-        """q, z = μ + σ ⊙ ε and the way to the parameters of p(x|z), for `epsilon` `(n, d)`."""
+    def infer(self, read: tuple[Tensor, ...], draw: Draw, context: Tensor | None, noise: Noise | None) -> Explanation:
+        """q, what `draw` makes of the q of each layer in turn, and the way to the parameters of p(x|z)."""
 
     @abstractmethod
     def generate(self, z: Tensor, context: Tensor | None) -> Tensor:
         """The parameters of p(x|z), `(n, P, H, W)`, for `z` `(n, d)`."""
+
+    @final
+    def explain(self, read: tuple[Tensor, ...], epsilon: Tensor, context: Tensor | None, noise: Noise | None) -> Explanation:
+        """The same for z = μ + σ ⊙ ε, `epsilon` `(n, d)`."""
+
+        def draw(q: Gaussian) -> Tensor:
+            nonlocal epsilon
+            part, epsilon = epsilon.tensor_split([q.mean.shape[1]], 1)
+            return q.sample(part)
+
+        return self.infer(read, draw, context, noise)
+
+    # BitsBack --------------------------------------------------------------------------------------------------------
+
+    @final
+    def infer_by(self, x: Tensor, draw: Draw) -> Tensor:
+        return self.infer(self.read(x, None, None), lambda q: settled(draw(q)), None, None).z
+
+    @final
+    def proof(self) -> None:
+        x = torch.zeros(1, *self.space.shape, dtype=torch.uint8)
+        e = self.infer(self.read(x, None, None), lambda q: settled(FURTHEST * torch.ones_like(q.mean)), None, None)
+        e.parameters()
 
     # The bound -------------------------------------------------------------------------------------------------------
 
@@ -310,7 +338,7 @@ class Variational(LatentVariable, Sampler, Features):
     def decode(self, z: Tensor, given: Any = None) -> PixelDistribution:
         if z.ndim != 2 or z.shape[1] != self.latent_dims:
             raise InputError(f"Codes of this {type(self).__name__} are (n, {self.latent_dims}), found {tuple(z.shape)}.")
-        return self._pixels(self.generate(z.to(self.device, self.dtype), self.context(self.check_given(given, len(z)))))
+        return self._pixels(self.generate(settled(z.to(self.device, self.dtype)), self.context(self.check_given(given, len(z)))))
 
     @property
     def feature_layers(self) -> Sequence[str]:

@@ -1,6 +1,7 @@
 """Images → a file from which each comes back bit for bit, of about as many bits as the model says that they have.
 
     −log2 p(x) = Σ_i −log2 p(x_i | x_<i)        one full pass of the integer form (`_integer_form.py`) gives every interval of the range coder
+    −L(x) = E_q[log2 q(z|x) − log2 p(x,z)]      of a latent-variable model, by bits-back coding (`_bits_back.py`)
 
 Images are coded in blocks: one stream, one checksum, so that damage costs a block and no more. Within a block sub-pixels come group by
 group, in the order of the model, and within a group image by image: what a decoder asks for at once lies together. A block is decoded and
@@ -20,11 +21,11 @@ import torch
 from torch import Tensor
 
 from pofx.errors import InputError, RunError
-from pofx.integers import TOTAL
-from pofx.model import ImageModel, Progress
+from pofx.model import BitsBack, Codable, ImageModel, Progress, RangeCoded
+from pofx.tasks._bits_back import Chain, encode_chain
 from pofx.tasks._blocks import decode_block, flat_order
 from pofx.tasks._container import MOST_AT_ONCE, MOST_IMAGES, MOST_NAMES, Block, Header, Stored, names_json, packed_model, write
-from pofx.tasks._entropy import Alphabet, encode
+from pofx.tasks._entropy import Alphabet, bits, encode
 from pofx.tasks._files import check_out, writing
 from pofx.tasks._integer_form import IntegerForm
 
@@ -41,7 +42,9 @@ class Compressed:
         images, stored: how many, and how many of them the model could not hold.
         dims: sub-pixels of those that it could.
         size: of the file in bytes; `model_size`, of it, is the model inside, and `stored_size` what was stored.
-        ideal: −log2 p of the integer form, bits of all images that the model holds.
+        ideal: −log2 p of the integer form, bits of all images that the model holds; of a latent-variable model what it gives back is
+            taken off.
+        initial: bits that the streams of bits-back coding start with: they are in the file, and not in `ideal`.
         model: id of the integer form.
     """
 
@@ -53,6 +56,7 @@ class Compressed:
     model_size: int
     stored_size: int
     ideal: float
+    initial: int
     model: str
     beside: Path | None
 
@@ -122,16 +126,16 @@ def compress(
         raise InputError(f"Stored images have places 0 … {n - 1}, found {min(stored)} … {max(stored)}.")
     header = Header(form.id, space.shape, space.levels, n, block, check, __version__)
     parts: list[Block | Stored] = [Stored(at, data) for at, data in stored.items()]
-    ideal, done = 0.0, 0
+    ideal, initial, done = 0.0, 0, 0
     for first, images in _blocks(x, sorted(stored), block):
-        coded, bits = encode_block(form, images, first, check)
+        coded, own, start = encode_block(form, images, first, check)
         if not torch.equal(decode_block(form, coded), images):
             raise RunError(
                 f"Images {first} … {first + len(images) - 1} do not come back as they were, and nothing was written: this machine computes wrongly, "
                 "or pofx does. Please report it, with pofx info and the processor's name."
             )
         parts.append(coded)
-        ideal, done = ideal + bits, done + len(images)
+        ideal, initial, done = ideal + own, initial + start, done + len(images)
         if progress is not None:
             progress(done, len(x))
     parts.sort(key=lambda part: part.first)
@@ -145,7 +149,7 @@ def compress(
             file.write(piece)
     model_size = 0 if inside is None else len(packed_model(inside)) + 9
     kept = sum(len(part.to_bytes()) + 9 for part in parts if isinstance(part, Stored))
-    return Compressed(path, n, len(stored), x.numel(), path.stat().st_size, model_size, kept, ideal, form.id, beside)
+    return Compressed(path, n, len(stored), x.numel(), path.stat().st_size, model_size, kept, ideal, initial, form.id, beside)
 
 
 def model_name(identity: str) -> str:
@@ -164,15 +168,22 @@ def _blocks(x: Tensor, stored: Sequence[int], most: int) -> Iterator[tuple[int, 
         at = stop + 1
 
 
-def encode_block(form: IntegerForm, x: Tensor, first: int = 0, check: str = "block") -> tuple[Block, float]:
-    """Images of the form's space as a block, and the bits that they have under it."""
-    alphabet = Alphabet(form.space.levels)
+def encode_block(form: IntegerForm, x: Tensor, first: int = 0, check: str = "block") -> tuple[Block, float, int]:
+    """Images of the form's space as a block, the bits that they have under it, and those that its stream starts with."""
     with form.exact() as model:
-        below = model.intervals(x, alphabet.ends).flatten(1, 3)
+        chain = encode_chain(model, x) if isinstance(model, BitsBack) else _encode_pass(model, x)
+    sums = x.numpy() if check == "image" else x.numpy()[None]
+    checks = tuple(zlib.crc32(image.tobytes()) for image in sums)
+    return Block(first, len(x), checks, chain.stream), chain.bits, chain.initial
+
+
+def _encode_pass(model: Codable, x: Tensor) -> Chain:
+    """What a full pass says of all sub-pixels, in the order of a stream."""
+    assert isinstance(model, RangeCoded)
+    alphabet = Alphabet(model.space.levels)
+    below = model.intervals(x, alphabet.ends).flatten(1, 3)
     order, sizes = flat_order(model)
     values = x.flatten(1)[:, order].long().split(sizes, 1)
     told = [alphabet.intervals(part.flatten(0, 1), v.flatten()) for part, v in zip(below[:, order].split(sizes, 1), values, strict=True)]
-    sums = x.numpy() if check == "image" else x.numpy()[None]
-    checks = tuple(zlib.crc32(image.tobytes()) for image in sums)
-    bits = -float(((below[..., 1] - below[..., 0]).double() / TOTAL).log2().sum())
-    return Block(first, len(x), checks, encode(torch.cat(told))), bits
+    whole = torch.cat(told)
+    return Chain(encode(whole), bits(whole), 0)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pofx.errors import InputError
 from pofx.likelihoods import Likelihood
-from pofx.model import Codable, Features, all_threads
+from pofx.model import Features, RangeCoded, all_threads
 from pofx.nn import conditioning
 from pofx.nn.masked import AllRows, FullPass, MaskedConv2d, OneRow, Pass, Rows, StepPass, VerticalConv2d, check_sizes
 from pofx.nn.raster import Place, RasterModel, StepNet, by_row, places
@@ -80,7 +80,7 @@ class HorizontalLayer(nn.Module):
         return (ops.conv(self.out, a) if self.first or h is None else ops.residual(self.out, h, a)), a
 
 
-class GatedPixelCNN(RasterModel, Codable, Features):
+class GatedPixelCNN(RasterModel, RangeCoded, Features):
     """Gated PixelCNN of van den Oord et al. 2016b.
 
     Args:

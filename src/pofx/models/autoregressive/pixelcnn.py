@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pofx.errors import InputError
 from pofx.likelihoods import Likelihood
-from pofx.model import Codable, Features
+from pofx.model import Features, RangeCoded
 from pofx.nn import conditioning
 from pofx.nn.masked import FullPass, MaskedConv2d, Pass, StepPass, check_sizes
 from pofx.nn.raster import Place, RasterModel, StepNet, places, raster
@@ -29,7 +29,7 @@ from pofx.space import ImageSpace
 from pofx.views import View
 
 
-class PixelCNN(RasterModel, Codable, Features):
+class PixelCNN(RasterModel, RangeCoded, Features):
     """PixelCNN of van den Oord et al. 2016.
 
     Args:

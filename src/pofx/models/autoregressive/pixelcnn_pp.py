@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from pofx.errors import InputError
 from pofx.likelihoods import Likelihood
-from pofx.model import Batch, Codable, Features, all_threads
+from pofx.model import Batch, Features, RangeCoded, all_threads
 from pofx.nn import conditioning
 from pofx.nn.activations import elu, settled
 from pofx.nn.raster import Place, RasterModel, StepNet, by_row, places
@@ -120,7 +120,7 @@ class Colour(nn.Module):
         return ops.conv(self.out, ops.elu(h, POINT))
 
 
-class PixelCNNpp(RasterModel, Codable, Features):
+class PixelCNNpp(RasterModel, RangeCoded, Features):
     """PixelCNN++ of Salimans et al. 2017.
 
     Args:

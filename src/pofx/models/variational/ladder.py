@@ -27,11 +27,11 @@ from pofx.errors import InputError
 from pofx.likelihoods import normalised
 from pofx.model import Gaussian
 from pofx.nn import conditioning
-from pofx.nn.activations import silu
-from pofx.nn.linear import Linear
+from pofx.nn.activations import bounded, exp, settled, silu
+from pofx.nn.linear import Conv2d, Linear
 from pofx.nn.residual import ResidualBlock
 from pofx.nn.strided import pyramid, strides
-from pofx.nn.variational import Explanation, LikelihoodName, Scale, Variational
+from pofx.nn.variational import Draw, Explanation, LikelihoodName, Scale, Variational
 from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.views import View
@@ -53,7 +53,7 @@ class Flat(nn.Module):
 
 def _bounded(log_scale: Tensor) -> Tensor:
     """Logarithms of scales, kept smoothly within ±5: layers feed each other, and an exponential of an exponential knows no measure (NVAE)."""
-    return 5 * torch.tanh(log_scale / 5)
+    return bounded(log_scale, 5)
 
 
 class StochasticLayer(nn.Module):
@@ -63,11 +63,11 @@ class StochasticLayer(nn.Module):
         super().__init__()
         self.shape = (latents, *size) if maps else (latents,)
         self.dims = math.prod(self.shape)
-        self.meet = nn.Conv2d(2 * channels, channels, 3, padding=1)
+        self.meet = Conv2d(2 * channels, channels, 3, padding=1)
         if maps:
-            self.prior: nn.Module = nn.Conv2d(channels, 2 * latents, 1)
-            self.posterior: nn.Module = nn.Conv2d(channels, 2 * latents, 1)
-            self.inject: nn.Module = nn.Conv2d(latents, channels, 1)
+            self.prior: nn.Module = Conv2d(channels, 2 * latents, 1)
+            self.posterior: nn.Module = Conv2d(channels, 2 * latents, 1)
+            self.inject: nn.Module = Conv2d(latents, channels, 1)
         else:
             self.prior, self.posterior = (Flat(channels, size, 2 * latents) for _ in range(2))
             self.inject = Flat(channels, size, latents, up=True)
@@ -81,7 +81,7 @@ class StochasticLayer(nn.Module):
     def forward(self, h: Tensor, code: Tensor, context: Tensor | None, noise: Noise | None, site: str, dropout: float) -> Tensor:
         """The state below, given the code `(n, dims)` of this layer."""
         mean, log_sd = self.prior(silu(h)).chunk(2, 1)
-        z = mean + torch.exp(_bounded(log_sd)) * code.reshape(-1, *self.shape)
+        z = settled(mean + exp(_bounded(log_sd)) * code.reshape(-1, *self.shape))
         return self.block(h + self.inject(z), context, noise, site, dropout)
 
 
@@ -154,14 +154,14 @@ class LadderVAE(Variational):
         self.sizes = sizes if len(sizes) == 1 else sizes[1:]  # scales that have layers, fine to coarse
         inputs = [space.channels] + [channels] * (len(self.sizes) - 1)
         steps = [(1, 1)] if len(sizes) == 1 else strides(sizes)
-        self.down = nn.ModuleList(nn.Conv2d(a, channels, 3, s, padding=1) for a, s in zip(inputs, steps, strict=True))
+        self.down = nn.ModuleList(Conv2d(a, channels, 3, s, padding=1) for a, s in zip(inputs, steps, strict=True))
         self.reading = nn.ModuleList(ResidualBlock(channels, self.context) for _ in self.sizes)
         self.top = nn.Parameter(0.1 * torch.randn(1, channels, *self.sizes[-1]))
         # Layer l stands on scale `places[l]`: as many on each, the rest on the coarsest ones.
         self.places = [len(self.sizes) - 1 - i * len(self.sizes) // layers for i in range(layers)]
         self.stochastic = nn.ModuleList(StochasticLayer(self.sizes[p], channels, latents, maps, self.context) for p in self.places)
-        self.up = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in self.sizes)
-        self.out = nn.Conv2d(channels, self.head.size, 3, padding=1)
+        self.up = nn.ModuleList(Conv2d(channels, channels, 3, padding=1) for _ in self.sizes)
+        self.out = Conv2d(channels, self.head.size, 3, padding=1)
         self.layer_dims = [layer.dims for layer in self._layers()]
         self.latent_dims = sum(self.layer_dims)
 
@@ -198,18 +198,18 @@ class LadderVAE(Variational):
     def _larger(self, h: Tensor, scale: int, size: tuple[int, int]) -> Tensor:
         return self.up[scale](silu(h) if h.shape[2:] == size else F.interpolate(silu(h), size=size, mode="nearest"))
 
-    def explain(self, read: tuple[Tensor, ...], epsilon: Tensor, context: Tensor | None, noise: Noise | None) -> Explanation:
-        layers, parts = self._layers(), epsilon.split(self.layer_dims, 1)
+    def infer(self, read: tuple[Tensor, ...], draw: Draw, context: Tensor | None, noise: Noise | None) -> Explanation:
+        layers = self._layers()
         found: list[Gaussian] = []
         codes: list[Tensor] = []
 
         def code(i: int, h: Tensor) -> Tensor:
             q = layers[i].correct(h, read[self.places[i]])
             found.append(Gaussian(q.mean.to(self.dtype), q.log_variance.to(self.dtype)))
-            codes.append(found[-1].sample(parts[i]))
+            codes.append(draw(found[-1]))
             return codes[-1]
 
-        h = self._descend(epsilon.shape[0], context, noise, code)
+        h = self._descend(read[0].shape[0], context, noise, code)
         q = Gaussian(torch.cat([q.mean for q in found], 1), torch.cat([q.log_variance for q in found], 1))
         return Explanation(q, torch.cat(codes, 1), lambda: self._pixels_of(h))
 

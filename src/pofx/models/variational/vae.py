@@ -22,7 +22,7 @@ from pofx.likelihoods import normalised
 from pofx.model import Gaussian
 from pofx.nn import coding
 from pofx.nn.coding import Network
-from pofx.nn.variational import Explanation, LikelihoodName, Scale, Variational
+from pofx.nn.variational import Draw, Explanation, LikelihoodName, Scale, Variational
 from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.views import View
@@ -115,9 +115,9 @@ class VAE(Variational):
         out = self.encoder(normalised(x, self.space.levels, self.dtype), context, noise, self.dropout)
         return out.to(self.dtype).chunk(2, 1)  # the KL in full precision where the net ran in bf16
 
-    def explain(self, read: tuple[Tensor, ...], epsilon: Tensor, context: Tensor | None, noise: Noise | None) -> Explanation:
+    def infer(self, read: tuple[Tensor, ...], draw: Draw, context: Tensor | None, noise: Noise | None) -> Explanation:
         q = Gaussian(*read)
-        z = q.sample(epsilon)
+        z = draw(q)
         return Explanation(q, z, lambda: self.decoder(z, context, noise, self.dropout))
 
     def generate(self, z: Tensor, context: Tensor | None) -> Tensor:
