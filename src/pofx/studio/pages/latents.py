@@ -319,7 +319,7 @@ def build(shelf: Shelf) -> None:
         )
         return spot, *attributes(spot)
 
-    quick = {"show_progress": "hidden", "trigger_mode": "always_last"}
+    quick: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
     attribute_outputs = [nothing, *strengths]
     choice.run.change(
         told(4 + 2 * ROWS + 2 + 1 + ATTRIBUTES)(opened),

@@ -162,7 +162,7 @@ def build(shelf: Shelf) -> None:
 
     shown = [image, entropy, paused, where]
     settings = [label, temperature, seconds]
-    playing = [
+    playing: list[Any] = [
         draw.click(told(4)(start), [choice.run, seed, *settings], [*shown, error], show_progress="hidden"),
         go_on.click(told(4)(resume), [paused, *settings], [*shown, error], show_progress="hidden"),
     ]
