@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,7 +79,10 @@ def browser(request: pytest.FixtureRequest, chromium: Any, studio: Server) -> It
     made = Browser(page, studio.address)
     page.on("console", lambda message: made.wrong.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: made.wrong.append(str(error)))
-    page.on("request", lambda asked: None if asked.url.startswith((studio.address, "data:", "blob:")) else made.wrong.append(f"asks {asked.url}"))
+    page.on(
+        "request",
+        lambda asked: None if asked.url.startswith((studio.address, "data:", "blob:")) else made.wrong.append(f"asks {asked.url}"),
+    )
     yield made
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=ARTIFACTS / f"{request.node.name.replace('[', '-').rstrip(']')}.png", full_page=True)

@@ -12,7 +12,7 @@ from pofx.errors import InputError
 
 
 def studio(*runs: Path, port: int | None = None, browser: Flag = False, common: Common = Common()) -> Answer:
-    """Look at runs, play with them and show them, in the browser.
+    """Look at runs and play with them, in the browser.
 
     Pages to start and watch trainings, see images appear pixel by pixel, move through latent space, complete images, find odd ones, classify, and
     play the game of a GAN. On this machine alone, and without a network; Ctrl+C ends it. From another machine: ssh -L 7860:localhost:7860 HOST.
