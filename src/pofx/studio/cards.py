@@ -16,7 +16,7 @@ from pofx.studio.curves import curve
 from pofx.studio.shelf import Card
 
 SHOWN = 16  # samples on a card
-SIDE = 232  # screen pixels of the picture, about
+SIDE = 192  # screen pixels of the picture, about
 SILENT = {
     "implicit": "No likelihood: it draws images, and cannot say how probable one is.",
     "without density": "No density: it encodes and decodes, and has no p(x).",

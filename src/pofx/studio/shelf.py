@@ -133,11 +133,14 @@ class Shelf:
     def warm(self) -> None:
         """Load torch and what tasks need, behind the first paint."""
         from pofx import catalog
-        from pofx.model import ImageModel  # noqa: F401  torch
 
-        catalog.models()
-        catalog.tasks()
-        self._ready.set()
+        try:
+            from pofx.model import ImageModel  # noqa: F401  torch
+
+            catalog.models()
+            catalog.tasks()
+        finally:  # what is missing is told where it is needed; nobody is to wait for it
+            self._ready.set()
 
     def wait(self) -> None:
         """Until `warm` is done, where it runs."""

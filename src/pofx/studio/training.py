@@ -182,7 +182,7 @@ class Training:
                 text = file.read().decode(errors="replace")
         except OSError:
             return []
-        return [line for line in text.splitlines() if line.strip() and not line.startswith(MARK)]
+        return [line for line in text.splitlines() if line.strip() not in ("", str(self.out)) and not line.startswith(MARK)]
 
     @property
     def said(self) -> str:

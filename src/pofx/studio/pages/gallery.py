@@ -59,12 +59,12 @@ def box(setting: training.Setting) -> Any:
     label, info = setting.option, setting.help or None
     choices = next((get_args(h) for h in (setting.hint, *get_args(setting.hint)) if getattr(h, "__origin__", None) is Literal), None)
     if choices is not None:
-        return gr.Dropdown([str(c) for c in choices], value=setting.default, label=label, info=info, min_width=230)
+        return gr.Dropdown([str(c) for c in choices], value=setting.default, label=label, info=info, min_width=230, interactive=True)
     if training.switch(setting):
-        return gr.Checkbox(setting.default == "True", label=label, info=info, min_width=230)
+        return gr.Checkbox(setting.default == "True", label=label, info=info, min_width=230, interactive=True)
     if setting.hint in (int, float) and setting.default is not None:
-        return gr.Number(float(setting.default), label=label, info=info, precision=0 if setting.hint is int else None, min_width=230)
-    return gr.Textbox("", label=label, info=info, placeholder=setting.default or "", min_width=230)
+        return gr.Number(float(setting.default), label=label, info=info, precision=0 if setting.hint is int else None, min_width=230, interactive=True)
+    return gr.Textbox("", label=label, info=info, placeholder=setting.default or "", min_width=230, interactive=True)
 
 
 def build(shelf: Shelf) -> None:
@@ -94,7 +94,7 @@ def build(shelf: Shelf) -> None:
         start = gr.Button("Start", variant="primary", elem_id="start")
         stop = gr.Button("Stop", elem_id="stop")
         resume = gr.Button("Resume", elem_id="resume")
-        watched = gr.Dropdown([], label="Training", elem_id="watched", min_width=220, interactive=True)
+        watched = gr.Dropdown([], label="Training", elem_id="watched", min_width=220, interactive=True, allow_custom_value=True)
     trouble = status()
     live = gr.HTML('<div class="live"></div>', elem_id="live", min_height=330)
     timer = gr.Timer(EVERY)
