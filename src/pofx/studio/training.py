@@ -187,7 +187,7 @@ class Training:
     @property
     def said(self) -> str:
         """What it said last; of one that failed its error, one to three lines."""
-        lines = self.lines
+        lines = [line for line in self.lines if line != "pofx train: interrupted."]
         if self.state != "failed":
             return lines[-1] if lines else "Starting: torch loads, and the data is read."
         first = [i for i, line in enumerate(lines) if line.startswith("pofx")]
