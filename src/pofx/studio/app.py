@@ -82,7 +82,7 @@ def serve(shelf: Shelf, port: int | None = None) -> tuple[gr.Blocks, str]:
         "footer_links": [],
         "run_history": False,
         "theme": THEME,
-        "css": CSS,
+        "head": f"<style>{CSS}</style>",  # in the first bytes of the page, so that nothing moves when it comes
     }
     try:
         _, address, _ = app.launch(server_port=port or _free(), **options)

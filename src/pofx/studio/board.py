@@ -50,30 +50,24 @@ class Board:
         mask = mask if len(mask) == rows * cols and set(mask) <= {"0", "1"} else ""
         return cls(str(value.get("src") or ""), rows, cols, pair(value.get("cell"), int), pair(value.get("point"), float), mask, points)
 
-    def value(self) -> dict[str, Any]:
-        """For the browser."""
-        return asdict(self)
 
+def canvas(mode: Mode, label: str, *, side: int = SIDE, brush: int = 0, value: Board | None = None, **more: Any) -> gr.HTML:
+    """The component: what comes from it is for `Board.of`, what goes to it is a `Board`; its event is `input`.
 
-class Canvas(gr.HTML):
-    """The component; its value is `Board.value()`. Its event is `input`."""
+    A function and not a class: Gradio writes a stub file beside every subclass of its components.
 
-    def __init__(self, mode: Mode, label: str, *, side: int = SIDE, brush: int = 0, value: Board = Board(), **more: Any) -> None:
-        super().__init__(
-            value.value(),
-            html_template=f'<canvas class="board" width="{side}" height="{side}" tabindex="0" role="application" aria-label="{escape(label)}"></canvas>',
-            js_on_load=JS,
-            min_height=side,
-            mode=mode,
-            brush=brush,
-            **more,
-        )
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "object"}
-
-    def preprocess(self, payload: Any) -> Any:
-        return payload
-
-    def postprocess(self, value: Any) -> Any:
-        return value.value() if isinstance(value, Board) else value
+    Args:
+        mode: what a person does on it: choose a "cell", drag a "point", "paint" pixels, or "draw" points.
+        label: read out by a screen reader.
+        side: screen pixels.
+        brush: of "paint": pixels around the one that is touched.
+    """
+    return gr.HTML(
+        asdict(value or Board()),
+        html_template=f'<canvas class="board" width="{side}" height="{side}" tabindex="0" role="application" aria-label="{escape(label)}"></canvas>',
+        js_on_load=JS,
+        min_height=side,
+        mode=mode,
+        brush=brush,
+        **more,
+    )

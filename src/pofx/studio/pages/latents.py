@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from pofx.errors import InputError
-from pofx.studio.board import Board, Canvas
+from pofx.studio.board import Board, canvas
 from pofx.studio.parts import choose_run, chosen, command, figure, one_of, pixels, same, status, told, view_value
 from pofx.studio.shelf import Shelf, Wanted
 
@@ -32,7 +32,7 @@ ATTRIBUTES = 6
 MEASURED = 500  # images over which the use of dimensions is measured
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Spot:
     """Where a person is in the latent space of a run.
 
@@ -114,9 +114,9 @@ def board(spot: Spot, src: str) -> Board:
 
 def build(shelf: Shelf) -> None:
     choice = choose_run(shelf, Wanted(("Decoder",), "be moved through its latent space"))
-    with gr.Row(equal_height=False):
+    with gr.Row(equal_height=False, elem_classes="stage"):
         with gr.Column(scale=1, min_width=330):
-            canvas = Canvas("point", "The plane of two latent dimensions: drag the point", elem_id="plane")
+            stage = canvas("point", "The plane of two latent dimensions: drag the point", elem_id="plane")
             with gr.Row():
                 across = gr.Dropdown([], label="Left to right", min_width=80, elem_id="across")
                 up = gr.Dropdown([], label="Bottom to top", min_width=80)
@@ -134,13 +134,13 @@ def build(shelf: Shelf) -> None:
         sliders, strips = [], []
         for _ in range(ROWS):
             with gr.Row(equal_height=True):
-                sliders.append(gr.Slider(-REACH, REACH, 0, step=0.05, label="–", min_width=200, visible=False))
+                sliders.append(gr.Slider(-REACH, REACH, 0, step=0.05, label="–", min_width=200))
                 strips.append(pixels(height=48))
     with gr.Accordion("Between two images", open=True), gr.Row():
         first = gr.Number(0, label="From test image", precision=0, minimum=0, min_width=80)
         second = gr.Number(1, label="to test image", precision=0, minimum=0, min_width=80)
         t = gr.Slider(0, 1, 0, step=0.02, label="Way from the first to the second", min_width=200, elem_id="way")
-    with gr.Accordion("Attributes: directions that have a name", open=True):
+    with gr.Accordion("Attributes: directions that have a name", open=False):
         nothing = gr.Markdown("", elem_classes="status")
         strengths = [gr.Slider(-REACH, REACH, 0, step=0.05, label="–", visible=False) for _ in range(ATTRIBUTES)]
         with gr.Row():
@@ -169,7 +169,7 @@ def build(shelf: Shelf) -> None:
         return [gr.Slider(value=round(spot.of(dim), 2)) for dim in spot.dims] + [gr.skip()] * (ROWS - len(spot.dims))
 
     # A moved point: the image at once, and the plane where it changed. Outputs: state, canvas, picture, where, sliders
-    moved = [state, canvas, picture, where, *sliders]
+    moved = [state, stage, picture, where, *sliders]
 
     def shown(spot: Spot, src: str | None = None) -> tuple[Any, ...]:
         from pofx.workflows._page import data_uri
@@ -219,7 +219,7 @@ def build(shelf: Shelf) -> None:
         choices = [(f"z{dim}", dim) for dim in (found.dims if d > 64 else range(d))]
         both = [gr.Dropdown(choices=choices, value=axis) for axis in axes]
         first_four = shown(spot)[:4]
-        return (*first_four, *bars, *[gr.Slider(visible=False)] * gone, *thumbnails, *[""] * gone, *both, *attributes(spot))
+        return (*first_four, *bars, *[gr.Slider(label="–", value=0)] * gone, *thumbnails, *[""] * gone, *both, *attributes(spot))
 
     def attributes(spot: Spot) -> list[Any]:
         names = list(known(spot))
@@ -327,9 +327,9 @@ def build(shelf: Shelf) -> None:
         [*moved, *strips, across, up, *attribute_outputs, error],
         show_progress="minimal",
     )
-    canvas.input(told(3 + ROWS)(dragged), [canvas, state], [state, picture, where, *sliders, error], **quick)
+    stage.input(told(3 + ROWS)(dragged), [stage, state], [state, picture, where, *sliders, error], **quick)
     for slider in sliders:
-        slider.input(told(4)(slid), [state, *sliders], [state, canvas, picture, where, error], **quick)
+        slider.input(told(4)(slid), [state, *sliders], [state, stage, picture, where, error], **quick)
     for axis in (across, up):
         axis.input(told(4 + ROWS)(turned), [state, across, up], [*moved, error], **quick)
     from_image.click(told(4 + ROWS)(at_image), [state, number, label], [*moved, error], show_progress="minimal")

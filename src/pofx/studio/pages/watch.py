@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from pofx.errors import InputError
-from pofx.studio.board import Board, Canvas
+from pofx.studio.board import Board, canvas
 from pofx.studio.parts import choose_run, chosen, command, image_uri, same, status, told, view_value
 from pofx.studio.shelf import Shelf, Wanted
 
@@ -29,7 +29,7 @@ another value, and **continue from there**: everything after it is drawn anew.""
 FRAME = 0.08  # seconds between pictures, at least
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Paused:
     """Where a drawing stands, between two events. `x`, `entropy`, `fixed` as in `Drawing`."""
 
@@ -74,9 +74,9 @@ def build(shelf: Shelf) -> None:
         draw = gr.Button("Draw", variant="primary")
         pause = gr.Button("Pause")
         go_on = gr.Button("Continue from here")
-    with gr.Row(equal_height=False):
-        image = Canvas("cell", "The image so far: choose a pixel", elem_id="image")
-        entropy = Canvas("cell", "Entropy of each pixel when it was drawn", elem_id="entropy")
+    with gr.Row(equal_height=False, elem_classes="stage"):
+        image = canvas("cell", "The image so far: choose a pixel", elem_id="image")
+        entropy = canvas("cell", "Entropy of each pixel when it was drawn", elem_id="entropy")
     where = gr.Markdown("", elem_classes="status", elem_id="where")
     with gr.Row():
         channels = [
