@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -216,10 +216,11 @@ class Shelf:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a page needs of a run: one of these capabilities, to do that; `also` says why a model that has them still cannot, or ""."""
+    """What a page needs of a run: one of these capabilities, to do that; or that `also` says yes to its card."""
 
     capabilities: tuple[str, ...]
     to: str
+    also: Callable[[Card], bool] = lambda card: False
 
     def classes(self) -> tuple[type[ImageModel], ...]:
         from pofx.model import CAPABILITIES
@@ -235,6 +236,15 @@ class Wanted:
         from pofx import catalog
 
         try:
-            return issubclass(catalog.get(card.model), self.classes())
+            return issubclass(catalog.get(card.model), self.classes()) or self.also(card)
         except InputError:
             return False
+
+    def unable(self, shelf: Shelf, path: str) -> str:
+        """Why a run on the shelf cannot, as one sentence; "" where it can."""
+        try:
+            if self.also(shelf.card(path)):
+                return ""
+        except InputError as error:
+            return str(error)
+        return shelf.unable(path, *self.capabilities, to=self.to)

@@ -149,17 +149,24 @@ def table(judged: Judged) -> str:
     return str(judged.found.write(folder / "outliers.csv"))
 
 
-def shown(judged: Judged) -> tuple[Any, ...]:
-    """Counts, wall, histogram and table."""
+def counted(judged: Judged) -> str:
+    """What is flagged, and what is guaranteed."""
     from pofx.workflows import _page as html
-    from pofx.workflows.outliers import counts, histogram, wall_html
+    from pofx.workflows.outliers import counts
 
     found = judged.found
     n, flagged = len(found.ids), int(found.outlier.sum())
     notes = "".join(html.flag(f"Note: {note}", alarm=True) for note in judged.notes)
     head = f"<p><b>{flagged:,} of {n:,} image{'s are' if n != 1 else ' is'} odd</b> at α = {found.alpha:g}: {html.escape(judged.heading)}.</p>"
-    summary = notes + head + html.paragraph(found.promise) + counts(found)
-    return summary, wall_html(found, judged.wall, judged.levels), histogram(found), gr.DownloadButton(value=table(judged), interactive=True)
+    return notes + head + html.paragraph(found.promise) + counts(found)
+
+
+def shown(judged: Judged) -> tuple[Any, ...]:
+    """Counts, wall, histogram and table."""
+    from pofx.workflows.outliers import histogram, wall_html
+
+    drawn = wall_html(judged.found, judged.wall, judged.levels), histogram(judged.found)
+    return counted(judged), *drawn, gr.DownloadButton(value=table(judged), interactive=True)
 
 
 def build(shelf: Shelf) -> None:
@@ -229,11 +236,12 @@ def build(shelf: Shelf) -> None:
     run = judge.click(told(6)(start), [choice.run, files, data, most, calib, alpha], [*outputs, progress, error], show_progress="hidden")
     stop.click(lambda: "Stopped.", None, progress, cancels=[run], show_progress="hidden")
 
-    def moved(judged: Judged | None, alpha: float) -> tuple[Any, ...]:
-        if judged is None:
-            return (*[gr.skip()] * 5,)
+    def moved(judged: Judged | None, alpha: float) -> Iterator[tuple[Any, ...]]:
+        if judged is None:  # α of what is to come
+            return
         judged = at_alpha(judged, alpha)
-        return (*shown(judged), judged)
+        yield counted(judged), *[gr.skip()] * 3, judged  # at once; pictures take longer
+        yield *shown(judged), judged
 
     alpha.change(told(5)(moved), [kept, alpha], [*outputs, error], show_progress="hidden", trigger_mode="always_last")
 
