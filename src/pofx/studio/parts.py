@@ -98,7 +98,7 @@ def choose_run(shelf: Shelf, wanted: Wanted, *, label: str = "Run") -> Choice:
         return gr.Dropdown(choices=choices, value=None), _none(cards, wanted)
 
     gr.context.Context.root_block.load(fill, None, [run, note], show_progress="hidden")  # type: ignore[union-attr]
-    run.input(lambda path: shelf.unable(path, *wanted.capabilities, to=wanted.to), run, note, show_progress="hidden")
+    run.input(lambda path: wanted.unable(shelf, path), run, note, show_progress="hidden")
     return Choice(run, note)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -132,11 +133,14 @@ class Shelf:
     def warm(self) -> None:
         """Load torch and what tasks need, behind the first paint."""
         from pofx import catalog
-        from pofx.model import ImageModel  # noqa: F401  torch
 
-        catalog.models()
-        catalog.tasks()
-        self._ready.set()
+        try:
+            from pofx.model import ImageModel  # noqa: F401  torch
+
+            catalog.models()
+            catalog.tasks()
+        finally:  # what is missing is told where it is needed; nobody is to wait for it
+            self._ready.set()
 
     def wait(self) -> None:
         """Until `warm` is done, where it runs."""
@@ -148,6 +152,12 @@ class Shelf:
         self.wait()
         with self.lock:
             yield
+
+    def give_way(self) -> None:
+        """Within `computing`, between two pieces of work: let another computation in."""
+        self.lock.release()
+        time.sleep(0.002)  # without it this thread would be the first again
+        self.lock.acquire()
 
     def model(self, path: str) -> ImageModel:
         """The model of a run, loaded once for as long as its file stays as it is."""
@@ -204,10 +214,11 @@ class Shelf:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a page needs of a run: one of these capabilities, to do that; `also` says why a model that has them still cannot, or ""."""
+    """What a page needs of a run: one of these capabilities, to do that; or that `also` says yes to its card."""
 
     capabilities: tuple[str, ...]
     to: str
+    also: Callable[[Card], bool] = lambda card: False
 
     def classes(self) -> tuple[type[ImageModel], ...]:
         from pofx.model import CAPABILITIES
@@ -223,6 +234,15 @@ class Wanted:
         from pofx import catalog
 
         try:
-            return issubclass(catalog.get(card.model), self.classes())
+            return issubclass(catalog.get(card.model), self.classes()) or self.also(card)
         except InputError:
             return False
+
+    def unable(self, shelf: Shelf, path: str) -> str:
+        """Why a run on the shelf cannot, as one sentence; "" where it can."""
+        try:
+            if self.also(shelf.card(path)):
+                return ""
+        except InputError as error:
+            return str(error)
+        return shelf.unable(path, *self.capabilities, to=self.to)

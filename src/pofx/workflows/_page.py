@@ -11,14 +11,13 @@ from contextlib import AbstractContextManager
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from pofx import pictures
 from pofx.numbers import with_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
+    from torch import Tensor
 
     from pofx.metrics.mean import Mean
 

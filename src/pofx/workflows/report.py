@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pofx import catalog
 from pofx.catalog import arguments_from_json, name_of
 from pofx.errors import InputError
 from pofx.metrics.nearest import nearest
@@ -310,14 +311,16 @@ def curves_part(f: Findings, title: str = "") -> str:
     return html.curves([("bits/dim", bits), ("loss", losses), ("accuracy", accuracy)], title)
 
 
-def reproduce_part(f: Findings, path: str) -> str:
-    """The commands that make this run and its report, from what model.json records."""
-    meta = f.meta
+def train_words(meta: Mapping[str, Any], path: str, data: str | None = None) -> list[str] | None:
+    """`pofx train …` as it made a run, from what its model.json records; None where it was trained on an array in memory.
+
+    Args: data: what to name where the run does not say it."""
     arguments, training = meta.get("arguments") or {}, (meta.get("training") or {}).get("arguments") or {}
-    defaults = _defaults(type(f.model))
+    defaults = _defaults(catalog.get(str(meta.get("model"))))
     spec = (meta.get("data") or {}).get("spec") or {}
-    if "spec" in spec and spec["spec"] is None:
-        return html.paragraph("This run was trained on an array in memory; the same command cannot be typed.", "soft")
+    name = spec.get("spec") or (None if "spec" in spec else data)
+    if name is None:
+        return None
     budget = [word for key in ("epochs", "steps", "minutes") if training.get(key) for word in _flag(key, training[key])]
     changed = {key: value for key, value in arguments.items() if defaults.get(key, ...) != value}
     usual = {
@@ -334,7 +337,14 @@ def reproduce_part(f: Findings, path: str) -> str:
     changed |= {key: value for key, value in spec.items() if key != "spec" and value not in (None, False, 0, [])}
     flags = [word for key, value in changed.items() for word in _flag(key, value)]
     flags += _flag("given", meta["given"]) if meta.get("given") else []
-    words = ["pofx", "train", name_of(f.model), spec.get("spec") or f.data.name, "--out", path, *budget, *flags]
+    return ["pofx", "train", str(meta.get("model")), name, "--out", path, *budget, *flags]
+
+
+def reproduce_part(f: Findings, path: str) -> str:
+    """The commands that make this run and its report."""
+    words = train_words({"model": name_of(f.model)} | dict(f.meta), path, f.data.name)
+    if words is None:
+        return html.paragraph("This run was trained on an array in memory; the same command cannot be typed.", "soft")
     return html.code(shlex.join(words) + f"\npofx report {shlex.quote(path)}")
 
 
