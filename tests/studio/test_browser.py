@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,3 +151,45 @@ def test_a_run_that_cannot_says_why(browser: Browser) -> None:
     browser.open("latents")
     browser.choose("pixelcnn")
     browser.until(".status", "that needs Decoder")
+
+
+def test_the_gallery_shows_runs_with_honest_numbers_and_trains(browser: Browser, runs: Path) -> None:
+    page = browser.open()
+    browser.ready()
+    browser.until("#cards", "pixelcnn")
+    text = page.locator("#cards").inner_text()
+    assert "= " in text and "≤ " in text and "No likelihood" in text
+    out = runs / f"trained-{page.viewport_size['width']}"
+    page.locator("#out input, #out textarea").first.fill(str(out))
+    page.locator("#more input, #more textarea").first.fill("--threads 1")
+    page.locator("#minutes input").fill("0.03")
+    page.locator("#minutes input").blur()
+    browser.until("#line textarea", f"--out {out}")
+    browser.until("#line textarea", "--minutes 0.03")
+    page.locator("#start").click()
+    browser.until("#live", "trained-")
+    page.wait_for_function("(name) => document.querySelector('#cards').innerText.includes(name)", arg=out.name, timeout=180_000)
+    assert (out / "model.safetensors").is_file()
+
+
+def test_odd_images_are_found_and_alpha_moves(browser: Browser) -> None:
+    page = browser.open("outliers")
+    browser.choose("pixelcnn")
+    page.locator("#most input").fill("60")
+    page.locator("#judge").click()
+    browser.until("#summary", "60")
+    page.wait_for_selector("#wall img", timeout=WAIT)
+    before = page.locator("#summary").inner_text()
+    slider = page.locator("#alpha input[type=range]")
+    slider.focus()
+    for _ in range(40):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function("(old) => document.querySelector('#summary').innerText !== old", arg=before, timeout=WAIT)
+
+
+def test_an_image_is_labelled_with_reasons(browser: Browser) -> None:
+    page = browser.open("classify")
+    browser.choose("classifier")
+    page.locator("#go").click()
+    page.wait_for_selector("#near img", timeout=WAIT)
+    assert "%" in page.locator("#answer").inner_text()

@@ -11,6 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.context import Context
 
 from pofx.errors import InputError, PofxError
 from pofx.studio.shelf import Card, Shelf, Wanted
@@ -97,7 +98,8 @@ def choose_run(shelf: Shelf, wanted: Wanted, *, label: str = "Run") -> Choice:
             return gr.Dropdown(choices=choices, value=fitting[0].path), ""
         return gr.Dropdown(choices=choices, value=None), _none(cards, wanted)
 
-    gr.context.Context.root_block.load(fill, None, [run, note], show_progress="hidden")  # type: ignore[union-attr]
+    assert Context.root_block is not None
+    Context.root_block.load(fill, None, [run, note], show_progress="hidden")
     run.input(lambda path: wanted.unable(shelf, path), run, note, show_progress="hidden")
     return Choice(run, note)
 

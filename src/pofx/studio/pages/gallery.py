@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import gradio as gr
+from gradio.context import Context
 
 from pofx import catalog
 from pofx.errors import InputError
@@ -201,7 +202,7 @@ def build(shelf: Shelf) -> None:
         names = [name for name in dict.fromkeys([*SETS, *specs]) if name]
         return gr.Dropdown(choices=there, value=value), gr.Dropdown(choices=names), gr.Timer(active=trainings.running)
 
-    root = gr.context.Context.root_block
+    root = Context.root_block
     assert root is not None
     root.load(loaded, None, [watched, data, timer], show_progress="hidden")
     root.load(told(3)(form), fields, lines, show_progress="hidden")
