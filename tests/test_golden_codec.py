@@ -18,8 +18,10 @@ import torch
 
 from pofx.model import BitsBack, Codable, Gaussian, RangeCoded, Sampler
 from pofx.models.autoregressive.gated_pixelcnn import GatedPixelCNN
+from pofx.models.autoregressive.made import MADE
 from pofx.models.autoregressive.pixelcnn import PixelCNN
 from pofx.models.autoregressive.pixelcnn_pp import PixelCNNpp
+from pofx.models.autoregressive.pixelrnn import PixelRNN
 from pofx.models.variational.ladder import LadderVAE
 from pofx.models.variational.vae import VAE
 from pofx.space import ImageSpace
@@ -37,6 +39,9 @@ MODELS = {  # sixteen features and kernels of four taps and more, so that convol
     "pixelcnn-binary": lambda: PixelCNN(ImageSpace(1, 5, 6, levels=2), layers=1, channels=16, kernel=3, first_kernel=5, dilations=2),
     "gated-pixelcnn": lambda: GatedPixelCNN(ImageSpace(3, 4, 5, levels=8), layers=3, channels=15, first_kernel=5),
     "pixelcnn-pp-mixture": lambda: PixelCNNpp(ImageSpace(3, 5, 4), channels=6, blocks=1, stages=1, components=5),
+    "pixelrnn-row": lambda: PixelRNN(ImageSpace(3, 4, 5, levels=8), kind="row", layers=2, channels=6, first_kernel=3),
+    "pixelrnn-diagonal": lambda: PixelRNN(ImageSpace(1, 5, 4, levels=2), kind="diagonal", layers=2, channels=6, first_kernel=5),
+    "made": lambda: MADE(ImageSpace(1, 4, 5, levels=40), hidden=40),
     "vae": lambda: VAE(
         ImageSpace(1, 6, 5, levels=40), network="convolutional", latents=4, channels=16, layers=2, likelihood="gaussian", scale="shared"
     ),

@@ -259,7 +259,7 @@ class Bounds(Arithmetic, TorchFunctionMode):
     SUMS = frozenset((
         "add", "add_", "__add__", "__radd__", "__iadd__", "sum", "cat", "stack", "pad", "__getitem__", "reshape", "flatten", "view",
         "permute", "transpose", "t", "chunk", "split", "unbind", "contiguous", "expand", "ones_like", "unflatten", "squeeze", "unsqueeze",
-        "narrow", "select", "movedim", "clone", "detach", "to", "interpolate",
+        "narrow", "select", "movedim", "clone", "detach", "to", "interpolate", "amax", "index_select", "index_fill_",
     ))
     # fmt: on
 

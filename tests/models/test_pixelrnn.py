@@ -35,7 +35,7 @@ class SmallRow(PixelRNN):
 
     @classmethod
     def small(cls, space, given=None):
-        return cls(space, given, kind="row", layers=2, channels=4 * space.channels)
+        return PixelRNN(space, given, kind="row", layers=2, channels=4 * space.channels)  # one that the catalogue has, as files ask
 
 
 CHECKS = [check for check, slow in testing.checks(SmallRow) if not slow and check.__name__ not in ("numbers_do_not_depend_on_the_batch",)]

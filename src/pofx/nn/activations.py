@@ -16,10 +16,13 @@ from torch import Tensor
 from pofx.integers import active
 
 
-def tanh(x: Tensor) -> Tensor:
+def tanh(x: Tensor, out: Tensor | None = None) -> Tensor:
     """(e^x − e^−x) / (e^x + e^−x)."""
     arithmetic = active()
-    return torch.tanh(x) if arithmetic is None else arithmetic.function("tanh", x)
+    if arithmetic is None:
+        return torch.tanh(x, out=out)
+    found = arithmetic.function("tanh", x)
+    return found if out is None else out.copy_(found)
 
 
 def tanh_(x: Tensor) -> Tensor:
@@ -36,6 +39,12 @@ def sigmoid(x: Tensor) -> Tensor:
     return 1 / (1 + torch.exp(-x)) if x.dtype == torch.float64 else torch.sigmoid(x)
 
 
+def sigmoid_(x: Tensor) -> Tensor:
+    """The same in place."""
+    arithmetic = active()
+    return x.sigmoid_() if arithmetic is None else x.copy_(arithmetic.sigmoid(x))
+
+
 def glu(x: Tensor, dim: int) -> Tensor:
     """a σ(b) of the two halves of x."""
     if active() is None:
@@ -48,6 +57,12 @@ def relu(x: Tensor) -> Tensor:
     """max(x, 0)."""
     arithmetic = active()
     return F.relu(x) if arithmetic is None else arithmetic.function("relu", x)
+
+
+def relu_(x: Tensor) -> Tensor:
+    """The same in place."""
+    arithmetic = active()
+    return x.relu_() if arithmetic is None else x.copy_(arithmetic.function("relu", x))
 
 
 def silu(x: Tensor) -> Tensor:
@@ -88,3 +103,9 @@ def settled(x: Tensor) -> Tensor:
     before it, so that grids do not become ever finer."""
     arithmetic = active()
     return x if arithmetic is None else arithmetic.function("round", x)
+
+
+def settled_(x: Tensor) -> Tensor:
+    """The same in place."""
+    arithmetic = active()
+    return x if arithmetic is None else x.copy_(arithmetic.function("round", x))

@@ -7,14 +7,14 @@ a step computes the units of one degree, each once, and a whole image costs the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from pofx.likelihoods import Likelihood, PixelDistribution, normalised
-from pofx.model import Autoregressive, Batch, Context, Objective, OptimizerSpec, Predictive, Steps
+from pofx.model import Batch, Context, CountingSteps, Objective, OptimizerSpec, Predictive, RangeCoded
 from pofx.nn import conditioning
 from pofx.nn.activations import relu
 from pofx.nn.linear import linear
@@ -95,7 +95,7 @@ class OrderedNet(nn.Module):
         return y.reshape(x.shape[0], -1, self.outputs).transpose(1, 2)
 
 
-class OrderedModel(Autoregressive):
+class OrderedModel(RangeCoded):
     """What models of this kind share: the objective, the order, the full pass and its steps. A subclass sets these attributes."""
 
     net: OrderedNet
@@ -111,12 +111,19 @@ class OrderedModel(Autoregressive):
 
     def conditional_log_prob(self, x: Tensor, given: Tensor | None) -> Tensor:
         pixels, ordered = self._pixels(x, given)
-        return self._places(pixels.log_prob(ordered))
+        return self._places(pixels.log_prob(ordered)[:, 0])
 
     def predictive(self, x: Tensor, given: Tensor | None) -> Predictive:
         pixels, ordered = self._pixels(x, given)
         found = (pixels.log_prob(ordered), *pixels.surprise(ordered))
-        return Predictive(*map(self._places, found)).without(self.known(given))
+        return Predictive(*(self._places(each[:, 0]) for each in found)).without(self.known(given))
+
+    def intervals(self, x: Tensor, ends: Callable[[Tensor], Tensor]) -> Tensor:
+        pixels, ordered = self._pixels(x, None)
+        return self._places(pixels.cumulative(0, ordered[:, :0], ends(ordered[:, 0].long())))
+
+    def proof(self) -> None:
+        self._pixels(torch.zeros(1, *self.space.shape, dtype=torch.uint8), None)
 
     def _pixels(self, x: Tensor, given: Tensor | None) -> tuple[PixelDistribution, Tensor]:
         """p(x_i | x_<i) and x itself, sub-pixels in order: `(n, 1, D)`."""
@@ -124,18 +131,18 @@ class OrderedModel(Autoregressive):
         return self.head(self.net(normalised(ordered, self.space.levels, self.dtype), self.context(given))), ordered[:, None]
 
     def _places(self, ordered: Tensor) -> Tensor:
-        """`(n, 1, D)` in order → `(n, C, H, W)`."""
+        """`(n, D, …)` in order → `(n, C, H, W, …)`."""
         c, h, w = self.space.shape
-        return ordered.reshape(ordered.shape[0], h, w, c).permute(0, 3, 1, 2)
+        return ordered.unflatten(1, (h, w, c)).movedim(3, 1)
 
     def order(self) -> list[Tensor]:
         return raster(self.space)
 
-    def begin(self, n: int, given=None) -> Steps:
+    def begin(self, n: int, given=None) -> OrderedSteps:
         return OrderedSteps(self, n, self.check_given(given, n))
 
 
-class OrderedSteps(Steps):
+class OrderedSteps(CountingSteps):
     """After i sub-pixels, the hidden units of degree i are computed, and no other."""
 
     def __init__(self, model: OrderedModel, n: int, given: Tensor | None) -> None:
@@ -148,10 +155,20 @@ class OrderedSteps(Steps):
         self.out_added = model.net.out_given(context)
         self.position = 0
 
-    def distribution(self) -> Tensor:
+    def _pixels(self) -> tuple[PixelDistribution, Tensor]:
+        """p(x_i | x_<i) of the next sub-pixel, and the earlier channels of it, which has none."""
         degree = self.position + 1
         y = self.out.part(self.hidden[-1] if self.hidden else self.x, degree) + _columns(self.out_added, self.out.units(degree))
-        return self.model.head(y).table(0, y[:, :0])[:, None]
+        return self.model.head(y), y[:, :0]
+
+    def distribution(self) -> Tensor:
+        pixels, earlier = self._pixels()
+        return pixels.table(0, earlier)[:, None]
+
+    def cumulative(self, v: Tensor | None = None) -> Tensor:
+        pixels, earlier = self._pixels()
+        v = torch.arange(self.model.space.levels + 1, device=self.x.device)[None] if v is None else v[:, 0]
+        return pixels.cumulative(0, earlier, v)[:, None]
 
     def fix(self, values: Tensor) -> None:
         self.x[:, self.position] = normalised(values[:, 0], self.model.space.levels, self.model.dtype)

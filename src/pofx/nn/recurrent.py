@@ -13,7 +13,8 @@ How it is fast. Features come first and images last, so that a gate is a block o
 one tanh for all gates. The backward pass is written out: it keeps the gates, h and c, makes the operand again while it is in cache, and
 needs one product for all gradients by the operand, and one that adds to the weights'.
 
-In float64 each image is a matrix of its own: its numbers do not depend on the batch.
+In float64 each image is a matrix of its own: its numbers do not depend on the batch. In integers (`integers.py`) sums are exact in any order;
+states are settled, c after each step and o ⊙ tanh(c), and so is what a scan reads: one step proves them all.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from pofx.integers import LARGEST, Bounds, active
+from pofx.nn.activations import settled, settled_, sigmoid, tanh, tanh_
 
 GATES, FORGET = 4, 2  # o, i, f, g: those with σ together
 
@@ -197,20 +201,31 @@ class _Order(torch.autograd.Function):
         return ctx.take(grads[0]) if ctx.back else ctx.take.back(grads[0]), None, None
 
 
+def alone(x: Tensor) -> bool:
+    """Whether each image of `(n, …)` is computed by itself: in float64, but for integers."""
+    return x.dtype == torch.float64 and active() is None
+
+
+def _ordered(x: Tensor, take: Take, back: bool) -> Tensor:
+    if torch.is_grad_enabled():
+        return _Order.apply(x, take, back)
+    return take.back(x) if back else take(x)
+
+
 def columns(x: Tensor, plan: Plan) -> Tensor:
     """A map `(n, F, H, W)` as scans take it: `(1, F, P, n)` in the plan's order; in float64 `(n, F, P, 1)`, each image by itself.
 
     A map `(n, F, 1, 1)` becomes `(1, F, 1, n)`, or `(n, F, 1, 1)`.
     """
     x = x.flatten(2)
-    x = x[..., None] if x.dtype == torch.float64 else x.permute(1, 2, 0)[None].contiguous()
-    return x if x.shape[2] == 1 or plan.order.same else _Order.apply(x, plan.order, False)
+    x = x[..., None] if alone(x) else x.permute(1, 2, 0)[None].contiguous()
+    return x if x.shape[2] == 1 or plan.order.same else _ordered(x, plan.order, False)
 
 
 def image(x: Tensor, plan: Plan, height: int, width: int) -> Tensor:
     """The map `(n, F, H, W)` of columns."""
-    x = x if plan.order.same else _Order.apply(x, plan.order, True)
-    x = x[..., 0] if x.dtype == torch.float64 else x[0].permute(2, 0, 1)
+    x = x if plan.order.same else _ordered(x, plan.order, True)
+    x = x[..., 0] if alone(x) else x[0].permute(2, 0, 1)
     return x.reshape(*x.shape[:2], height, width)
 
 
@@ -229,12 +244,26 @@ def scan(x: Tensor, weight: Tensor, h0: Tensor, c0: Tensor, plan: Plan, states: 
     """
     if torch.compiler.is_exporting():
         raise RuntimeError("a scan works in memory of its own, which has no place in a graph")
+    h0, c0 = settled(h0), settled(c0)
+    if isinstance(active(), Bounds):
+        return _bounded(x, weight, h0, plan)
     if len(x) > CHUNK and states is None and not torch.is_grad_enabled():
         return torch.cat([scan(part, weight, h0, c0, plan) for part in x.split(CHUNK)])
     told, *state = _Scan.apply(x, weight, h0, c0, plan, torch.is_grad_enabled())
     if states is not None:
         states.append((state[0], state[1]))
     return told
+
+
+def _bounded(x: Tensor, weight: Tensor, h0: Tensor, plan: Plan) -> Tensor:
+    """What `integers.Bounds` follows: one step stands for all, of the largest x of any pixel, since no state is larger than 1 or the initial one."""
+    directions, step = len(weight), plan.steps[0]
+    most, h = x.amax((0, 2, 3)).expand(directions, -1), tanh(h0) + h0
+    operand = torch.cat([most] * len(step.inputs) + [torch.ones_like(most[:, :1])] + [h] * len(step.states), 1)
+    o, i, f, g = torch.matmul(weight, operand[..., None]).chunk(GATES, 1)
+    c = settled(LARGEST * sigmoid(f) + sigmoid(i) * tanh(g))
+    told = settled(sigmoid(o) * tanh(c)).sum(0)
+    return told[None, :, :, None].expand(len(x), -1, *x.shape[2:])
 
 
 class _Work:
@@ -277,15 +306,15 @@ class _Scan(torch.autograd.Function):
         for step, slab in zip(plan.steps, slabs, strict=True):
             m, before, now = step.width * n, step.cell * n, step.write * n
             _product(halved, work.operand(step), slab)
-            slab.tanh_()
+            tanh_(slab)
             sigmoids = slab.narrow(1, 0, 3 * width)
             torch.add(half, sigmoids, alpha=0.5, out=sigmoids)
             o, i, f, g = slab.split(width, 1)
             cell = c.narrow(2, now, m)
             torch.mul(f, c.narrow(2, before, m), out=cell)
-            cell.addcmul_(i, g)
-            tanh = torch.tanh(cell, out=spare[: o.numel()].view(o.shape))
-            torch.mul(o, tanh, out=h.narrow(2, now, m))
+            settled_(cell.addcmul_(i, g))
+            squashed = tanh(cell, spare[: o.numel()].view(o.shape))
+            settled_(torch.mul(o, squashed, out=h.narrow(2, now, m)))
         h, c = h.view(many, width, -1, n), c.view(many, width, -1, n)
         if keep:
             ctx.save_for_backward(weight, u, h, c, *slabs)
@@ -317,9 +346,9 @@ class _Scan(torch.autograd.Function):
             dz = spare_gates[: slab.numel()].view(slab.shape)
             do, di, df, dg = dz.split(width, 1)
             dh_t, dc_t = dh.narrow(2, now, m), dc.narrow(2, now, m)
-            tanh = torch.tanh(c.narrow(2, now, m), out=spare[: o.numel()].view(o.shape))
-            torch.mul(dh_t, tanh, out=do)
-            dc_t.addcmul_(dh_t, torch.ops.aten.tanh_backward.grad_input(o, tanh, grad_input=tanh))
+            squashed = torch.tanh(c.narrow(2, now, m), out=spare[: o.numel()].view(o.shape))
+            torch.mul(dh_t, squashed, out=do)
+            dc_t.addcmul_(dh_t, torch.ops.aten.tanh_backward.grad_input(o, squashed, grad_input=squashed))
             torch.mul(dc_t, g, out=di)
             torch.mul(dc_t, c.narrow(2, before, m), out=df)
             torch.mul(dc_t, i, out=dg)
@@ -343,7 +372,7 @@ class _Scan(torch.autograd.Function):
 
 def _product(weight: Tensor, x: Tensor, out: Tensor) -> Tensor:
     """`out` = weight @ x: `(D, a, b)`, `(D·B, b, m)`, `(D·B, a, m)`. The weights of a direction serve its B images."""
-    if x.dtype != torch.float64 or 1 < len(x) == len(weight):
+    if not alone(x) or 1 < len(x) == len(weight):
         return torch.bmm(weight, x, out=out)
     for w, part, result in zip(weight, x.chunk(len(weight)), out.chunk(len(weight)), strict=True):
         if len(part) == part.shape[2] == 1:  # one column of one image would be rounded in another way than in a batch

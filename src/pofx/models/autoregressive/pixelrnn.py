@@ -29,11 +29,12 @@ from torch import Tensor, nn
 
 from pofx.errors import InputError
 from pofx.likelihoods import Likelihood
-from pofx.model import Features, all_threads
+from pofx.model import Features, RangeCoded, all_threads
 from pofx.nn import conditioning
+from pofx.nn.activations import relu, relu_, settled, settled_, sigmoid_, tanh, tanh_
 from pofx.nn.masked import FullPass, MaskedConv2d, colours
 from pofx.nn.raster import Place, RasterModel, StepNet, by_row, places
-from pofx.nn.recurrent import FORGET, GATES, Plan, columns, diagonal_plan, image, row_plan, scan
+from pofx.nn.recurrent import FORGET, GATES, Plan, alone, columns, diagonal_plan, image, row_plan, scan
 from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.views import View
@@ -70,13 +71,13 @@ class Layer(nn.Module):
         if keep is not None:
             told = told * keep
         kernel, bias = self.out.kernel(), self.out.bias
-        if x.dtype == torch.float64:  # image by image
-            return x + F.conv2d(told, kernel, bias)
+        if x.dtype == torch.float64:  # image by image, or exact
+            return settled(x + F.conv2d(told, kernel, bias))
         out = (x + bias[:, None, None]).flatten(2)
         return torch.baddbmm(out, kernel[None, :, :, 0, 0], told.flatten(2)).view(x.shape)
 
 
-class PixelRNN(RasterModel, Features):
+class PixelRNN(RasterModel, RangeCoded, Features):
     """Row LSTM and Diagonal BiLSTM of van den Oord et al. 2016.
 
     Args:
@@ -158,7 +159,7 @@ class PixelRNN(RasterModel, Features):
         n, _, height, width = x.shape
         plan = self.plan(height, width, x.device)
         pixels = columns(x, plan)
-        x = columns(FullPass(self.space.channels).conv(self.first, x).to(self.dtype), plan)
+        x = columns(settled(FullPass(self.space.channels).conv(self.first, x).to(self.dtype)), plan)
         with torch.autocast(x.device.type, enabled=False):  # a recurrence adds up its rounding
             for i, layer in enumerate(self.lstms[:depth]):
                 assert isinstance(layer, Layer)
@@ -171,8 +172,8 @@ class PixelRNN(RasterModel, Features):
         return image(x, plan, height, width)
 
     def full(self, x: Tensor, context: Tensor | None, noise: Noise | None = None) -> Tensor:
-        ops, h = FullPass(self.space.channels), F.relu(self.trunk(x, context, noise))
-        return ops.conv(self.out2, F.relu(ops.conv(self.out1, h)))
+        ops, h = FullPass(self.space.channels), relu(self.trunk(x, context, noise))
+        return ops.conv(self.out2, relu(ops.conv(self.out1, h)))
 
     # Steps -----------------------------------------------------------------------------------------------------------
 
@@ -225,6 +226,7 @@ class LSTMSteps(StepNet):
         self.k_out = [[k[part] for k in out] for part in self.wide]
         self.k_ss = torch.stack([layer.states[0][self.order] for layer in layers])
         self.bias = torch.stack([layer.bias[0][self.order, None] for layer in layers])
+        self.h0, self.c0 = (settled(torch.stack([getattr(layer, name).detach() for layer in layers]))[..., None] for name in ("h0", "c0"))
         self.head = [
             [(conv.kernel()[part, :, 0, 0], conv.bias[part, None]) for part in spans(len(conv.bias), c)]
             for conv in (model.out1, model.out2)
@@ -259,8 +261,8 @@ class LSTMSteps(StepNet):
         """The map before a layer: at the column `(2h, n)`, and all that K_is sees."""
 
     @abstractmethod
-    def read(self, layer: int, column: int) -> tuple[Tensor, Tensor, Tensor]:
-        """`pre` `(4h, n)`, c `(h, n)`, and what is told besides o ⊙ tanh(c)."""
+    def read(self, layer: int, column: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """`pre` `(4h, n)`, c `(h, n)`, and what is told besides o ⊙ tanh(c), if anything is."""
 
     @abstractmethod
     def resume(self, layer: int, h: Tensor, c: Tensor, plan: Plan, row: int) -> None:
@@ -285,7 +287,7 @@ class LSTMSteps(StepNet):
             (here, seen), (pre, c, base), gates = self.at(k, column), self.read(k, column), self.gates[colour][k]
             width = part.stop - part.start
             o, i, f, g = gates.split(width)
-            state = o, i, f, g, gates[: 3 * width], c[part], self.tanh[k, part], base[part], self.told[k, part]
+            state = o, i, f, g, gates[: 3 * width], c[part], self.tanh[k, part], None if base is None else base[part], self.told[k, part]
             out.append((here[wide], seen, pre[self.blocks[colour]], gates, *state, self.told[k], self.at(k + 1, column)[0][wide]))
         return out
 
@@ -307,22 +309,23 @@ class LSTMSteps(StepNet):
             views = self.views[column, colour] = self._views(column, colour)
         wide, inner = self.wide[colour], self.image.shape[1]
         window = self.line[column * inner : (column + self.model.first.reach + 1) * inner]
-        torch.addmm(self.above[column, wide], self.row_kernel[colour], window, out=views[0][0])
+        settled_(torch.addmm(self.above[column, wide], self.row_kernel[colour], window, out=views[0][0]))
         for view, k_is, k_out, context in zip(views, self.k_is[colour], self.k_out[colour], self.contexts, strict=True):
-            here, seen, pre, gates, o, i, f, g, sigmoids, c, tanh, base, part, told, after = view
+            here, seen, pre, gates, o, i, f, g, sigmoids, c, squashed, base, part, told, after = view
             if context is not None:
                 here += context[wide, min(row, context.shape[1] - 1), min(column, context.shape[2] - 1)]
             torch.addmm(pre, k_is, seen, out=gates)
-            sigmoids.sigmoid_()
-            g.tanh_()
-            c.mul_(f).addcmul_(i, g)
-            torch.tanh(c, out=tanh)
-            torch.addcmul(base, o, tanh, out=part)
-            torch.addmm(here, k_out, told, out=after)
+            sigmoid_(sigmoids)
+            tanh_(g)
+            settled_(c.mul_(f).addcmul_(i, g))
+            settled_(torch.mul(o, tanh(c, squashed), out=part))
+            if base is not None:
+                part += base
+            settled_(torch.addmm(here, k_out, told, out=after))
         self.end(column, colour)
-        torch.clamp(self.at(len(self.layers), column)[0], min=0, out=self.relu)
+        torch.clamp(self.at(len(self.layers), column)[0], min=0, out=self.relu)  # settled already
         (k1, b1), (k2, b2) = (head[colour] for head in self.head)
-        torch.addmm(b1, k1, self.relu, out=self.hidden[wide]).relu_()
+        relu_(torch.addmm(b1, k1, self.relu, out=self.hidden[wide]))
         return torch.addmm(b2, k2, self.hidden).t()
 
     def write(self, place: Place, value: Tensor) -> None:
@@ -343,7 +346,7 @@ class LSTMSteps(StepNet):
 
 def still(x: Tensor) -> Tensor:
     """Columns `(B, F, P, n)` as steps take them, `(F, P, n)`."""
-    return x[..., 0].permute(1, 2, 0) if x.dtype == torch.float64 else x[0]
+    return x[..., 0].permute(1, 2, 0) if alone(x) else x[0]
 
 
 class RowSteps(LSTMSteps):
@@ -354,9 +357,9 @@ class RowSteps(LSTMSteps):
         (_, W), L, h = self.size, len(self.layers), self.h
         self.map = self.zeros(L + 1, (W + 1) * 2 * h, n)  # a zero before column 0: what K_is sees is one block
         self.states, self.c = self.zeros(L, h, W + 2, n), self.zeros(L, h, W, n)
-        self.states[:, :, 1:-1] = torch.stack([layer.h0.detach()[0] for layer in self.layers])[..., None, None]
-        self.c += torch.stack([layer.c0.detach()[0] for layer in self.layers])[..., None, None]
-        self.pre, self.nothing = self.zeros(L, GATES * h, W, n), self.zeros(h, n)
+        self.states[:, :, 1:-1] = self.h0[:, 0, :, None]
+        self.c += self.c0[:, 0, :, None]
+        self.pre = self.zeros(L, GATES * h, W, n)
 
     def start_row(self, row: int) -> None:
         W = self.size[1]
@@ -374,8 +377,8 @@ class RowSteps(LSTMSteps):
         w = 2 * self.h
         return self.map[layer, (column + 1) * w : (column + 2) * w], self.map[layer, column * w : (column + 2) * w]
 
-    def read(self, layer: int, column: int) -> tuple[Tensor, Tensor, Tensor]:
-        return self.pre[layer, :, column], self.c[layer, :, column], self.nothing
+    def read(self, layer: int, column: int) -> tuple[Tensor, Tensor, None]:
+        return self.pre[layer, :, column], self.c[layer, :, column], None
 
     def resume(self, layer: int, h: Tensor, c: Tensor, plan: Plan, row: int) -> None:
         shape = row + 2, self.size[1] + 2  # the padded states: row 0 is the initial one
@@ -393,7 +396,6 @@ class DiagonalSteps(LSTMSteps):
         self.forth, self.back = self.zeros(W + 1, L, 2 * h, n), self.zeros(W + 1, L, 2 * h, n)
         self.pre, self.c = self.zeros(L, GATES * h, n), self.zeros(L, h, n)
         self.above_told = self.zeros(L, h, W, n)  # right to left, of the row above
-        self.h0, self.c0 = (torch.stack([getattr(layer, name).detach() for layer in self.layers])[..., None] for name in ("h0", "c0"))
         inputs = [(layer.inputs * layer.mask)[1] for layer in self.layers]
         self.back_is, self.back_own = torch.stack([k[:, : 2 * h] for k in inputs]), inputs[0][:, 2 * h :]
         self.back_ss, self.back_bias = (
@@ -413,15 +415,14 @@ class DiagonalSteps(LSTMSteps):
         torch.addmm(pre[0], self.back_own, pixels, out=pre[0])
         pre = pre.unflatten(2, (W, -1))
         gates, c = torch.empty_like(self.pre), self.c0[:, 1].repeat(1, 1, self.n)
-        tanh, (o, i, f, g) = torch.empty_like(c), gates.split(h, 1)
+        squashed, (o, i, f, g) = torch.empty_like(c), gates.split(h, 1)
         self.back[W - 1, :, h:] = self.h0[:, 1]
         for column in reversed(range(W)):
             torch.baddbmm(pre[:, :, column], self.back_ss, self.back[column], out=gates)
-            gates[:, : 3 * h].sigmoid_()
-            g.tanh_()
-            c.mul_(f).addcmul_(i, g)
-            torch.tanh(c, out=tanh)
-            state = torch.mul(o, tanh, out=self.above_told[:, :, column])
+            sigmoid_(gates[:, : 3 * h])
+            tanh_(g)
+            settled_(c.mul_(f).addcmul_(i, g))
+            state = settled_(torch.mul(o, tanh(c, squashed), out=self.above_told[:, :, column]))
             self.back[column, :, :h] = state
             self.back[column - 1, :, h:] = state  # of column 0: into one beyond the last, which nothing reads
 
@@ -431,7 +432,7 @@ class DiagonalSteps(LSTMSteps):
     def end(self, column: int, colour: int) -> None:
         part, h = self.parts[colour], self.h
         state = self.forth[column, :, part]
-        torch.mul(self.gates[colour][:, : part.stop - part.start], self.tanh[:, part], out=state)
+        settled_(torch.mul(self.gates[colour][:, : part.stop - part.start], self.tanh[:, part], out=state))
         self.forth[column + 1, :, h + part.start : h + part.stop] = state
 
     def at(self, layer: int, column: int) -> tuple[Tensor, Tensor]:
