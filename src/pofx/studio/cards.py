@@ -39,7 +39,9 @@ def symbol(card: Card) -> str:
 def number(card: Card) -> str:
     """What the run is worth on images that it was not trained on, with the kind of the number; or why there is none."""
     metrics = card.json.get("metrics") or {}
-    kind = {"exact": "exact", "lower bound": "an upper bound of the cost", "estimate": "an estimate"}.get(str(metrics.get("valid_kind")), "")
+    kind = {"exact": "exact", "lower bound": "an upper bound of the cost", "estimate": "an estimate"}.get(
+        str(metrics.get("valid_kind")), ""
+    )
     if card.cost:
         return f"{symbol(card)}: {card.cost} on its valid part ({kind})"
     accuracy = metrics.get("valid_accuracy")
@@ -97,6 +99,6 @@ def html(card: Card, drawn: Image.Image | None = None, note: str = "") -> str:
     state = note or ("finished" if card.finished else "not finished")
     return (
         f'<article class="card"><h3>{escape(card.name)}</h3><p class="where">{escape(card.path)}</p>'
-        f'<p><b>{escape(what)}</b> on {escape(card.heading)}, {escape(state)}</p>'
+        f"<p><b>{escape(what)}</b> on {escape(card.heading)}, {escape(state)}</p>"
         f'<div class="picture">{samples(card, drawn)}</div><p class="number">{escape(number(card))}</p>{curve(Path(card.path) / "metrics.csv")}</article>'
     )

@@ -22,7 +22,7 @@ from pofx.cli.signatures import flags, is_flag, settings_of
 from pofx.errors import InputError
 
 TRAIN = ("pofx", "train")
-GUARD = 'read line; kill -TERM -- "-$0"'  # `read` ends when the pipe does
+GUARD = 'read line; kill -s TERM -- "-$0"'  # `read` ends when the pipe does
 TAIL = 4096  # bytes of a log that are read for its last lines
 MARK = "$ "  # before the command in a log
 
@@ -83,9 +83,7 @@ def switch(setting: Setting) -> bool:
     return is_flag(setting.hint)
 
 
-def words(
-    model: str, data: str, out: str, minutes: float | None, chosen: Mapping[str, Any] = {}, more: str = ""
-) -> tuple[str, ...]:
+def words(model: str, data: str, out: str, minutes: float | None, chosen: Mapping[str, Any] = {}, more: str = "") -> tuple[str, ...]:
     """The command that a form stands for.
 
     Args:
@@ -305,7 +303,10 @@ def python(model: str, data: str, out: str, minutes: float | None, chosen: Mappi
     if any(setting.name == "classes" for setting in settings_of(model)) and not any(a.startswith("classes=") for a in arguments):
         arguments.insert(0, "classes=data.classes")
     lines = ["import torch", "", "import pofx", *imports, "", f"data = pofx.load_data({data.strip()!r})"]
-    lines += ["torch.manual_seed(0)  # of the first weights", f"model = pofx.models.{catalog.entries()[model].class_name}({', '.join(['data.space', *arguments])})"]
+    lines += [
+        "torch.manual_seed(0)  # of the first weights",
+        f"model = pofx.models.{catalog.entries()[model].class_name}({', '.join(['data.space', *arguments])})",
+    ]
     lines += [f"# further flags, to be given as arguments: {more.strip()}"] if more.strip() else []
     return "\n".join([*lines, f"pofx.train(model, data, out={out.strip()!r}" + (f", minutes={minutes:g})" if minutes else ")")])
 

@@ -671,7 +671,12 @@ class _TooSlow(Exception):
 
 
 def picture_of_samples(
-    model: Sampler, levels: int, given: Callable[[int], Tensor | None], *, seconds: float = SAMPLING_SECONDS, wait: Callable[[], Any] | None = None
+    model: Sampler,
+    levels: int,
+    given: Callable[[int], Tensor | None],
+    *,
+    seconds: float = SAMPLING_SECONDS,
+    wait: Callable[[], Any] | None = None,
 ) -> Image | None:
     """64 samples of seed 0 as one picture, or as many as time allows; None where four take too long.
 

@@ -283,7 +283,9 @@ def wall_html(found: Outliers, shown: Wall, levels: int) -> str:
         )
     legend = UNMAPPED[0].upper() + UNMAPPED[1:]
     if maps is not None:
-        legend = f"Beside each image where it is odd, from dark (0) to bright ({top:.2g} bits a pixel above what the model expected, and more)."
+        legend = (
+            f"Beside each image where it is odd, from dark (0) to bright ({top:.2g} bits a pixel above what the model expected, and more)."
+        )
     if maps is not None and maps.threshold is not None:
         legend = (
             f"Beside each image where it is odd: bits a pixel above what the model expected, mean over 3×3 pixels, from dark (0) to bright "

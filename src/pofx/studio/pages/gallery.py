@@ -63,7 +63,9 @@ def box(setting: training.Setting) -> Any:
     if training.switch(setting):
         return gr.Checkbox(setting.default == "True", label=label, info=info, min_width=230, interactive=True)
     if setting.hint in (int, float) and setting.default is not None:
-        return gr.Number(float(setting.default), label=label, info=info, precision=0 if setting.hint is int else None, min_width=230, interactive=True)
+        return gr.Number(
+            float(setting.default), label=label, info=info, precision=0 if setting.hint is int else None, min_width=230, interactive=True
+        )
     return gr.Textbox("", label=label, info=info, placeholder=setting.default or "", min_width=230, interactive=True)
 
 
@@ -84,7 +86,9 @@ def build(shelf: Shelf) -> None:
     gr.Markdown("## Start a training")
     with gr.Row():
         model = gr.Dropdown(catalog.model_names(), value=FIRST, label="Model", elem_id="model", min_width=180)
-        data = gr.Dropdown(["digits"], value="digits", label="Data: a name, a folder, .npz …", allow_custom_value=True, elem_id="data", min_width=220)
+        data = gr.Dropdown(
+            ["digits"], value="digits", label="Data: a name, a folder, .npz …", allow_custom_value=True, elem_id="data", min_width=220
+        )
         minutes = gr.Number(1, label="Minutes", minimum=0, elem_id="minutes", min_width=90)
         out = gr.Textbox(propose(shelf, FIRST, "digits"), label="Run folder", elem_id="out", min_width=220)
     more = gr.Textbox("", label="Further flags of pofx train, as typed", placeholder="--seed 1 --threads 1 --labels 100", elem_id="more")
@@ -134,7 +138,11 @@ def build(shelf: Shelf) -> None:
         if Path(made.out).parent not in shelf.places and made.out not in shelf.places:
             shelf.places.append(made.out)
         drawings.pop(str(made.out), None)
-        return gr.Dropdown(choices=_unfinished(shelf, trainings), value=str(made.out)), _live(str(made.out), made, None), gr.Timer(active=True)
+        return (
+            gr.Dropdown(choices=_unfinished(shelf, trainings), value=str(made.out)),
+            _live(str(made.out), made, None),
+            gr.Timer(active=True),
+        )
 
     def go_on(path: str | None) -> tuple[Any, ...]:
         if not path:
@@ -216,7 +224,11 @@ def draw_samples(shelf: Shelf, path: str, seconds: float) -> Drawn:
             seconds=seconds,
             wait=shelf.give_way,
         )
-    why = "" if picture is not None else f"Drawing takes more than {seconds:.0f} seconds here. Draw by hand: pofx sample {path} -n 4 -o samples.png"
+    why = (
+        ""
+        if picture is not None
+        else f"Drawing takes more than {seconds:.0f} seconds here. Draw by hand: pofx sample {path} -n 4 -o samples.png"
+    )
     return Drawn(picture, weights, time.monotonic(), time.monotonic() - began, why)
 
 
@@ -263,6 +275,8 @@ def _live(path: str | None, found: training.Training | None, drawn: Drawn | None
     state = found.state if found is not None else "finished" if card is None or card.finished else "not finished: Resume goes on with it"
     said = found.said if found is not None else ""
     words = f"<p><b>{escape(path)}</b>: {escape(state)}</p><pre{' class=alarm' if state == 'failed' else ''}>{escape(said)}</pre>"
-    picture = "" if card is None else cards.samples(card, _picture(drawn)) if drawn is None or not drawn.why else f"<p>{escape(drawn.why)}</p>"
+    picture = (
+        "" if card is None else cards.samples(card, _picture(drawn)) if drawn is None or not drawn.why else f"<p>{escape(drawn.why)}</p>"
+    )
     shown = "" if card is None else f'{curve(Path(path) / "metrics.csv")}<div class="picture">{picture}</div>'
     return f'<div class="live" data-state="{escape(state)}"><div class="words">{words}</div>{shown}</div>'
