@@ -171,6 +171,14 @@ def view_value(model: ImageModel, label: float) -> Tensor | None:
     return model.given.check(torch.tensor([int(label)]), 1, model.space)
 
 
+def at_most(split: Split, most: float | None, *, default: int) -> Split:
+    """A part, or so many of its images, drawn at random and always the same (those of `pofx.tasks.bulk.subset`)."""
+    from pofx.tasks.bulk import Subset, subset
+
+    found = subset(split, max(1, int(most or default)))
+    return split.select(found.index.numpy()) if isinstance(found, Subset) else split
+
+
 # Pictures -----------------------------------------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from pofx.cli.signatures import flags, is_flag, settings_of
 from pofx.errors import InputError
 
 TRAIN = ("pofx", "train")
-GUARD = 'read line; kill -TERM -- "-$0"'  # `read` ends when the pipe does
+GUARD = 'read line; kill -s TERM -- "-$0"'  # `read` ends when the pipe does
 TAIL = 4096  # bytes of a log that are read for its last lines
 MARK = "$ "  # before the command in a log
 

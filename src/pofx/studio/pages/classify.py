@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from pofx.errors import InputError
-from pofx.studio.parts import choose_run, chosen, command, figure, one_of, read_upload, same, status, told
+from pofx.studio.parts import at_most, choose_run, chosen, command, figure, one_of, read_upload, same, status, told
 from pofx.studio.shelf import Card, Shelf, Wanted
 from pofx.studio.work import Work, how_far
 
@@ -30,6 +30,7 @@ For each class the set misses the label of at most a share **α** of its images;
 the nearest training images, and what the image costs under each class where the run knows p(x | y)."""
 
 NEAREST = 10
+CALIBRATING = 600  # labelled images that calibrate, and as many that give median costs: some models take a quarter of a second for one
 BASE = 2000  # training images whose features are compared
 HELD = 4
 NO_DENSITY = "none"
@@ -45,8 +46,10 @@ class Seen:
     """One image that was classified: what does not change with α.
 
     Attributes:
-        told: of the model, one row; p_value: `(1, classes)`, or None without calibration; counts: calibration images of each class.
-        rejecter: what made them; `pooled` makes others at once.
+        names: of the classes; kind: of p(y | x); dims: of the image.
+        told: what the model says of it, one row.
+        rejecter: makes p-values of that; None without calibration, and `why_not`.
+        true: its label, where it is known.
     """
 
     names: tuple[str, ...]
@@ -56,6 +59,13 @@ class Seen:
     dims: int
     true: int | None = None
     why_not: str = ""
+
+    @property
+    def counts(self) -> list[int]:
+        """Calibration images of each class."""
+        import torch
+
+        return [] if self.rejecter is None else torch.bincount(self.rejecter.y, minlength=len(self.names)).tolist()
 
     def p_value(self, pooled: bool) -> Tensor | None:
         return None if self.rejecter is None else replace(self.rejecter, pooled=pooled).p_values(self.told)
@@ -67,16 +77,13 @@ def verdict(seen: Seen, alpha: float, pooled: bool) -> tuple[str, Tensor | None,
     Raises:
         InputError: so small an α takes more calibration images.
     """
-    import torch
-
     from pofx.tasks.classify import check_alpha, in_set, verdicts_of
 
     best = seen.names[int(seen.told.log_prob[0].argmax())]
     p_value = seen.p_value(pooled)
     if p_value is None or seen.rejecter is None:
         return f"<b>{escape(best)}</b>. No reject: {escape(seen.why_not)}", None, None
-    counts = torch.bincount(seen.rejecter.y, minlength=len(seen.names)).tolist()
-    check_alpha(alpha, counts, 2 if seen.rejecter.oddness is not None else 1, pooled)
+    check_alpha(alpha, seen.counts, 2 if seen.rejecter.oddness is not None else 1, pooled)
     sets = in_set(p_value, alpha)
     found = verdicts_of(sets)[0]
     fit = ", ".join(seen.names[k] for k in sets[0].nonzero().flatten().tolist())
@@ -114,11 +121,14 @@ def shown(seen: Seen, alpha: float, pooled: bool) -> str:
             nats = -float(cost[0, k])
             cells += [f"{nats:.1f}", f"{-nats / seen.dims / math.log(2):.3f}"]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    few = sum(seen.counts)
     alone = p_value is not None and cost is None
     note = "<p>A classifier alone never says “none of these”: choose a run of p(x) above.</p>" if alone else ""
     if cost is not None and not by_class:
         note = f"<p>−log p(x) of the density run: {float(cost[0, 0]):.1f} nats, {float(cost[0, 0]) / seen.dims / math.log(2):.3f} bits/dim.</p>"
     table = f"<table><thead><tr>{''.join(f'<th>{h}</th>' for h in head)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    if p_value is not None:
+        note += f"<p>p-values from {few:,} calibration images{'' if pooled else f', at least {min(seen.counts):,} of each class'}.</p>"
     kind = "" if seen.kind == "exact" else f"<p>p(y | x) is {'a' if seen.kind.startswith('l') else 'an'} {escape(seen.kind)}.</p>"
     return f'<p class="verdict">{words}</p>{note}<div class="wide">{table}</div>{kind}'
 
@@ -135,11 +145,11 @@ class Rejecters:
         files = [Path(run or "") / "model.safetensors" for run in runs]
         return tuple((str(file), file.stat().st_mtime_ns) for file in files if file.is_file())
 
-    def get(self, run: str, labeler: Labeler, density: str | None) -> Iterator[str]:
+    def get(self, run: str, labeler: Labeler, density: str | None, most: float | None = None) -> Iterator[str]:
         """Lines that say how far it is; then `of` has it."""
         from pofx.tasks.classify import check_density, rejecter_of, tell
 
-        key = self.key(run, density)
+        key = (*self.key(run, density), most)
         if key in self._held:
             return
         own = self.shelf.data(run)
@@ -150,7 +160,8 @@ class Rejecters:
         if not len(own.calib):
             raise InputError("The run's data has no calibration images, and a reject needs them.")
         parts: list[Told] = []
-        for name, split in (("calibration", own.calib), ("valid", own.valid)):
+        for name, part in (("calibration", own.calib), ("valid", own.valid)):
+            split = at_most(part, most, default=CALIBRATING)
             if parts and parts[0].cost is None:  # the valid part says what costs are normal, and there are none
                 break
             work = Work(self.shelf, lambda progress, split=split: tell(labeler, other, split, progress=progress))
@@ -161,8 +172,8 @@ class Rejecters:
         while len(self._held) > HELD:
             self._held.popitem(last=False)
 
-    def of(self, run: str, density: str | None) -> Rejecter:
-        return self._held[self.key(run, density)]
+    def of(self, run: str, density: str | None, most: float | None = None) -> Rejecter:
+        return self._held[(*self.key(run, density), most)]
 
     def nearest(self, run: str, x: Tensor, by: str) -> Iterator[Any]:
         """Lines, and at last the HTML of the nearest training images."""
@@ -203,7 +214,8 @@ class Rejecters:
         ]
         n = f"{len(among):,}" + (f" of {len(train):,}" if len(among) < len(train) else "")
         how = "root mean square of the difference of their pixels" if unit else "Euclidean distance of the run's features"
-        yield f"<h3>The nearest training images</h3>{tiles(near, self.shelf.model(run).space.levels, said, want=64)}<p>Among {n} training images; below each its label and the {how}.</p>"
+        shown = tiles(near, self.shelf.model(run).space.levels, said, want=64)
+        yield f"<h3>The nearest training images</h3>{shown}<p>Among {n} training images; below each its label and the {how}.</p>"
 
 
 def _blocks(split: Any, progress: Any) -> Iterator[Tensor]:
@@ -231,6 +243,7 @@ def build(shelf: Shelf) -> None:
             min_width=260,
         )
         number = gr.Number(0, label="Test image", precision=0, minimum=0, elem_id="number", min_width=90)
+        most = gr.Number(CALIBRATING, label="Calibration images at most", precision=0, minimum=1, elem_id="calibrating", min_width=120)
         by = gr.Dropdown(["pixels", "features of the run"], value="pixels", label="Nearest by", elem_id="by", min_width=150)
         go = gr.Button("Classify", variant="primary", elem_id="go", min_width=110)
     with gr.Row():
@@ -250,7 +263,7 @@ def build(shelf: Shelf) -> None:
     kept = gr.State(None)
 
     def start(
-        run: str | None, other: str | None, number: float, by: str, file: str | None, alpha: float, pooled: bool
+        run: str | None, other: str | None, number: float, most: float | None, by: str, file: str | None, alpha: float, pooled: bool
     ) -> Iterator[tuple[Any, ...]]:
         from pofx.tasks.bulk import TensorImages
         from pofx.tasks.classify import as_labeler, tell
@@ -271,9 +284,9 @@ def build(shelf: Shelf) -> None:
         drawn = figure(_picture(x, model.space.levels), caption)
         yield drawn, shown(seen, alpha, pooled), skip, seen, "*calibrating …*"
         try:
-            for text in rejecters.get(path, labeler, density):
+            for text in rejecters.get(path, labeler, density, most):
                 yield skip, skip, skip, skip, f"*{text}*"
-            seen = replace(seen, rejecter=rejecters.of(path, density), why_not="")
+            seen = replace(seen, rejecter=rejecters.of(path, density, most), why_not="")
         except InputError as why:
             seen = replace(seen, why_not=str(why))
         yield skip, _safe(seen, alpha, pooled), skip, seen, "*looking for the nearest training images …*"
@@ -284,7 +297,7 @@ def build(shelf: Shelf) -> None:
         yield skip, skip, text, skip, ""
         shown(seen, alpha, pooled)  # an α that cannot be had is told
 
-    inputs = [choice.run, density, number, by, upload, alpha, pooled]
+    inputs = [choice.run, density, number, most, by, upload, alpha, pooled]
     gr.on(
         [go.click, number.submit, upload.upload],
         told(5)(start),
@@ -323,23 +336,25 @@ def build(shelf: Shelf) -> None:
 
     choice.run.change(told(1)(lambda run: fitting(run)[0]), choice.run, [density, error], show_progress="hidden")
 
-    def by_hand(run: str | None, density: str | None, number: float, alpha: float, pooled: bool) -> tuple[str, str]:
+    def by_hand(run: str | None, density: str | None, number: float, most: float | None, alpha: float, pooled: bool) -> tuple[str, str]:
         from pofx.studio.pages.outliers import own_spec
 
         run = run or "RUN"
         more = [] if density in (None, "", NO_DENSITY) else ["--density", density]
         flags = ["--alpha", f"{alpha:g}", *more, *(["--pooled"] if pooled else [])]
         line = command("pofx", "classify", run, f"{own_spec(shelf, run)}#{int(number or 0)}", *flags, "--check", "0", "-o", "labels.csv")
+        k = max(1, int(most or CALIBRATING))
         extra = (f', density=pofx.load("{density}")' if more else "") + (", pooled=True" if pooled else "")
         program = (
             f'import pofx\nfrom pofx.tasks.bulk import subset\nfrom pofx.tasks.classify import classify\n\nmodel = pofx.load("{run}")\n'
             f'data = pofx.load_data("{own_spec(shelf, run, part="")}")\ni = {int(number or 0)}\n'
-            f"found = classify(model, data.test.x[i : i + 1], calib=data.calib, center=data.valid, alpha={alpha:g}{extra})\n"
+            f"calib, center = subset(data.calib, {k}), subset(data.valid, {k})\n"
+            f"found = classify(model, data.test.x[i : i + 1], calib=calib, center=center, alpha={alpha:g}{extra})\n"
             "print(int(found.label), float(found.probability), found.verdicts, found.p_value)"
-        ).replace("from pofx.tasks.bulk import subset\n", "")
+        )
         return line, program
 
-    fields = [choice.run, density, number, alpha, pooled]
+    fields = [choice.run, density, number, most, alpha, pooled]
     gr.on([field.change for field in fields], by_hand, fields, hand.both, show_progress="hidden")
 
 

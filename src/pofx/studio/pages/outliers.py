@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from pofx.errors import InputError
-from pofx.studio.parts import choose_run, chosen, command, same, status, told
+from pofx.studio.parts import at_most, choose_run, chosen, command, same, status, told
 from pofx.studio.shelf import Shelf, Wanted
 from pofx.studio.work import Work, how_far
 
@@ -29,6 +29,7 @@ outlier is needed. The threshold comes from images of the run's own data that tr
 flagged. Move α: the verdicts change at once, and nothing is scored again."""
 
 MOST = 500  # images that are judged, unless more are asked for
+CALIBRATING = 1000  # and images that calibrate, and as many that say what is normal
 HELD = 3  # detectors that are kept in memory
 
 
@@ -83,16 +84,12 @@ def read(shelf: Shelf, run: str, spec: str, name: str = "") -> tuple[Loaded, lis
     return replace(loaded, heading=heading), notes
 
 
-def few(loaded: Loaded, most: int) -> Loaded:
+def few(loaded: Loaded, most: float | None) -> Loaded:
     """At most so many of the images, drawn at random, always the same ones."""
-    import numpy as np
-
-    n = len(loaded.split)
-    if n <= most:
+    split = at_most(loaded.split, most, default=MOST)
+    if split is loaded.split:
         return loaded
-    rows = np.sort(np.random.default_rng(0).permutation(n)[:most])
-    split = loaded.split.select(rows)
-    return replace(loaded, split=split, images=split, heading=f"{most:,} of the {n:,} images of {loaded.heading}")
+    return replace(loaded, split=split, images=split, heading=f"{len(split):,} of the {len(loaded.split):,} images of {loaded.heading}")
 
 
 class Detectors:
@@ -100,14 +97,14 @@ class Detectors:
 
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
-        self._held: OrderedDict[tuple[str, int, str], tuple[Detector, Any, list[str]]] = OrderedDict()
+        self._held: OrderedDict[tuple[Any, ...], tuple[Detector, Any, list[str]]] = OrderedDict()
 
-    def get(self, run: str, calib: str) -> Iterator[str]:
+    def get(self, run: str, calib: str, most: float | None) -> Iterator[str]:
         """Lines that say how far it is; then `of` has it."""
         from pofx.tasks.outliers import detector
         from pofx.workflows.outliers import calibration_of, copies
 
-        key = self._key(run, calib)
+        key = self._key(run, calib, most)
         if key in self._held:
             return
         yield "reading the run's own data …"
@@ -116,19 +113,25 @@ class Detectors:
         normal, notes = calibration_of(run, own, unchanged=info.unchanged(own), good=None if good is None else good.split, spec=calib)
         if copied := copies(normal, 0.05, "marginal"):
             notes.append(copied)
-        work = Work(self.shelf, lambda progress: detector(model, calib=normal, center=own.valid, train=own.train, progress=progress))
+        whole, normal = len(normal), at_most(normal, most, default=CALIBRATING)
+        if len(normal) < whole:
+            notes.append(
+                f"calibrated on {len(normal):,} of the {whole:,} images that there are, drawn at random; the command line takes all."
+            )
+        center = at_most(own.valid, most, default=CALIBRATING)
+        work = Work(self.shelf, lambda progress: detector(model, calib=normal, center=center, train=own.train, progress=progress))
         for at in work:
             yield how_far("calibrating: scoring", at)
         self._held[key] = (work.result, normal, [*notes, *more])
         while len(self._held) > HELD:
             self._held.popitem(last=False)
 
-    def of(self, run: str, calib: str) -> tuple[Detector, Any, list[str]]:
-        return self._held[self._key(run, calib)]
+    def of(self, run: str, calib: str, most: float | None) -> tuple[Detector, Any, list[str]]:
+        return self._held[self._key(run, calib, most)]
 
-    def _key(self, run: str, calib: str) -> tuple[str, int, str]:
+    def _key(self, run: str, calib: str, most: float | None) -> tuple[Any, ...]:
         weights = Path(run) / "model.safetensors"
-        return run, weights.stat().st_mtime_ns if weights.is_file() else 0, calib
+        return run, weights.stat().st_mtime_ns if weights.is_file() else 0, calib, most
 
 
 def at_alpha(judged: Judged | None, alpha: float) -> Judged:
@@ -183,6 +186,9 @@ def build(shelf: Shelf) -> None:
                 clear = gr.Button("Forget the files", size="sm")
     with gr.Row():
         most = gr.Number(MOST, label="Images at most", precision=0, minimum=1, min_width=110, elem_id="most")
+        calibrating = gr.Number(
+            CALIBRATING, label="Calibration images at most", precision=0, minimum=1, min_width=130, elem_id="calibrating"
+        )
         calib = gr.Textbox(
             "", label="Calibrate on other good images (DATA)", placeholder="the run's own calib part", min_width=240, elem_id="calib"
         )
@@ -201,7 +207,9 @@ def build(shelf: Shelf) -> None:
     folder.upload(lambda found: found, folder, files, show_progress="hidden")
     clear.click(lambda: None, None, files, show_progress="hidden")
 
-    def start(run: str | None, files: list[str] | None, data: str, most: float, calib: str, alpha: float) -> Iterator[tuple[Any, ...]]:
+    def start(
+        run: str | None, files: list[str] | None, data: str, most: float, calibrating: float, calib: str, alpha: float
+    ) -> Iterator[tuple[Any, ...]]:
         from pofx.model import Autoregressive
         from pofx.workflows.outliers import copies, repeated, wall
 
@@ -213,9 +221,9 @@ def build(shelf: Shelf) -> None:
 
         yield said("loading the model …")
         model = shelf.model(path)
-        for text in detectors.get(path, calib):
+        for text in detectors.get(path, calib, calibrating):
             yield said(text)
-        detector, normal, notes = detectors.of(path, calib)
+        detector, normal, notes = detectors.of(path, calib, calibrating)
         copies(normal, alpha, "marginal")  # refuses an α that different calibration images are too few for
         own = shelf.data(path)
         if files:
@@ -224,7 +232,7 @@ def build(shelf: Shelf) -> None:
             loaded, more = read(shelf, path, data.strip())
         else:
             loaded, more = _own_test(shelf, path), []
-        loaded = few(loaded, max(1, int(most or MOST)))
+        loaded = few(loaded, most)
         more += repeated(loaded.split, own, normal)
         scoring = Work(shelf, lambda progress: detector.judge(loaded.images, alpha=alpha, progress=progress))
         for at in scoring:
@@ -237,7 +245,9 @@ def build(shelf: Shelf) -> None:
         yield (*shown(judged), judged, "")
 
     outputs = [summary, wall_of, scores, download, kept]
-    run = judge.click(told(6)(start), [choice.run, files, data, most, calib, alpha], [*outputs, progress, error], show_progress="hidden")
+    run = judge.click(
+        told(6)(start), [choice.run, files, data, most, calibrating, calib, alpha], [*outputs, progress, error], show_progress="hidden"
+    )
     stop.click(lambda: "Stopped.", None, progress, cancels=[run], show_progress="hidden")
 
     def moved(judged: Judged | None, alpha: float) -> Iterator[tuple[Any, ...]]:
