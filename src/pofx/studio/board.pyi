@@ -75,11 +75,8 @@ class Canvas(gr.HTML):
 
     def postprocess(self, value: Any) -> Any:
         return value.value() if isinstance(value, Board) else value
-    from collections.abc import Callable, Sequence
-    from typing import TYPE_CHECKING, Any, Literal
-
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
-
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
