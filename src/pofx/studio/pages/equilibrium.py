@@ -25,7 +25,7 @@ that a point is real. **Draw** points (p is their kernel density) or choose a de
 V* = −log 4 + 2 JSD(p, q) falls to −1.386 where q = p, and D can only stay below it."""
 NOTE = f"""Orange: q, and where D is near 0; green: p, and where D is near 1; D = ½ is clear. Densities are shown from 0 to their own peak, on the canvas
 from −{HALF:g} to {HALF:g}. All numbers are of 96 × 96 cells, and the generator's density of a lattice of {LATTICE} × {LATTICE} points of z (the page of
-`pofx equilibrium` has 401 × 401; V* differs by some 0.001): approximate, since cells blur and a lattice leaves some of them empty."""
+`pofx equilibrium` has 401 × 401; V* differs by less than 0.001): approximate, since cells blur and a lattice leaves some of them empty."""
 FIELDS = 3  # settings of a loss, at most
 STEPS = 2000
 
@@ -102,6 +102,12 @@ def build(shelf: Shelf) -> None:
         line, python = by_hand(now, loss, chosen(loss, tuple(values)), drawn_points)
         return now, *shown(now), link(now.points) if drawn_points else "", line, python
 
+    def started(*setting: Any) -> Iterator[tuple[Any, ...]]:
+        now, *rest = begun(*setting)
+        yield (now, *rest)
+        for drawn in played(now):
+            yield (gr.skip(), *drawn, *[gr.skip()] * 3)
+
     def played(now: Playing | None) -> Iterator[tuple[Any, ...]]:
         if now is None:
             raise InputError("Start a game first.")
@@ -150,7 +156,7 @@ def build(shelf: Shelf) -> None:
     quiet: dict[str, Any] = {"show_progress": "hidden"}
     many: dict[str, Any] = {**quiet, "trigger_mode": "multiple"}  # the one before has been told to stop, and is about to
     go_on.click(told(3)(played), playing, [*frame, error], **many)
-    start.click(told(7)(begun), setting, results, **quiet).success(told(3)(played), playing, [*frame, error], **many)
+    start.click(told(7)(started), setting, results, **many)
     pause.click(halt, playing, None, **quiet)
     one.click(told(3)(stepped), playing, [*frame, error], **quiet)
     reset.click(told(7)(begun), setting, results, **quiet)
