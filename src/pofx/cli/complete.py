@@ -92,10 +92,12 @@ def complete(
         result = task(model, x, known, value, n=n, particles=particles, sweeps=sweeps, steps=steps, seed=seed, out=out, progress=progress)
     kept = keep or (f"{mask}, white is the hole" if mask is not None else "" if model.given is None else str(model.given))
     facts = {"run": run, "data": heading, "keep": keep, "mask": mask, "mask_white": "hole" if mask is not None else None}
-    return Answer(facts | said | result.to_json(), _lines(result, heading, kept))
+    where = f"{result.path}" if result.path else "Add -o FILE.png for a picture."
+    return Answer(facts | said | result.to_json(), [*in_words(result, heading, kept), where])
 
 
-def _lines(result: Completion, heading: str, said: str) -> list[str]:
+def in_words(result: Completion, heading: str, said: str) -> list[str]:
+    """What was completed, how exact it is, and what the image itself holds there."""
     kept, hole, truth = int(result.known.sum()), int((~result.known).sum()), result.truth
     lines = [f"{heading}: {kept} of {kept + hole} sub-pixels kept ({said}), {hole} to complete, {len(result.images)} times", result.summary]
     if len(result.stages) > 1:
@@ -104,7 +106,6 @@ def _lines(result: Completion, heading: str, said: str) -> list[str]:
         cost = f"{truth.sign} {float(truth.nats):.3f} nats, {float(truth.bits_per_dim):.4f} bits/dim"
         lines.append(f"what the image holds there, given what was kept: {cost} ({truth.kind})")
     lines += [result.note] if result.note else []
-    lines.append(f"{result.path}" if result.path else "Add -o FILE.png for a picture.")
     return lines
 
 

@@ -107,7 +107,7 @@ def _exact(found: Equilibrium) -> Any:
     return rows
 
 
-def _loss() -> Setting:
+def loss_setting() -> Setting:
     """--loss and its settings: of the one file that holds the losses, so that help need not read all models."""
     where = signatures.source(LOSSES)
     root, choices = where.find("Loss"), {}
@@ -122,7 +122,7 @@ def _loss() -> Setting:
 
 def command(tokens: Sequence[str]) -> Callable[..., Answer]:
     """`equilibrium` with --loss and the settings of the losses."""
-    setting = _loss()
+    setting = loss_setting()
     group = Group("The loss", sort_key=4)
     own = {}
     for flag, hint, default, text in signatures.flags((setting,)):

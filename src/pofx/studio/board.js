@@ -1,5 +1,5 @@
 // A canvas over small images: point at a pixel, drag a point, paint a hole, or draw points. Mouse, touch and keyboard alike.
-// State is the component's value: {src, rows, cols, cell, point, mask, points}; `mode` says what a person may change.
+// State is the component's value: {src, rows, cols, cell, point, mask, points}; mode says what a person may change.
 const canvas = element.querySelector("canvas");
 const context = canvas.getContext("2d");
 const mode = props.mode;
@@ -59,7 +59,7 @@ function tell(name) {
   if (name === "input") trigger("input");
 }
 
-// What a person did at a place: x and y in [0, 1); `start` of a stroke or a key.
+// What a person did at a place: x and y in [0, 1); start: of a stroke or a key.
 function act(x, y, start) {
   x = Math.min(Math.max(x, 0), 0.999999); y = Math.min(Math.max(y, 0), 0.999999);
   cursor = [x, y];

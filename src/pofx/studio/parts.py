@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import inspect
+import mimetypes
 import shlex
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gradio as gr
 from gradio.context import Context
 
-from pofx.errors import InputError, PofxError
+from pofx.errors import InputError, PofxError, RunError
 from pofx.studio.shelf import Card, Shelf, Wanted
 
 if TYPE_CHECKING:
@@ -21,8 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pofx.data import Split
-    from pofx.model import ImageModel
+    from pofx.model import ImageModel, Progress
 
+T = TypeVar("T")
 SIDE = 280  # screen pixels of a picture of one image
 
 
@@ -207,6 +212,56 @@ def image_uri(x: Any, levels: int) -> str:
     from pofx.workflows._page import data_uri
 
     return data_uri(Image.fromarray(pictures.rgb(x[None], levels)[0]))
+
+
+def download(name: str, content: bytes, said: str) -> str:
+    """A link to a small file that is in the page itself, as HTML."""
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    uri = f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    return f'<p><a download="{escape(name)}" href="{uri}">{escape(name)}</a> {escape(said)}</p>'
+
+
+# What takes long --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a computation has come."""
+
+    done: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.done} of {self.total} …"
+
+
+def computed(shelf: Shelf, compute: Callable[[Progress], T], stop: threading.Event) -> Iterator[Step | T]:
+    """What `compute(progress)` returns, as the last; before it, a few times a second, how far it has come. Other pages compute in between.
+
+    Raises:
+        RunError: `stop` was set.
+    """
+    at = [Step(0, 0)]
+
+    def progress(done: int, total: int) -> None:
+        at[0] = Step(done, total)
+        if stop.is_set():
+            raise RunError(f"Stopped after {done} of {total}.")
+        shelf.give_way()
+
+    def work() -> T:
+        with shelf.computing():
+            return compute(progress)
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        try:
+            while not future.done():
+                yield at[0]
+                wait([future], 0.25)
+            yield future.result()
+        finally:  # the page was closed
+            stop.set()
 
 
 # The same by hand -----------------------------------------------------------------------------------------------------------------

@@ -126,13 +126,17 @@ class Completion:
         size = "" if self.ess is None else f", effective sample size {self.ess:.1f} of {self.particles}"
         return f"{self.kind}: {self.method}{size}"
 
+    @property
+    def told(self) -> tuple[str, NDArray[np.uint8]]:
+        """What the model was told, as pictures `(1, H, W, 3)`, and its name: "kept" pixels with a chequer in the hole, or the "given" view."""
+        kept = pictures.rgb(self.shown[None], self.levels)
+        return ("given", kept) if bool(self.shown[~self.known].any()) else ("kept", _without(kept, self.known))
+
     def sheet(self) -> Image.Image:
         """The original (where there is one), what was kept, and the completions, with a line that says how they were made."""
         images, names = pictures.rgb(self.images, self.levels), [str(i + 1) for i in range(len(self.images))]
-        kept, side = pictures.rgb(self.shown[None], self.levels), bool(self.shown[~self.known].any())
-        if not side:
-            kept = _without(kept, self.known)
-        images, names = np.concatenate([kept, images]), ["given" if side else "kept", *names]
+        name, told = self.told
+        images, names = np.concatenate([told, images]), [name, *names]
         if self.original is not None:
             images, names = np.concatenate([pictures.rgb(self.original[None], self.levels), images]), ["original", *names]
         if self.images.shape[2] == 1:  # series, one below another
