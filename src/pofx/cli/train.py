@@ -16,8 +16,8 @@ from cyclopts import Group, Parameter
 
 from pofx import catalog
 from pofx.cli.common import Answer, Common, DataFlags, Flag, load_model
-from pofx.cli.signatures import Setting, flags, gather, is_flag, settings_of
 from pofx.errors import InputError, nearest
+from pofx.signatures import Setting, flags, gather, is_flag, settings_of
 from pofx.workflows.loading import listed
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from pofx.cli.signatures import flags, is_flag, settings_of
 from pofx.errors import InputError
+from pofx.signatures import flags, is_flag, settings_of
 
 TRAIN = ("pofx", "train")
 GUARD = 'read line; kill -s TERM -- "-$0"'  # `read` ends when the pipe does
@@ -274,7 +274,7 @@ def python(model: str, data: str, out: str, minutes: float | None, chosen: Mappi
     pofx.models.PixelCNN(data.space, given=Label(classes=data.classes), layers=4)
     """
     from pofx import catalog
-    from pofx.cli.signatures import frozen_dataclasses
+    from pofx.signatures import frozen_dataclasses
 
     imports, arguments = [], []
     for setting in settings_of(model):

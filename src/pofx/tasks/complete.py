@@ -132,6 +132,18 @@ class Completion:
         kept = pictures.rgb(self.shown[None], self.levels)
         return ("given", kept) if bool(self.shown[~self.known].any()) else ("kept", _without(kept, self.known))
 
+    def in_words(self, heading: str, said: str) -> list[str]:
+        """What was completed, how exact it is, and what the image itself holds there. `said`: what was kept, in words."""
+        kept, hole, truth = int(self.known.sum()), int((~self.known).sum()), self.truth
+        lines = [f"{heading}: {kept} of {kept + hole} sub-pixels kept ({said}), {hole} to complete, {len(self.images)} times", self.summary]
+        if len(self.stages) > 1:
+            lines.append(f"effective sample size at {len(self.stages)} stages: {' '.join(f'{s:.0f}' for s in self.stages)}")
+        if truth is not None:
+            cost = f"{truth.sign} {float(truth.nats):.3f} nats, {float(truth.bits_per_dim):.4f} bits/dim"
+            lines.append(f"what the image holds there, given what was kept: {cost} ({truth.kind})")
+        lines += [self.note] if self.note else []
+        return lines
+
     def sheet(self) -> Image.Image:
         """The original (where there is one), what was kept, and the completions, with a line that says how they were made."""
         images, names = pictures.rgb(self.images, self.levels), [str(i + 1) for i in range(len(self.images))]

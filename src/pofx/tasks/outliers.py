@@ -272,7 +272,8 @@ def detector(
     total = len(center) + len(calib)
 
     def after(done: int) -> Progress | None:
-        return None if progress is None else lambda k, _: progress(done + k, total)
+        tell = progress
+        return None if tell is None else lambda k, _: tell(done + k, total)
 
     told = refer(model, train, Known(background=background, samples=samples, seed=seed), features=any("features_" in s for s in statistics))
     if "typicality" in statistics:

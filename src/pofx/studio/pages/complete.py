@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 ORDER = 4
 TITLE = "Complete"
 ABOUT = """What could be in the hole? **Choose** or upload an image, **paint** the hole, and get several draws of p(hole | kept). It is exact where the hole
-comes last in the order of an autoregressive run, or where a run was trained for it; elsewhere it is approximate, and the line below the images says how many draws
-stand behind it. Runs trained with `--given gray` give colours, those with `--given half` enlarge."""
+comes last in the order of an autoregressive run, or where a run was trained for it; elsewhere it is approximate, and the line below the images says
+how many draws stand behind it. Runs trained with `--given gray` give colours, those with `--given half` enlarge."""
 MOST = 24
 SETTINGS = ("n", "particles", "sweeps", "seed")
 
@@ -107,7 +107,6 @@ def build(shelf: Shelf) -> None:
         return {name: max(least[name], int(value or 0)) for name, value in zip(SETTINGS, values, strict=True)}
 
     def completed(now: Picked | None, board: Any, label: float | None, *values: Any) -> Iterator[tuple[Any, ...]]:
-        from pofx.cli.complete import in_words
         from pofx.tasks.complete import complete
 
         if now is None:
@@ -125,7 +124,7 @@ def build(shelf: Shelf) -> None:
                 yield gr.skip(), gr.skip(), f"Completing: {found}" if found.total else "Completing …"
             else:
                 kept = "the painted hole" if known is not None else str(model.given)
-                yield holes.shown(found), "\n\n".join(map(escape, in_words(found, now.heading, kept))), ""
+                yield holes.shown(found), "\n\n".join(map(escape, found.in_words(now.heading, kept))), ""
 
     def described(now: Picked | None, board: Any, label: float | None, *values: Any) -> tuple[str, str, str]:
         """The files and the commands, for what is on the page now."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.context import Context
 
-from pofx.cli.equilibrium import loss_setting
 from pofx.errors import InputError
+from pofx.signatures import loss_setting
 from pofx.studio.board import Board, canvas
 from pofx.studio.game import DENSITIES, HALF, LATTICE, NOTHING, SETS, Playing, begin, curve, link, maps, numbers, preset
 from pofx.studio.parts import command, same, status, told
@@ -76,7 +76,7 @@ def build(shelf: Shelf) -> None:
 
     def made(name: str, values: tuple[float | None, ...]) -> Loss:
         from pofx import catalog
-        from pofx.cli.signatures import gather
+        from pofx.signatures import gather
 
         typed = {"loss": name} | {f"loss.{key}": value for key, value in chosen(name, values).items()}
         return catalog.arguments_from_json(gather((loss_setting(),), typed))["loss"]
