@@ -272,7 +272,10 @@ def detector(
     total = len(center) + len(calib)
 
     def after(done: int) -> Progress | None:
-        return None if progress is None else lambda k, _: progress(done + k, total)
+        if progress is None:
+            return None
+        tell = progress
+        return lambda k, _: tell(done + k, total)
 
     told = refer(model, train, Known(background=background, samples=samples, seed=seed), features=any("features_" in s for s in statistics))
     if "typicality" in statistics:
