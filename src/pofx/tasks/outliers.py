@@ -272,8 +272,10 @@ def detector(
     total = len(center) + len(calib)
 
     def after(done: int) -> Progress | None:
+        if progress is None:
+            return None
         tell = progress
-        return None if tell is None else lambda k, _: tell(done + k, total)
+        return lambda k, _: tell(done + k, total)
 
     told = refer(model, train, Known(background=background, samples=samples, seed=seed), features=any("features_" in s for s in statistics))
     if "typicality" in statistics:

@@ -282,19 +282,17 @@ def build(shelf: Shelf) -> None:
             kind = labeler.label(x.to(model.device)).kind
         seen = Seen(names, found, None, kind, model.space.dims, y, "calibrating …")
         drawn = figure(_picture(x, model.space.levels), caption)
-        yield drawn, shown(seen, alpha, pooled), skip, seen, "*calibrating …*"
+        yield drawn, shown(seen, alpha, pooled), "", seen, "*looking for the nearest training images …*"
+        for text in rejecters.nearest(path, x, by):
+            near = text.startswith("<")
+            yield skip, skip, text if near else skip, skip, "*calibrating …*" if near else f"*{text}*"
         try:
             for text in rejecters.get(path, labeler, density, most):
                 yield skip, skip, skip, skip, f"*{text}*"
             seen = replace(seen, rejecter=rejecters.of(path, density, most), why_not="")
         except InputError as why:
             seen = replace(seen, why_not=str(why))
-        yield skip, _safe(seen, alpha, pooled), skip, seen, "*looking for the nearest training images …*"
-        text = ""
-        for text in rejecters.nearest(path, x, by):
-            if not text.startswith("<"):
-                yield skip, skip, skip, skip, f"*{text}*"
-        yield skip, skip, text, skip, ""
+        yield skip, _safe(seen, alpha, pooled), skip, seen, ""
         shown(seen, alpha, pooled)  # an α that cannot be had is told
 
     inputs = [choice.run, density, number, most, by, upload, alpha, pooled]
