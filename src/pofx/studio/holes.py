@@ -155,8 +155,8 @@ def known(board: Board, space: ImageSpace) -> Tensor:
     return torch.tensor([c == "0" for c in board.mask]).reshape(space.height, space.width)
 
 
-def value_of(model: ImageModel, picked: Picked, label: float | None) -> Tensor | None:
-    """The view's value where the image does not say it by itself: a class, or what is written beside the image.
+def value_of(model: ImageModel, picked: Picked, label: str) -> Tensor | None:
+    """The view's value where the image does not say it by itself: the class that was typed, or what is written beside the image.
 
     Raises:
         InputError: an upload says none, and no class was given.
@@ -166,8 +166,10 @@ def value_of(model: ImageModel, picked: Picked, label: float | None) -> Tensor |
     view = model.given
     if view is None or len(view.feature_shape(model.space)) == 3:
         return picked.value
-    if label is not None and isinstance(view, Label):
-        return view_value(model, label)
+    if label.strip() and isinstance(view, Label):
+        if not label.strip().isdecimal():
+            raise InputError(f"Class {label.strip()!r}: give its number, 0 … {view.classes - 1}, or nothing for the image's own.")
+        return view_value(model, int(label))
     if picked.y is None and not (isinstance(view, Label) and view.unknown):
         fix = "give the class" if isinstance(view, Label) else "take a test image, or the command line: pofx complete RUN IMAGE"
         raise InputError(f"This run is p(x | {view.name}), and an uploaded image says none of it: {fix}.")
@@ -214,15 +216,17 @@ def _top(board: Board) -> int:
     return lines if kept > 0 and not rest and "0" not in board.mask[kept:] else 0
 
 
-def by_hand(picked: Picked, model: ImageModel, board: Board, label: float | None, settings: dict[str, int]) -> tuple[str, str]:
-    """The same on the command line, and in Python."""
+def by_hand(picked: Picked, model: ImageModel, board: Board, label: str, settings: dict[str, int]) -> tuple[str, str]:
+    """The same on the command line, and in Python; nothing as long as there is no hole."""
     from pofx.views import Gray, Half, Label
 
     view, painted = model.given, is_painted(model)
+    if painted and "1" not in board.mask:
+        return "", ""
     side = {Gray: "--gray", Half: "--half"}.get(type(view))
     top = _top(board)
     hole = ([side] if side else []) if not painted else ["--keep", f"top:{top}"] if top else ["--mask", "mask.png"]
-    own = [] if label is None or not isinstance(view, Label) else ["--label", f"{label:.0f}"]
+    own = ["--label", label.strip()] if label.strip() and isinstance(view, Label) else []
     flags = [word for name, value in picked.flags.items() for word in (f"--{name}", value)]
     numbers = [word for name, value in settings.items() for word in (f"{'-' if len(name) == 1 else '--'}{name}", value)]
     line = command("pofx", "complete", picked.run, picked.word, *hole, *own, *flags, *numbers, "-o", "sheet.png")
@@ -232,7 +236,7 @@ def by_hand(picked: Picked, model: ImageModel, board: Board, label: float | None
     spec = "".join(f", {name}={value!r}" for name, value in picked.flags.items())
     value = ""
     if view is not None and len(view.feature_shape(model.space)) < 3:
-        value = f", given=torch.tensor([{own[1]}])" if own else ", given=model.given.value(x, y)"
+        value = f", given=torch.tensor([{label.strip()}])" if own else ", given=model.given.value(x, y)"
     elif picked.value is not None:
         value = ", given=x"
     image = "None" if picked.value is not None else "x"

@@ -26,15 +26,15 @@ ABOUT = """What could be in the hole? **Choose** or upload an image, **paint** t
 comes last in the order of an autoregressive run, or where a run was trained for it; elsewhere it is approximate, and the line below the images says
 how many draws stand behind it. Runs trained with `--given gray` give colours, those with `--given half` enlarge."""
 MOST = 24
-SETTINGS = ("n", "particles", "sweeps", "seed")
+DEFAULTS = {"n": 8, "particles": 128, "sweeps": 0, "seed": 0}  # of `pofx complete`, which are not said
 
 
 def build(shelf: Shelf) -> None:
     choice = choose_run(shelf, Wanted(("Sampler", "Decoder"), "complete images"))
     with gr.Row(equal_height=True):
         number = gr.Number(0, label="Test image", precision=0, minimum=0, min_width=90, elem_id="number")
-        label = gr.Number(
-            None, label="Class (a run given label; empty: the image's own)", precision=0, minimum=0, min_width=120, elem_id="label"
+        label = gr.Textbox(
+            "", label="Class, of a run given label", placeholder="number; empty: the image's own", min_width=160, elem_id="label"
         )
         upload = gr.UploadButton("Upload an image", file_types=["image"], min_width=160, elem_id="upload")
     what = gr.Markdown("", elem_classes="status", elem_id="what")
@@ -51,7 +51,7 @@ def build(shelf: Shelf) -> None:
                 half = gr.Button("Keep the top half", min_width=90, elem_id="top-half")
                 invert = gr.Button("Invert", min_width=90, elem_id="invert")
             with gr.Row():
-                n = gr.Slider(1, MOST, 6, step=1, label="Completions", min_width=120)
+                n = gr.Slider(1, MOST, 8, step=1, label="Completions", min_width=120)
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90)
             with gr.Row():
                 particles = gr.Number(
@@ -104,14 +104,14 @@ def build(shelf: Shelf) -> None:
 
     def asked(values: tuple[Any, ...]) -> dict[str, Any]:
         least = {"n": 1, "particles": 1, "sweeps": 0, "seed": 0}
-        return {name: max(least[name], int(value or 0)) for name, value in zip(SETTINGS, values, strict=True)}
+        return {name: max(least[name], int(value or 0)) for name, value in zip(DEFAULTS, values, strict=True)}
 
-    def completed(now: Picked | None, board: Any, label: float | None, *values: Any) -> Iterator[tuple[Any, ...]]:
+    def completed(run: str | None, now: Picked | None, board: Any, label: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         from pofx.tasks.complete import complete
 
-        if now is None:
-            raise InputError("Choose a run and an image first.")
-        model = shelf.model(now.run)
+        model = _able(shelf, run)
+        if now is None or now.run != run:
+            raise InputError("The image is not there yet: wait until it is shown, or choose another.")
         known = holes.known(Board.of(board), model.space) if holes.is_painted(model) else None
         value = holes.value_of(model, now, label)
         now.stop = threading.Event()
@@ -121,17 +121,19 @@ def build(shelf: Shelf) -> None:
 
         for found in computed(shelf, compute, now.stop):
             if isinstance(found, Step):
-                yield gr.skip(), gr.skip(), f"Completing: {found}" if found.total else "Completing …"
+                doing = "Stopping at the next step" if now.stop.is_set() else "Completing"
+                yield gr.skip(), gr.skip(), f"{doing}: {found}" if found.total else f"{doing} …"
             else:
-                kept = "the painted hole" if known is not None else str(model.given)
+                kept = "all but the painted hole" if known is not None else str(model.given)
                 yield holes.shown(found), "\n\n".join(map(escape, found.in_words(now.heading, kept))), ""
 
-    def described(now: Picked | None, board: Any, label: float | None, *values: Any) -> tuple[str, str, str]:
+    def described(now: Picked | None, board: Any, label: str, *values: Any) -> tuple[str, str, str]:
         """The files and the commands, for what is on the page now."""
         if now is None:
             return "", "", ""
         model, at = shelf.model(now.run), Board.of(board)
-        return holes.links(now, at, holes.is_painted(model)), *holes.by_hand(now, model, at, label, asked(values))
+        said = {name: value for name, value in asked(values).items() if value != DEFAULTS[name]}
+        return holes.links(now, at, holes.is_painted(model)), *holes.by_hand(now, model, at, label, said)
 
     def halt(now: Picked | None) -> None:
         if now is not None:
@@ -151,7 +153,7 @@ def build(shelf: Shelf) -> None:
     brush.change(lambda size: gr.update(brush=int(size)), brush, hole, **quiet)
     gr.on([hole.input, label.change, *(setting.change for setting in settings)], **hands, trigger_mode="always_last")
     outputs = [pictures, words, progress, error]
-    go.click(told(3)(completed), [picked, hole, label, *settings], outputs, **quiet).then(lambda: "", None, progress, **quiet)
+    go.click(told(3)(completed), [choice.run, picked, hole, label, *settings], outputs, **quiet).then(lambda: "", None, progress, **quiet)
     stop.click(halt, picked, None, **quiet)
 
 
