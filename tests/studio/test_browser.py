@@ -193,3 +193,34 @@ def test_an_image_is_labelled_with_reasons(browser: Browser) -> None:
     page.locator("#go").click()
     page.wait_for_selector("#near img", timeout=WAIT)
     assert "%" in page.locator("#answer").inner_text()
+
+
+def test_a_painted_hole_is_completed(browser: Browser) -> None:
+    page = browser.open("complete")
+    browser.choose("pixelcnn")
+    browser.until("#what", "test image 0")
+    hole = page.locator("#hole canvas")
+    hole.focus()
+    page.keyboard.press("Space")
+    page.locator("#top-half").click()
+    page.locator("#complete").click()
+    browser.until("#words", "exact")
+    page.wait_for_selector("#completions img", timeout=WAIT)
+
+
+def test_the_game_is_played_on_drawn_points(browser: Browser) -> None:
+    page = browser.open("equilibrium")
+    points = page.locator("#points canvas")
+    points.wait_for(timeout=WAIT)
+    page.wait_for_timeout(1000)
+    page.locator("#clear").click()
+    page.wait_for_timeout(500)
+    box = points.bounding_box()
+    for x, y in ((80, 80), (90, 85), (220, 200), (215, 210), (100, 90)):
+        page.mouse.click(box["x"] + x * box["width"] / 320, box["y"] + y * box["height"] / 320)
+    before = page.locator("#numbers").inner_text()
+    page.locator("#start").click()
+    page.wait_for_function("(old) => document.querySelector('#numbers').innerText !== old", arg=before, timeout=WAIT)
+    page.locator("#pause").click()
+    browser.until("#numbers", "JSD")
+    page.locator("#one-step").click()
