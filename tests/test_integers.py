@@ -429,7 +429,9 @@ def test_no_step_of_a_scan_exceeds_the_proof_of_one(
         exact.full(exact.seen(extremes(exact.space)), None)
     assert len(found) == 2 * (4 if kind == "row" else 7)
     assert all(torch.equal(sums, rounded(sums, form.bits + IMAGE_BITS + 1)) for sums in found)  # weights of σ are halved
-    assert max(float(sums.abs().max()) for sums in found) * 2.0 ** (form.bits + FUNCTION_BITS) < 2.0**form.worst <= 2.0 ** (MANTISSA - SPARE)
+    assert (
+        max(float(sums.abs().max()) for sums in found) * 2.0 ** (form.bits + FUNCTION_BITS) < 2.0**form.worst <= 2.0 ** (MANTISSA - SPARE)
+    )
 
 
 # Forms ------------------------------------------------------------------------------------------------------------------
