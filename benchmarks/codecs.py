@@ -43,6 +43,7 @@ RUNS = {
     "cifar10-pixelcnn-pp": "cifar10",
     "binarized-mnist-gated": "binarized-mnist",
     "ir-solar-pixelcnn-pp": "ir-solar",
+    "binarized-mnist-row": "binarized-mnist",
     "mnist-vae": "mnist:dynamic",
 }
 MOST = 16383  # pixels of a side of a WebP
