@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from pofx.errors import InputError
+from pofx.workflows.run_data import RunData
+from pofx.workflows.run_data import run_info as run_info  # verbs take it from here
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from pofx.model import ImageModel
     from pofx.space import ImageSpace
     from pofx.tasks.bulk import Images
-    from pofx.views import View
 
 EVERYWHERE = Group("Every verb", sort_key=10)
 DATA = Group("Convert the data (recorded, and printed with every number)", sort_key=5)
@@ -230,88 +231,9 @@ def _conversion(found: ImageSpace, space: ImageSpace, flags: DataFlags, transfor
     return f"Add {' '.join('--' + name for name in convert)}{same}."
 
 
-@dataclass(frozen=True)
-class RunData:
-    """What a run says about its data."""
-
-    meta: Mapping[str, Any]
-
-    @property
-    def stored(self) -> Mapping[str, Any]:
-        """What model.json holds under "data"; empty where it says nothing."""
-        return self.meta.get("data") or {}
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        names = self.stored.get("class_names")
-        return tuple(names) if names else None
-
-    @property
-    def unlearned(self) -> tuple[int, ...]:
-        """Classes that the run's model has and none of its training images is of."""
-        return tuple((self.meta.get("training") or {}).get("unlearned") or ())
-
-    @property
-    def view(self) -> View | None:
-        """The view that the run's model conditions on."""
-        from pofx.catalog import arguments_from_json
-
-        return arguments_from_json(self.meta.get("given"))
-
-    @property
-    def transforms(self) -> tuple[str, ...]:
-        return tuple(self.stored.get("transforms") or ())
-
-    @property
-    def heading(self) -> str:
-        return str(self.stored.get("heading") or "?")
-
-    def is_own(self, data: str) -> bool:
-        """Whether this is what was typed as DATA when the run was trained."""
-        stored = self.stored
-        return data in (stored.get("name"), (stored.get("spec") or {}).get("spec"))
-
-    def is_own_test(self, data: str) -> bool:
-        """Whether this is the test part of the run's own data, or one image of it: images that were held out."""
-        from pofx.data import parse
-        from pofx.data.sources import is_name
-
-        parsed = parse(data.partition("#")[0])
-        base = parsed.base if parsed.transform is None else f"{parsed.base}:{parsed.transform}"
-        return self.is_own(base) and (parsed.part or ("test" if is_name(parsed.base) else "all")) == "test"
-
-    def load_split(self, data: str | None, space: ImageSpace, flags: DataFlags, common: Common) -> Split:
-        """The images that were named, or the test part of the run's own data where none were."""
-        return self.load_data(common).test if data is None else load_images(data, space, flags, common, self).split
-
-    def unchanged(self, data: Data) -> bool:
-        """Whether the run's own data, made again, is what it was when the run was trained."""
-        return data.fingerprint == self.stored.get("fingerprint")
-
-    def load_data(self, common: Common) -> Data:
-        """The run's own data, made again.
-
-        Raises:
-            InputError: it was given in memory, or is not there any more.
-        """
-        from pofx.data import load_data
-
-        stored = self.stored
-        if not stored.get("spec"):
-            raise InputError("This run does not say what it was trained on; name the images as DATA.")
-        data = load_data(**stored["spec"]).told(self.view)
-        if not self.unchanged(data):
-            common.note(
-                f"{data.heading} is not what it was when the run was trained: images were added, removed or changed, or split in another way."
-            )
-        return data
-
-
-def run_info(run: str) -> RunData:
-    """What model.json of a run says."""
-    from pofx.training import read_run
-
-    return RunData(read_run(run).json)
+def load_split(run: RunData, data: str | None, space: ImageSpace, flags: DataFlags, common: Common) -> Split:
+    """The images that were named, or the test part of the run's own data where none were."""
+    return run.load_data(common).test if data is None else load_images(data, space, flags, common, run).split
 
 
 @dataclass(frozen=True)

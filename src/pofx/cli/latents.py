@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from pofx.cli.common import Answer, Common, DataFlags, load_model, run_info
+from pofx.cli.common import Answer, Common, DataFlags, load_model, load_split, run_info
 from pofx.cli.encode import inverted
 from pofx.cli.interpolate import ends_given
 
@@ -47,7 +47,7 @@ def latents(
     info = run_info(run)
     split = None
     if isinstance(model, Encoder) or data is not None:
-        split = info.load_split(data, model.space, data_flags, common)
+        split = load_split(info, data, model.space, data_flags, common)
     given = ends_given(model, run, 1, label, common, needed=split is None)
     names = info.class_names
     with common.progress("encoding") as progress:

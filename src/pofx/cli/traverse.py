@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pofx.cli.common import Answer, Common, DataFlags, load_model, run_info, table
+from pofx.cli.common import Answer, Common, DataFlags, load_model, load_split, run_info, table
 from pofx.cli.encode import inverted
 from pofx.cli.interpolate import ends_given, one_image
 
@@ -51,7 +51,7 @@ def traverse(
     given = ends_given(model, run, 1, label, common, needed=base is None)
     images, heading = None, None
     if isinstance(model, Encoder):
-        split = run_info(run).load_split(data, model.space, data_flags, common)
+        split = load_split(run_info(run), data, model.space, data_flags, common)
         images, heading = subset(split, limit), split.heading
     with common.progress("measuring") as progress:
         result = task(

@@ -306,6 +306,14 @@ def _rejecter(calib: _Told, center: _Told | None, classes: int, alpha: float, po
     return Rejecter(oddness, mine, y, classes, pooled)
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What the model says of calibration images, and of those that give median costs: made once by `calibrate`."""
+
+    calib: _Told
+    center: _Told | None
+
+
 def chance_of(missed: int, groups: Sequence[tuple[int, int]], alpha: float) -> float:
     """P(at least so many are missed) where sets keep their promise and no more.
 
@@ -355,11 +363,36 @@ def coverage(p_value: Tensor, y: Tensor, alpha: float, calibration: Sequence[int
     )
 
 
+def calibrate(
+    model: ImageModel,
+    *,
+    calib: Images | Tensor,
+    center: Images | Tensor | None = None,
+    density: ImageModel | None = None,
+    alpha: float = 0.05,
+    pooled: bool = False,
+    prior: str | tuple[float, ...] = "uniform",
+    samples: int = 16,
+    seed: int = 0,
+) -> Calibration:
+    """What `classify` needs of images that are not to be classified; arguments and errors are those of it. Give it as `calib`."""
+    labeler = as_labeler(model, prior=prior, samples=samples)
+    if (isinstance(labeler, ClassLikelihood) or density is not None) and (center is None or not len(as_images(center))):
+        raise InputError("classify needs images for median costs; give center=data.valid, whose part must not be empty.")
+    _enough(as_images(calib), labeler, density, alpha, pooled)
+    told = [
+        None if what is None else _tell(labeler, density, as_images(what), samples=samples, seed=seed, progress=None)
+        for what in (calib, center)
+    ]
+    assert told[0] is not None
+    return Calibration(told[0], told[1])
+
+
 def classify(
     model: ImageModel,
     images: Images | Tensor,
     *,
-    calib: Images | Tensor | None = None,
+    calib: Images | Tensor | Calibration | None = None,
     center: Images | Tensor | None = None,
     held_out: Images | Tensor | None = None,
     density: ImageModel | None = None,
@@ -377,7 +410,7 @@ def classify(
     Args:
         model: a Labeler, or p(x | label) with a likelihood or a bound, which Bayes' rule makes one.
         images: a `Split`, or uint8 `(n, C, H, W)`.
-        calib: labelled images that neither training nor selection saw (`data.calib`).
+        calib: labelled images that neither training nor selection saw (`data.calib`), or what `calibrate` made of them.
         center: other labelled images that give median costs (`data.valid`); needed where there is a density.
         held_out: labelled images on which coverage is checked (`data.test`); by default `images`, where they have labels.
         density: p(x) of the same images, for a model without p(x | y).
@@ -407,20 +440,15 @@ def classify(
             raise InputError(f"--density must be p(x) of the same images ({labeler.space}); it is {found}.")
         if isinstance(labeler, ClassLikelihood):
             raise InputError("--density is for a classifier without p(x | y); this run has one of its own. Leave --density out.")
-    if (
-        calib is not None
-        and (isinstance(labeler, ClassLikelihood) or density is not None)
-        and (center is None or not len(as_images(center)))
-    ):
-        raise InputError("classify needs images for median costs; give center=data.valid, whose part must not be empty.")
 
     def tell(what: Images | Tensor, progress: Progress | None = None) -> _Told:
         return _tell(labeler, density, as_images(what), samples=samples, seed=seed, progress=progress)
 
     rejecter = None
     if calib is not None:
-        _enough(as_images(calib), labeler, density, alpha, pooled)
-        rejecter = _rejecter(tell(calib), None if center is None else tell(center), labeler.classes, alpha, pooled)
+        if not isinstance(calib, Calibration):
+            calib = calibrate(labeler, calib=calib, center=center, density=density, alpha=alpha, pooled=pooled, samples=samples, seed=seed)
+        rejecter = _rejecter(calib.calib, calib.center, labeler.classes, alpha, pooled)
     told = tell(images, progress)
     sure, label = told.log_prob.max(1)
     kind = labeler.label(images.take(torch.zeros(1, dtype=torch.long))[0]).kind

@@ -32,11 +32,12 @@ from pofx.tasks._conformal import (
     rate95,
 )
 from pofx.tasks._files import TABLES, check_out, write_table
+from pofx.tasks._oddness import Oddness
 from pofx.tasks._statistics import STATISTICS, Known, chosen, measure, refer
 from pofx.tasks._tiles import Tiles, whole
 from pofx.tasks.bulk import Images, as_images
 
-__all__ = ["Outliers", "conformal_p_values", "judge", "oddness_from", "outliers", "rate95", "verdicts"]
+__all__ = ["Alarm", "Outliers", "calibrate", "conformal_p_values", "judge", "oddness_from", "outliers", "rate95", "verdicts"]
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,81 @@ def verdicts(
     )
 
 
+@dataclass(frozen=True)
+class Alarm:
+    """What is settled before an image is judged: made once by `calibrate`, it judges any number of images, each alike whatever its company.
+
+    Attributes:
+        names: of the statistics; known: what they read besides the model; oddness: their score.
+        scores: `(m,)` of calibration images; tiles: of each.
+        tried: where known outliers chose the score, the AUROC of each combination.
+    """
+
+    names: tuple[str, ...]
+    known: Known
+    oddness: Oddness
+    scores: Tensor
+    tiles: int = 1
+    tried: dict[str, float] = field(default_factory=dict)
+
+    def judge(
+        self,
+        model: ImageModel,
+        images: Images | Tensor,
+        *,
+        alpha: float = 0.05,
+        guarantee: Guarantee = "marginal",
+        fdr: float | None = None,
+        stream: bool = False,
+        progress: Progress | None = None,
+    ) -> Outliers:
+        """Flag the odd ones among `images`; arguments and errors are those of `outliers`."""
+        images = as_images(images)
+        table = measure(model, images, self.names, self.known, progress=progress)
+        score = self.oddness(table)
+        at, ids = _speaking(images, score), list(whole(images).ids)
+        shown = {name: table.column(name)[at] for name in self.names}
+        found = verdicts(ids, score[at], self.scores, shown, alpha=alpha, guarantee=guarantee, fdr=fdr, stream=stream, seed=self.known.seed)
+        used = self.oddness.groups or tuple(STATISTICS[n].group for n in self.names[:1])
+        return replace(found, used=used, tried=self.tried, tiles=self.tiles)
+
+
+def calibrate(
+    model: ImageModel,
+    *,
+    calib: Images | Tensor,
+    center: Images | Tensor,
+    train: Images | Tensor | None = None,
+    statistics: Sequence[str] = (),
+    background: ImageModel | None = None,
+    known: Images | Tensor | None = None,
+    samples: int = 1,
+    seed: int = 0,
+) -> Alarm:
+    """All of `outliers` that does not depend on the images to be judged; arguments and errors are those of it.
+
+    >>> from pofx.models.autoregressive.pixelcnn import PixelCNN
+    >>> from pofx.space import ImageSpace
+    >>> x = torch.zeros(20, 1, 3, 3, dtype=torch.uint8)
+    >>> model = PixelCNN.small(ImageSpace(1, 3, 3, levels=2))
+    >>> calibrate(model, calib=x, center=x).judge(model, x[:2]).outlier.tolist()
+    [False, False]
+    """
+    calib, center = as_images(calib), as_images(center)
+    if not len(center):
+        raise InputError("outliers needs images for what is normal; the valid part is empty.")
+    told = refer(model, train, Known(background=background, samples=samples, seed=seed), features=any("features_" in s for s in statistics))
+    if "typicality" in statistics:
+        told = replace(told, center=float(measure(model, center, ["bits_per_dim"], told).values.mean()))
+    names = chosen(model, told, statistics)
+    stats = measure(model, center, names, told)
+    oddness, tried = _oddness.fit(stats), {}
+    if known is not None:
+        oddness, tried = _oddness.choose(oddness, stats, measure(model, known, names, told))
+    scores = oddness(measure(model, calib, names, told))
+    return Alarm(names, told, oddness, scores[_speaking(calib, scores)], calib.each if isinstance(calib, Tiles) else 1, tried)
+
+
 def outliers(
     model: ImageModel,
     images: Images | Tensor,
@@ -254,29 +330,23 @@ def outliers(
         benjamini_hochberg(torch.ones(1), fdr)
         if guarantee != "marginal":
             raise InputError(f"--fdr {fdr:g} is a guarantee of its own, over the folder; leave out --guarantee {guarantee}.")
-    if not len(center):
-        raise InputError("outliers needs images for what is normal; the valid part is empty.")
     if out is not None:
         check_out(Path(out) / "scores.parquet", TABLES)
-    told = refer(model, train, Known(background=background, samples=samples, seed=seed), features=any("features_" in s for s in statistics))
-    if "typicality" in statistics:
-        told = replace(told, center=float(measure(model, center, ["bits_per_dim"], told).values.mean()))
-    names = chosen(model, told, statistics)
-    stats = measure(model, center, names, told)
-    oddness, tried = _oddness.fit(stats), {}
-    if known is not None:
-        oddness, tried = _oddness.choose(oddness, stats, measure(model, known, names, told))
-    calibration = oddness(measure(model, calib, names, told))
-    calibration = calibration[_speaking(calib, calibration)]
-    table = measure(model, images, names, told, progress=progress)
-    score = oddness(table)
-    at, ids = _speaking(images, score), list(whole(images).ids)
-    shown = {name: table.column(name)[at] for name in names}
-    found = verdicts(ids, score[at], calibration, shown, alpha=alpha, guarantee=guarantee, fdr=fdr, stream=stream, seed=seed)
-    found = replace(found, used=oddness.groups or tuple(STATISTICS[n].group for n in names[:1]), tried=tried, tiles=each)
+    alarm = calibrate(
+        model,
+        calib=calib,
+        center=center,
+        train=train,
+        statistics=statistics,
+        background=background,
+        known=known,
+        samples=samples,
+        seed=seed,
+    )
+    found = alarm.judge(model, images, alpha=alpha, guarantee=guarantee, fdr=fdr, stream=stream, progress=progress)
     if out is None:
         return found
-    metadata = {"model": type(model).__name__, "alpha": str(alpha), "guarantee": guarantee, "calibration": str(len(calibration))}
+    metadata = {"model": type(model).__name__, "alpha": str(alpha), "guarantee": guarantee, "calibration": str(len(found.calibration))}
     metadata |= {"threshold": repr(found.threshold)} | ({} if fdr is None else {"fdr": str(fdr)})
     found.write(Path(out) / "scores.csv")
     return replace(found, path=found.write(Path(out) / "scores.parquet", **metadata))
