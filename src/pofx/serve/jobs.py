@@ -124,7 +124,8 @@ class Served:
         try:
             rank(self.alpha, len(own.calib), self.guarantee)
             repeated = copies(own.calib, self.alpha, self.guarantee)
-            notes.said += [] if repeated is None else [repeated]
+            if repeated is not None:
+                notes.note(repeated)
             made["outliers"] = _packed(judging.calibrate(self.model, calib=own.calib, center=own.valid, train=own.train))
         except (InputError, CapabilityError) as error:
             why["outliers"] = str(error)

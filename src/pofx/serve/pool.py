@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pofx.errors import CapabilityError, InputError, PofxError, RunError
-from pofx.serve.wire import receive, send
+from pofx.serve.wire import NONE, receive, send
 
 Array = NDArray[Any]
 LIVES = 5
@@ -149,7 +149,7 @@ class Worker:
         self.knows = False  # has been given the calibration
         self.gone = False
 
-    def ask(self, head: Mapping[str, Any], arrays: Mapping[str, Array] = {}) -> tuple[dict[str, Any], dict[str, Array]]:
+    def ask(self, head: Mapping[str, Any], arrays: Mapping[str, Array] = NONE) -> tuple[dict[str, Any], dict[str, Array]]:
         """Send and wait, in a thread.
 
         Raises:
@@ -435,9 +435,9 @@ class Pool:
                 reply, self._made = await self._in_thread(worker, worker.ask, {"do": "calibrate"})
                 self.why, self.notes = reply["why"], reply["notes"]
             except PofxError as error:
-                self.why = {"outliers": str(error), "classify": str(error)}
+                self.why = dict.fromkeys(("outliers", "classify"), str(error))
             except Died:
-                self.why = {name: "The process that calibrates ended before it was done." for name in ("outliers", "classify")}
+                self.why = dict.fromkeys(("outliers", "classify"), "The process that calibrates ended before it was done.")
                 continue
             finally:
                 await asyncio.shield(asyncio.to_thread(worker.end))

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
+NONE: Arrays = {}
 
 
-def send(connection: Connection, head: Mapping[str, Any], arrays: Arrays = {}) -> None:
+def send(connection: Connection, head: Mapping[str, Any], arrays: Arrays = NONE) -> None:
     """Send one message; OSError where nobody listens any more."""
     forms = [(name, array.dtype.str, array.shape) for name, array in arrays.items()]
     connection.send_bytes(json.dumps({**head, "arrays": forms}).encode())

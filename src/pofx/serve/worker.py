@@ -7,6 +7,7 @@ wrong ends the process, and the front starts another one.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -51,6 +52,7 @@ def work(connection: Connection, settings: dict[str, Any]) -> None:
         head, arrays = receive(connection)
         match head["do"]:
             case "calibrate":
+                os.nice(5)  # the workers answer meanwhile
                 try:
                     made, why, notes = served.calibrate()
                     send(connection, {"why": why, "notes": notes}, made)
