@@ -7,10 +7,12 @@ import ipaddress
 import time
 
 from fastapi.responses import JSONResponse
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pofx.serve.pool import Pool
+
+disable_created_metrics()  # else each counter is told twice
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 

@@ -22,6 +22,7 @@ from prometheus_client import generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 from starlette.types import Message, Send
 
 from pofx import __version__, pictures
@@ -250,8 +251,8 @@ def make_app(service: Service, pool: Pool, about: dict[str, Any]) -> FastAPI:
         return Response(status_code=307, headers={"Location": "/docs"})
 
     app.state.counts = metrics.totals
-    paths = {route.path for route in app.routes if hasattr(route, "path")}  # type: ignore[attr-defined]
-    app.add_middleware(Door, token=service.token, metrics=metrics, paths=paths)  # type: ignore[arg-type]
+    paths = {route.path for route in app.routes if isinstance(route, Route)}
+    app.add_middleware(Door, token=service.token, metrics=metrics, paths=paths)
     return app
 
 
@@ -263,12 +264,9 @@ def add_errors(app: FastAPI) -> None:
         found = error.errors()[0]
         name = str(found["loc"][-1])
         if found["type"] == "extra_forbidden":
-            route = request.scope.get("route")
-            known = [p.alias for p in route.dependant.query_params] if route is not None else []  # type: ignore[attr-defined]
-            known = [name for parameter in known for name in [parameter]] or []
-            return problem(
-                422, f"Unknown parameter {name!r}. {nearest(name, known)}" if known else f"Unknown parameter {name!r}. See /docs."
-            )
+            operations = app.openapi()["paths"].get(request.url.path, {})
+            known = [parameter["name"] for parameter in operations.get(request.method.lower(), {}).get("parameters", [])]
+            return problem(422, f"Unknown parameter {name!r}. {nearest(name, known)}")
         return problem(422, f"{name}: {found['msg'][:1].lower()}{found['msg'][1:]}, found {found.get('input')!r}.")
 
     @app.exception_handler(HTTPException)

@@ -10,11 +10,12 @@ from pofx.space import ImageSpace
 from pofx.workflows import _page as html
 
 EXAMPLES = {
-    "/score": "curl{token} --data-binary @image.png -H 'Content-Type: image/png' '{base}/score{convert}'",
-    "/outliers": "curl{token} --data-binary @images.npy -H 'Content-Type: application/x-npy' {base}/outliers",
-    "/encode": "curl{token} --data-binary @images.npy -H 'Content-Type: application/x-npy' {base}/encode",
-    "/classify": "curl{token} --data-binary @images.npy -H 'Content-Type: application/x-npy' {base}/classify",
-    "/complete": "curl{token} --data-binary @image.png -H 'Content-Type: image/png' '{base}/complete?keep=top:{rows}&format=png{and_convert}' -o completed.png",
+    "/score": "curl{token} --data-binary @image.png -H 'Content-Type: image/png' \\\n  '{base}/score{convert}'",
+    "/outliers": "curl{token} --data-binary @images.npy -H 'Content-Type: application/x-npy' \\\n  {base}/outliers",
+    "/encode": "curl{token} --data-binary @images.npy -H 'Content-Type: application/x-npy' \\\n  {base}/encode",
+    "/classify": "curl{token} --data-binary @images.npy -H 'Content-Type: application/x-npy' \\\n  {base}/classify",
+    "/complete": "curl{token} --data-binary @image.png -H 'Content-Type: image/png' \\\n"
+    "  '{base}/complete?keep=top:{rows}&format=png{and_convert}' -o sheet.png",
     "/sample": "curl{token} '{base}/sample?n=16&seed=0&format=png' -o samples.png",
     "/health": "curl {base}/health",
     "/metrics": "curl{token} {base}/metrics",
@@ -33,8 +34,9 @@ def docs(api: Mapping[str, Any], about: Mapping[str, Any], space: ImageSpace, ba
     }
     body = [
         html.paragraph(
-            f"Images are {space}: PNG or JPEG as they are, .npy of uint8 (n, channels, height, width), or JSON. Answers are those of the command line, "
-            'to the last digit. A refusal is {"detail": "why"}.'
+            f"Images are {space}: PNG or JPEG as they are, .npy of uint8 (n, channels, height, width), or JSON, "
+            f'{{"images": n × channels × height × width whole numbers 0 … {space.levels - 1}}}. '
+            'Answers are those of the command line, to the last digit. A refusal is {"detail": "why"}.'
         ),
         '<p>For programs: <a href="/openapi.json">/openapi.json</a> (OpenAPI), <a href="/health">/health</a>, <a href="/metrics">/metrics</a>.</p>',
     ]

@@ -279,9 +279,10 @@ class Pool:
         """Keep worker `number` alive and busy."""
         pause = 0.5
         while True:
-            worker = Worker(number, self.settings)
+            worker, loaded = Worker(number, self.settings), False
             try:
                 reply, _ = await self._in_thread(worker, worker.ask, {})
+                loaded = True
                 self.about = self.about or reply["about"]
                 if not self._first.done():
                     self._first.set_result(None)
@@ -294,13 +295,13 @@ class Pool:
                     return
             except Died:
                 self.count("deaths", 1)
-                if not self._first.done() and worker not in self.alive:
+                if not self._first.done():
                     self._first.set_exception(RunError("A worker ended before it had loaded the run; what it said stands above."))
                     return
             finally:
                 self.alive.discard(worker)
                 await asyncio.shield(asyncio.to_thread(worker.end))
-            if not self.alive:
+            if not loaded:
                 await asyncio.sleep(pause)
                 pause = min(30.0, 2 * pause)
 

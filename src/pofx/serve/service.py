@@ -95,7 +95,6 @@ async def _serve(
     bound: socket.socket,
     address: str,
     token: str | None,
-    local: bool,
     info: Any,
     limits: Limits,
     note: Callable[[str], None],
