@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,8 +22,8 @@ BATCH = 10
 class Fake:
     """A worker that doubles numbers. `batches`: what each was sent; `fatal`: it dies of this number; `hold`: it waits before it answers."""
 
-    batches: list[list[int]] = []
-    fatal: set[int] = set()
+    batches: ClassVar[list[list[int]]] = []
+    fatal: ClassVar[set[int]] = set()
     mortal: int = 0  # batches after which it dies, as often as that
     hold = threading.Event()
     started = 0

@@ -12,13 +12,12 @@ from cyclopts import Group, Parameter
 
 from pofx.cli import signatures
 from pofx.cli.common import Answer, Common, Flag, table
-from pofx.cli.signatures import Definition, Setting
+from pofx.cli.signatures import UNSET, Definition, Setting, Unchecked
 from pofx.names import kebab
 
 if TYPE_CHECKING:
     from pofx.tasks.equilibrium import Equilibrium
 
-UNSET = object()  # a flag that was not typed
 LOSSES = "pofx.models.adversarial.losses"
 
 
@@ -129,7 +128,7 @@ def command(tokens: Sequence[str]) -> Callable[..., Answer]:
         shown = default if default not in (None, "none") else False
         own[flag.replace(".", "__")] = (
             flag,
-            Annotated[hint, Parameter(name=f"--{flag}", group=group, help=text or None, show_default=shown)],
+            Annotated[hint, Parameter(name=f"--{flag}", group=group, help=text or None, show_default=shown), Unchecked()],
         )
     base, hints = inspect.signature(equilibrium), get_type_hints(equilibrium, include_extras=True)
     defaults = {key: p.default for key, p in base.parameters.items()}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pofx.data.arrays import as_images
-from pofx.data.decode import Refused, decode, header
+from pofx.data.decode import Refused, TooLarge, decode, header
 from pofx.data.transforms import Conversion, over_white
 from pofx.errors import InputError
 from pofx.space import ImageSpace
@@ -85,7 +85,7 @@ def _picture(body: bytes, space: ImageSpace, limits: Limits, convert: bool) -> N
                 raise Malformed(f"The picture is {head.height}×{head.width}; at most {limits.pixels:,} pixels are taken.", 413)
             x = decode(body, head.channels)[None]
     except Refused as error:
-        raise Malformed(f"The picture cannot be read: {error}.") from error
+        raise Malformed(f"The picture cannot be read: {error}.", 413 if isinstance(error, TooLarge) else 400) from error
     return _fitting(x, space, convert, levels=256)
 
 
