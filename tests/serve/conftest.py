@@ -60,7 +60,9 @@ class Here(Pool):
         pass
 
     async def ask(self, job: str, options: Mapping[str, Any], arrays: Any, n: int, *, together: bool, admitted: bool = False) -> Any:
-        reply, rows = await asyncio.to_thread(answer, self.served, job, options, [n], {name: array.copy() for name, array in arrays.items()})
+        reply, rows = await asyncio.to_thread(
+            answer, self.served, job, options, [n], {name: array.copy() for name, array in arrays.items()}
+        )
         told = reply["answers"][0]
         if "error" in told:
             raise ERRORS[told["error"][0]](told["error"][1])

@@ -171,6 +171,15 @@ def test_what_a_dead_worker_held_is_answered_by_the_next():
     assert waiting == 0
 
 
+def test_several_workers_share_the_queue_and_one_that_dies_leaves_it_to_the_others():
+    async def play(pool: Pool) -> Any:
+        Fake.mortal = 1
+        return await asyncio.gather(*(score(pool, *range(k, k + 8)) for k in range(20)))
+
+    assert played(play, workers=3) == [[2 * j for j in range(k, k + 8)] for k in range(20)]
+    assert Fake.started == 4
+
+
 def test_a_request_that_kills_every_worker_is_given_up_and_takes_no_other_with_it():
     async def play(pool: Pool) -> Any:
         Fake.fatal = {13}

@@ -30,7 +30,7 @@ from pofx.errors import CapabilityError, InputError, PofxError, nearest
 from pofx.serve import page
 from pofx.serve.answers import Classes, Codes, Completions, Health, Judged, Problem, Samples, Scores, as_json, npy_header, png
 from pofx.serve.door import Door, Metrics, problem
-from pofx.serve.parameters import body_of, options_of
+from pofx.serve.parameters import Words, body_of, options_of
 from pofx.serve.payload import ARRAYS, JSON, PICTURES, Limits, Malformed, Payload, read
 from pofx.serve.pool import Busy, Pool
 from pofx.space import ImageSpace
@@ -202,9 +202,10 @@ def make_app(service: Service, pool: Pool, about: dict[str, Any]) -> FastAPI:
     )
     add_errors(app)
     refusals: dict[int | str, dict[str, Any]] = {code: {"model": Problem, "description": text} for code, text in REFUSALS.items()}
+    words = Words.of(service.info.view, service.info.class_names, about["layers"])
     for job, takes in about["takes"].items():
         answer, what, others = ANSWERS[job]
-        options = options_of(job, takes, service.limits)
+        options = options_of(job, takes, service.limits, words)
         content = {media: {"schema": {"type": "string", "format": "binary"}} for media in others.values()}
         told = {"response_model": None, "summary": what, "responses": refusals | {200: {"model": answer, "content": content}}}
         if job == "sample":

@@ -101,6 +101,7 @@ class Served:
             "device": str(model.device),
             "batch": batch_size(model.space),
             "chunk": getattr(model, "draw_batch", None) or SAMPLE_CHUNK,
+            "layers": list(model.feature_layers) if isinstance(model, Features) else [],
             "takes": takes,
             "cannot": cannot,
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,29 +15,48 @@ from pofx.space import ImageSpace
 from pofx.views import Label, View
 
 SEEDS = 2**62
+_SIDE = "(?:top|bottom|left|right):[1-9][0-9]{0,4}"
+KEEP = f"^{_SIDE}(?:,{_SIDE})*$"
+
+
+@dataclass(frozen=True)
+class Words:
+    """What texts may be for this run: labels, numbers and names of classes; layers."""
+
+    labels: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, view: View | None, names: Sequence[str] | None, layers: Sequence[str]) -> Words:
+        numbers = map(str, range(view.classes)) if isinstance(view, Label) else ()
+        return cls(tuple(dict.fromkeys((*numbers, *(names or ())))) if isinstance(view, Label) else (), tuple(layers))
 
 
 @dataclass(frozen=True)
 class Option:
-    """Attributes: name in a URL; type; default; text, what it does; bounds, as pydantic takes them."""
+    """Attributes: name in a URL; type; default; text, what it does; bounds, as pydantic takes them; pattern, which OpenAPI tells: what does not
+    match it is refused later, with a better sentence."""
 
     name: str
     type: Any
     default: Any
     text: str
     bounds: dict[str, Any] = field(default_factory=dict)
+    pattern: str | None = None
 
 
-def options(limits: Limits) -> dict[str, Option]:
+def options(limits: Limits, words: Words) -> dict[str, Option]:
     """Every option that a job may take, by the name that `jobs.py` has for it."""
     whole, real = {"ge": 0, "lt": SEEDS}, {"allow_inf_nan": False}
     most = limits.images
-    text = str | None
+    text, short = str | None, {"max_length": 4000}  # int() takes no more digits
     return {
         "convert": Option("convert", bool, False, "Convert images of another size, in colour or with more levels, to those of the run."),
-        "label": Option("label", text, None, "The class of the images, by number or name; several in turn with commas."),
-        "attributes": Option("attributes", text, None, "Attributes of the images, e.g. smiling=1,hat=0."),
-        "caption": Option("caption", text, None, "The images in words."),
+        "label": Option(
+            "label", text, None, "The class of the images, by number or name; several in turn with commas.", short, _several(words.labels)
+        ),
+        "attributes": Option("attributes", text, None, "Attributes of the images, e.g. smiling=1,hat=0.", short),
+        "caption": Option("caption", text, None, "The images in words.", short),
         "samples": Option("samples", int, 1, "Draws of z for the bound.", {"ge": 1, "le": 1024}),
         "estimate": Option(
             "estimate", int, 0, "The importance-weighted estimate over so many draws; 0 for the bound.", {"ge": 0, "le": 4096}
@@ -43,10 +64,10 @@ def options(limits: Limits) -> dict[str, Option]:
         "seed": Option("seed", int, 0, "The same seed gives the same answer.", whole),
         "first": Option("first", int, 0, "Number of the first image of the seed.", whole),
         "sample": Option("sample", bool, False, "A draw from q(z|x), not its mean."),
-        "layer": Option("layer", text, None, "Features of this layer, in the place of codes."),
+        "layer": Option("layer", text, None, "Features of this layer, in the place of codes.", short, _one(words.layers)),
         "restarts": Option("restarts", int, 4, "Starts of the search for a code; the best end is kept.", {"ge": 1, "le": 64}),
         "steps": Option("steps", int, 200, "Steps of the search.", {"ge": 1, "le": 5000}),
-        "keep": Option("keep", text, None, "What is kept: top:14, bottom:8, left:3, right:10, or several with commas."),
+        "keep": Option("keep", text, None, "What is kept: top:14, bottom:8, left:3, right:10, or several with commas.", short, KEEP),
         "completions": Option("n", int, 8, "How many completions.", {"ge": 1, "le": min(most, 256)}),
         "particles": Option("particles", int, 128, "Of weighted methods; more come nearer.", {"ge": 1, "le": 4096}),
         "sweeps": Option("sweeps", int, 0, "Go over the hole again so many times.", {"ge": 0, "le": 100}),
@@ -64,12 +85,22 @@ def options(limits: Limits) -> dict[str, Option]:
     }
 
 
-def options_of(job: str, takes: list[str], limits: Limits) -> type[BaseModel]:
+def _one(words: Sequence[str]) -> str | None:
+    return f"^(?:{'|'.join(map(re.escape, words))})$" if words else None
+
+
+def _several(words: Sequence[str]) -> str | None:
+    some = "|".join(map(re.escape, words))
+    return f"^(?:{some})(?:,(?:{some}))*$" if words else None
+
+
+def options_of(job: str, takes: list[str], limits: Limits, words: Words) -> type[BaseModel]:
     """The parameters of a path: those that the job takes of this model. Others are refused."""
-    known = options(limits)
+    known = options(limits, words)
     chosen: dict[str, Any] = {}
     for option in (known[name] for name in takes):
-        chosen[option.name] = (option.type, Query(option.default, description=option.text, **option.bounds))
+        told: Any = None if option.pattern is None else {"pattern": option.pattern}
+        chosen[option.name] = (option.type, Query(option.default, description=option.text, json_schema_extra=told, **option.bounds))
     return create_model(f"{job.capitalize()}Options", __config__=ConfigDict(extra="forbid"), **chosen)
 
 
