@@ -14,7 +14,7 @@ from pofx.serve.payload import ARRAYS, JSON, PICTURES, Limits
 from pofx.space import ImageSpace
 from pofx.views import Label, View
 
-SEEDS = 2**62
+SEEDS = 2**61  # images are numbered below 2⁶²
 _SIDE = "(?:top|bottom|left|right):[1-9][0-9]{0,4}"
 KEEP = f"^{_SIDE}(?:,{_SIDE})*$"
 

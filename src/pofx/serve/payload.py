@@ -128,12 +128,12 @@ def _json(body: bytes, space: ImageSpace, limits: Limits, convert: bool, classes
         raise Malformed(f"{len(x):,} images; at most {limits.images:,} are taken at once.", 413)
     x = _fitting(x, space, convert)
     labels = None
-    if told.get("labels") is not None:
+    if "labels" in told:
         labels = _whole(told["labels"], 1, "labels", 0, (classes or 1) - 1)
         if len(labels) != len(x):
             raise Malformed(f"There are {len(labels)} labels for {len(x)} images.")
     missing = None
-    if told.get("hole") is not None:
+    if "hole" in told:
         missing = _whole(told["hole"], 2, "hole", 0, 1)
         if missing.shape != space.shape[1:]:
             raise InputError(f"The hole is {missing.shape}; the images of the run are {space.shape[1:]} (height, width).")
