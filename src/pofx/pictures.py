@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,6 +70,18 @@ def rgb(x: Any, levels: int = 256) -> NDArray[np.uint8]:
     elif channels != 3:
         x = np.concatenate(np.split(x, channels, 1), 3).repeat(3, 1)
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+
+
+def each(x: Any, levels: int = 256) -> Iterator[Image.Image]:
+    """Images uint8 `(N, C, H, W)`, tensor or array, C 1, 3 or 4, one picture each, a pixel a pixel: `--levels` reads the very same integers back.
+
+    >>> [picture.getpixel((0, 0)) for picture in each(np.array([[[[0]]], [[[16]]]], np.uint8), 17)]
+    [0, 255]
+    """
+    x = np.asarray(x.detach().cpu().numpy() if hasattr(x, "detach") else x)
+    shown = (-(x.astype(np.int32) * -255 // (levels - 1))).astype(np.uint8).transpose(0, 2, 3, 1)  # rounded up, as in `rgb`
+    for image in shown:
+        yield Image.fromarray(image[..., 0] if image.shape[-1] == 1 else np.ascontiguousarray(image))
 
 
 def shades(x: Any, top: float) -> NDArray[np.uint8]:

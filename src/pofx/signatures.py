@@ -318,6 +318,16 @@ def flags(settings: tuple[Setting, ...]) -> Iterator[tuple[str, Any, str | None,
             yield f"{setting.name}.{name}", hint, default, f"{text} ({', '.join(users)})".strip()
 
 
+class Unchecked:
+    """Beside the type of a flag whose default, `UNSET`, is none of its values: where pydantic is loaded, cyclopts would have it checked."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, str]:
+        return {"type": "any"}
+
+
+UNSET = object()  # a flag that was not typed
+
+
 def is_flag(hint: Any) -> bool:
     """Whether a type takes no value: `--gray`."""
     return hint is bool or bool in get_args(hint)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +56,14 @@ def test_no_verb_imports_torch_before_it_runs() -> None:
     heavy = "{'torch', 'numpy', 'lightning'}"
     code = f"import sys, {modules}; from pofx.cli import main; main(['train', 'vae', '--help']); assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_flags_that_were_not_typed_are_not_checked_where_pydantic_is_loaded(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """cyclopts gives defaults to pydantic where that is imported, as pages and services do."""
+    pytest.importorskip("pydantic")
+    assert main(["train", "pixelcnn", "digits", "--out", str(tmp_path / "run"), "--dry-run", "--quiet"]) == 0
+    assert main(["equilibrium", "--loss.penalty", "x"]) == 2
+    assert "penalty" in capsys.readouterr().err
 
 
 def test_examples_parse() -> None:

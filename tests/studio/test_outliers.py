@@ -15,7 +15,7 @@ from pofx.models import PixelCNN
 from pofx.studio.pages import outliers as page
 from pofx.studio.shelf import Shelf
 from pofx.studio.work import Work
-from pofx.tasks.outliers import detector, outliers
+from pofx.tasks.outliers import calibrate, outliers
 from pofx.workflows.outliers import wall
 
 RUN = "pixelcnn"
@@ -40,7 +40,7 @@ def path(shelf: Shelf) -> str:
 def judged(shelf: Shelf) -> page.Judged:
     run, own = path(shelf), shelf.data(path(shelf))
     model = shelf.model(run)
-    found = detector(model, calib=own.calib, center=own.valid, train=own.train).judge(own.test)
+    found = calibrate(model, calib=own.calib, center=own.valid, train=own.train).judge(model, own.test)
     return page.Judged(run, "digits", model.space.levels, found, wall(model, own.test, found, calib=own.calib, again=False), ())
 
 

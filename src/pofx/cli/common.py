@@ -15,6 +15,7 @@ from cyclopts import Group, Parameter
 
 from pofx.workflows import loading
 from pofx.workflows.loading import Conversions, Loaded, RunData, tell_skipped
+from pofx.workflows.loading import run_info as run_info  # verbs take it from here
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,13 +106,6 @@ def load_side(
 ) -> tuple[Loaded, bool]:
     """`loading.load_side`, whose remarks go to stderr."""
     return loading.load_side(spec, model, flags, run, say=common.note, **more)
-
-
-def run_info(run: str) -> RunData:
-    """What model.json of a run says."""
-    from pofx.training import read_run
-
-    return RunData(read_run(run).json)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,6 @@ from pofx.cli.common import Answer, Common, Flag, table
 if TYPE_CHECKING:
     from pofx.tasks.equilibrium import Equilibrium
 
-UNSET = object()  # a flag that was not typed
-
 
 def equilibrium(
     *,
@@ -112,19 +110,21 @@ def command(tokens: Sequence[str]) -> Callable[..., Answer]:
         shown = default if default not in (None, "none") else False
         own[flag.replace(".", "__")] = (
             flag,
-            Annotated[hint, Parameter(name=f"--{flag}", group=group, help=text or None, show_default=shown)],
+            Annotated[hint, Parameter(name=f"--{flag}", group=group, help=text or None, show_default=shown), signatures.Unchecked()],
         )
     base, hints = inspect.signature(equilibrium), get_type_hints(equilibrium, include_extras=True)
     defaults = {key: p.default for key, p in base.parameters.items()}
 
     def specific(**values: Any) -> Answer:
-        typed = {flag: values[key] for key, (flag, _) in own.items() if values.get(key, UNSET) is not UNSET}
+        typed = {flag: values[key] for key, (flag, _) in own.items() if values.get(key, signatures.UNSET) is not signatures.UNSET}
         if typed and "loss" not in typed:
             typed["loss"] = "non-saturating"
         return run(signatures.gather((setting,), typed), **(defaults | {key: value for key, value in values.items() if key not in own}))
 
     parameters = [p.replace(annotation=hints[key]) for key, p in base.parameters.items()]
-    parameters += [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=UNSET, annotation=hint) for key, (_, hint) in own.items()]
+    parameters += [
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=signatures.UNSET, annotation=hint) for key, (_, hint) in own.items()
+    ]
     specific.__signature__ = inspect.Signature(parameters)
     specific.__annotations__ = {p.name: p.annotation for p in parameters}
     specific.__doc__ = equilibrium.__doc__

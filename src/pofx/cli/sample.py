@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from pofx.cli.common import Answer, Common, DataFlags, Flag, load_model, load_side, run_info
-from pofx.errors import InputError, nearest
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from pofx.errors import InputError
+from pofx.workflows.loading import from_words, learned
 
 
 def sample(
@@ -154,56 +152,5 @@ def view_value(
         x, y = images.split.take(torch.arange(n) % len(images.split))
         if is_value:
             return x
-        return _learned(run, view.value(x, y)) if isinstance(view, Label) else view.value(x, y)
-    if caption is not None:
-        return view.check(caption, n, model.space)
-    if attributes is not None:
-        return view.check(_attributes(attributes), n, model.space)
-    if isinstance(view, Caption):
-        raise InputError(f'{run} is p(x | caption): say what to draw, e.g. --caption "smiling face", or --like DATA')
-    if isinstance(view, Attributes):
-        raise InputError(f"{run} is p(x | attributes): say which, e.g. --attributes {view.names[0]}=1, or --like DATA")
-    if not isinstance(view, Label):
-        raise InputError(f"{run} is p(x | {view.name}): say which images it shall condition on, e.g. --like digits:test")
-    if label is None and view.unknown:
-        return torch.full((n,), -1)
-    if label is None:
-        raise InputError(f"{run} is p(x | label): say which, e.g. --label 0 (of 0 … {view.classes - 1}), or several in turn: --label 0,1,2")
-    names = run_info(run).class_names
-    numbers = torch.tensor([_number(part.strip(), names, view.classes) for part in label.split(",")])
-    return _learned(run, numbers)[torch.arange(n) % len(numbers)]
-
-
-def _learned(run: str, numbers: Tensor) -> Tensor:
-    """Labels, all of classes that training images were of."""
-    info = run_info(run)
-    for number in numbers.tolist():
-        if number in info.unlearned:
-            name = f" ({info.class_names[number]})" if info.class_names else ""
-            raise InputError(
-                f"Class {number}{name} had no training image in {info.heading}, so {run} knows nothing of it. "
-                f"Leave it out, or train on images of it. The counts: pofx data {info.stored.get('name', info.heading)}"
-            )
-    return numbers
-
-
-def _attributes(text: str) -> dict[str, int]:
-    """smiling=1,hat=0 → {"smiling": 1, "hat": 0}"""
-    found = {}
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        name, _, value = part.partition("=")
-        if value.strip() not in ("0", "1"):
-            raise InputError(f"--attributes {part}: write NAME=1 or NAME=0, e.g. --attributes {name.strip() or 'smiling'}=1")
-        if name.strip() in found:
-            raise InputError(f"--attributes {text}: {name.strip()} is said twice; say it once.")
-        found[name.strip()] = int(value)
-    return found
-
-
-def _number(label: str, names: tuple[str, ...] | None, classes: int) -> int:
-    if names and label in names:
-        return names.index(label)
-    if label.isdecimal() and int(label) < classes:
-        return int(label)
-    hint = f" {nearest(label, names)}" if names else ""
-    raise InputError(f"--label {label or repr(label)}: the run knows no such class; labels are 0 … {classes - 1}, e.g. --label 0.{hint}")
+        return learned(run, info, view.value(x, y)) if isinstance(view, Label) else view.value(x, y)
+    return from_words(run, run_info(run), view, n, model.space, label=label, attributes=attributes, caption=caption)

@@ -17,14 +17,12 @@ from cyclopts import Group, Parameter
 from pofx import catalog
 from pofx.cli.common import Answer, Common, DataFlags, Flag, load_model
 from pofx.errors import InputError, nearest
-from pofx.signatures import Setting, flags, gather, is_flag, settings_of
+from pofx.signatures import UNSET, Setting, Unchecked, flags, gather, is_flag, settings_of
 from pofx.workflows.loading import listed
 
 if TYPE_CHECKING:
     from pofx.data import Data
     from pofx.model import ImageModel
-
-UNSET = object()  # a flag that was not typed: the model's own default holds
 
 
 def train(
@@ -189,7 +187,7 @@ def command(tokens: Sequence[str]) -> Callable[..., Answer]:
             default = "half of them"
         shown = default if default not in (None, "none") else False
         parameter = Parameter(name=f"--{flag.replace('_', '-')}", group=group, help=text or None, show_default=shown, **more)
-        own[flag.replace(".", "__")] = (flag, Annotated[hint, parameter])
+        own[flag.replace(".", "__")] = (flag, Annotated[hint, parameter, Unchecked()])
 
     base = inspect.signature(train)
     hints = get_type_hints(train, include_extras=True)

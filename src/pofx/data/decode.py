@@ -62,6 +62,10 @@ class Refused(Exception):
     """A verdict about one file, not an error of the program: it is not taken; the text says why in a few words."""
 
 
+class TooLarge(Refused):
+    """More pixels than are decoded."""
+
+
 @dataclass(frozen=True)
 class Header:
     """What the first bytes of a file tell: size after EXIF rotation, 1 or 3 channels, conversions it will need."""
@@ -120,11 +124,15 @@ def _open(source: Encoded) -> Image.Image:
     try:
         image = Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise Refused(f"more than {PIXEL_LIMIT >> 20} megapixels, not decoded") from error
+        raise TooLarge(f"more than {PIXEL_LIMIT >> 20} megapixels, not decoded") from error
     except Image.UnidentifiedImageError as error:
         raise Refused("not an image, or corrupt") from error
     except _BROKEN as error:
         raise Refused(_corrupt(error)) from error
+    width, height = image.size
+    if width * height > PIXEL_LIMIT:
+        image.close()
+        raise TooLarge(f"{width}×{height} is more than {PIXEL_LIMIT >> 20} megapixels, not decoded")
     try:
         reason = _refusal(image)
     except _BROKEN as error:
@@ -136,9 +144,6 @@ def _open(source: Encoded) -> Image.Image:
 
 
 def _refusal(image: Image.Image) -> str | None:
-    width, height = image.size
-    if width * height > PIXEL_LIMIT:
-        return f"{width}×{height} is more than {PIXEL_LIMIT >> 20} megapixels, not decoded"
     # A phone's .jpg may hold a second picture (MPO); the first one is the photograph.
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":

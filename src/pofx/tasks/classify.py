@@ -322,6 +322,35 @@ def rejecter_of(calib: Told, center: Told | None, classes: int, *, pooled: bool 
     return Rejecter(oddness, mine, y, classes, pooled)
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What the model says of calibration images, and of those that give median costs: made once by `calibrate`."""
+
+    calib: Told
+    center: Told | None
+
+
+def calibrate(
+    model: ImageModel,
+    *,
+    calib: Images | Tensor,
+    center: Images | Tensor | None = None,
+    density: ImageModel | None = None,
+    alpha: float = 0.05,
+    pooled: bool = False,
+    prior: str | tuple[float, ...] = "uniform",
+    samples: int = 16,
+    seed: int = 0,
+) -> Calibration:
+    """What `classify` needs of images that are not to be classified; arguments and errors are those of it. Give it as `calib`."""
+    labeler = as_labeler(model, prior=prior, samples=samples)
+    if (isinstance(labeler, ClassLikelihood) or density is not None) and (center is None or not len(as_images(center))):
+        raise InputError("classify needs images for median costs; give center=data.valid, whose part must not be empty.")
+    _enough(as_images(calib), labeler, density, alpha, pooled)
+    first, *others = [tell(labeler, density, as_images(what), samples=samples, seed=seed) for what in (calib, center) if what is not None]
+    return Calibration(first, others[0] if others else None)
+
+
 def chance_of(missed: int, groups: Sequence[tuple[int, int]], alpha: float) -> float:
     """P(at least so many are missed) where sets keep their promise and no more.
 
@@ -375,7 +404,7 @@ def classify(
     model: ImageModel,
     images: Images | Tensor,
     *,
-    calib: Images | Tensor | None = None,
+    calib: Images | Tensor | Calibration | None = None,
     center: Images | Tensor | None = None,
     held_out: Images | Tensor | None = None,
     density: ImageModel | None = None,
@@ -393,7 +422,7 @@ def classify(
     Args:
         model: a Labeler, or p(x | label) with a likelihood or a bound, which Bayes' rule makes one.
         images: a `Split`, or uint8 `(n, C, H, W)`.
-        calib: labelled images that neither training nor selection saw (`data.calib`).
+        calib: labelled images that neither training nor selection saw (`data.calib`), or what `calibrate` made of them.
         center: other labelled images that give median costs (`data.valid`); needed where there is a density.
         held_out: labelled images on which coverage is checked (`data.test`); by default `images`, where they have labels.
         density: p(x) of the same images, for a model without p(x | y).
@@ -417,20 +446,15 @@ def classify(
     path = None if out is None else check_out(out, TABLES)
     labeler, images = as_labeler(model, prior=prior, samples=samples), as_images(images)
     check_density(labeler, density)
-    if (
-        calib is not None
-        and (isinstance(labeler, ClassLikelihood) or density is not None)
-        and (center is None or not len(as_images(center)))
-    ):
-        raise InputError("classify needs images for median costs; give center=data.valid, whose part must not be empty.")
 
     def told_of(what: Images | Tensor, progress: Progress | None = None) -> Told:
         return tell(labeler, density, as_images(what), samples=samples, seed=seed, progress=progress)
 
     rejecter = None
     if calib is not None:
-        _enough(as_images(calib), labeler, density, alpha, pooled)
-        rejecter = rejecter_of(told_of(calib), None if center is None else told_of(center), labeler.classes, pooled=pooled)
+        if not isinstance(calib, Calibration):
+            calib = calibrate(labeler, calib=calib, center=center, density=density, alpha=alpha, pooled=pooled, samples=samples, seed=seed)
+        rejecter = rejecter_of(calib.calib, calib.center, labeler.classes, pooled=pooled)
     told = told_of(images, progress)
     sure, label = told.log_prob.max(1)
     kind = labeler.label(images.take(torch.zeros(1, dtype=torch.long))[0]).kind

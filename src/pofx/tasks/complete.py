@@ -233,6 +233,15 @@ def read_mask(path: str | Path, height: int, width: int) -> Tensor:
     return torch.from_numpy(mask < 128)
 
 
+def check_completes(model: ImageModel) -> None:
+    """Raise CapabilityError where a model neither draws nor decodes."""
+    if not isinstance(model, Sampler | Decoder):
+        has = ", ".join(capabilities(model)) or "nothing"
+        raise CapabilityError(
+            f"{type(model).__name__} cannot complete images: it draws and decodes none (it has {has}). Train p(x): pofx train gated-pixelcnn DATA --out RUN"
+        )
+
+
 # The task -------------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -284,11 +293,7 @@ def complete(
         raise InputError(
             f"n={n}, particles={particles} and steps={steps} must be at least 1, e.g. -n 8 --particles {PARTICLES} --steps {STEPS}"
         )
-    if not isinstance(model, Sampler | Decoder):
-        has = ", ".join(capabilities(model)) or "nothing"
-        raise CapabilityError(
-            f"{type(model).__name__} cannot complete images: it draws and decodes none (it has {has}). Train p(x): pofx train gated-pixelcnn DATA --out RUN"
-        )
+    check_completes(model)
     x = None if image is None else model.space.check(image if image.ndim == 4 else image[None]).to(model.device)
     if x is not None and len(x) != 1:
         raise InputError(f"{len(x)} images were given; complete one at a time, e.g. image=x[:1].")

@@ -32,11 +32,12 @@ from pofx.tasks._conformal import (
     rate95,
 )
 from pofx.tasks._files import TABLES, check_out, write_table
+from pofx.tasks._oddness import Oddness
 from pofx.tasks._statistics import STATISTICS, Known, chosen, measure, refer
 from pofx.tasks._tiles import Tiles, whole
 from pofx.tasks.bulk import Images, as_images
 
-__all__ = ["Detector", "Outliers", "conformal_p_values", "detector", "judge", "oddness_from", "outliers", "rate95", "verdicts"]
+__all__ = ["Alarm", "Outliers", "calibrate", "conformal_p_values", "judge", "oddness_from", "outliers", "rate95", "verdicts"]
 
 
 @dataclass(frozen=True)
@@ -205,49 +206,46 @@ def verdicts(
 
 
 @dataclass(frozen=True)
-class Detector:
-    """What decides which images are odd, before any is judged: the statistics, their density over normal images, and the scores of calibration images.
+class Alarm:
+    """What decides which images are odd, before any is judged: made once by `calibrate`, it judges any number of images, each alike whatever its company.
 
     Attributes:
-        model: of the images.
-        names: of the statistics; told: what they ask for.
-        oddness: statistics → score.
-        calibration: scores of calibration images, `(m,)`.
-        tried: where known outliers chose, the AUROC of each combination.
-        each: tiles of an image; 1: images are of the model's size.
+        names: of the statistics; known: what they read besides the model; oddness: statistics → score.
+        scores: `(m,)` of calibration images.
+        tried: where known outliers chose the score, the AUROC of each combination.
+        tiles: of an image; 1: images are of the model's size.
     """
 
-    model: ImageModel
     names: tuple[str, ...]
-    told: Known
-    oddness: _oddness.Oddness
-    calibration: Tensor
-    tried: dict[str, float]
-    each: int = 1
+    known: Known
+    oddness: Oddness
+    scores: Tensor
+    tiles: int = 1
+    tried: dict[str, float] = field(default_factory=dict)
 
     def judge(
         self,
+        model: ImageModel,
         images: Images | Tensor,
         *,
         alpha: float = 0.05,
         guarantee: Guarantee = "marginal",
         fdr: float | None = None,
         stream: bool = False,
-        seed: int = 0,
         progress: Progress | None = None,
     ) -> Outliers:
-        """Scores, p-values and verdicts; arguments as in `outliers`. Another alpha later needs no new scores: `Outliers.at`."""
+        """Scores, p-values and verdicts; arguments and errors are those of `outliers`. Another alpha later needs no new scores: `verdicts`."""
         images = as_images(images)
-        table = measure(self.model, images, self.names, self.told, progress=progress)
+        table = measure(model, images, self.names, self.known, progress=progress)
         score = self.oddness(table)
         at, ids = _speaking(images, score), list(whole(images).ids)
         shown = {name: table.column(name)[at] for name in self.names}
-        found = verdicts(ids, score[at], self.calibration, shown, alpha=alpha, guarantee=guarantee, fdr=fdr, stream=stream, seed=seed)
-        groups = self.oddness.groups or tuple(STATISTICS[n].group for n in self.names[:1])
-        return replace(found, used=groups, tried=self.tried, tiles=self.each)
+        found = verdicts(ids, score[at], self.scores, shown, alpha=alpha, guarantee=guarantee, fdr=fdr, stream=stream, seed=self.known.seed)
+        used = self.oddness.groups or tuple(STATISTICS[n].group for n in self.names[:1])
+        return replace(found, used=used, tried=self.tried, tiles=self.tiles)
 
 
-def detector(
+def calibrate(
     model: ImageModel,
     *,
     calib: Images | Tensor,
@@ -259,12 +257,16 @@ def detector(
     samples: int = 1,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Detector:
-    """Measure what is normal, and calibrate; arguments as in `outliers`, `progress` over normal and calibration images together.
+) -> Alarm:
+    """All of `outliers` that does not depend on the images to be judged; arguments and errors are those of it, `progress` is over normal and
+    calibration images together.
 
-    Raises:
-        CapabilityError, RunError: as in `outliers`.
-        InputError: no images that say what is normal.
+    >>> from pofx.models.autoregressive.pixelcnn import PixelCNN
+    >>> from pofx.space import ImageSpace
+    >>> x = torch.zeros(20, 1, 3, 3, dtype=torch.uint8)
+    >>> model = PixelCNN.small(ImageSpace(1, 3, 3, levels=2))
+    >>> calibrate(model, calib=x, center=x).judge(model, x[:2]).outlier.tolist()
+    [False, False]
     """
     calib, center = as_images(calib), as_images(center)
     if not len(center):
@@ -285,9 +287,8 @@ def detector(
     oddness, tried = _oddness.fit(stats), {}
     if known is not None:
         oddness, tried = _oddness.choose(oddness, stats, measure(model, known, names, told))
-    calibration = oddness(measure(model, calib, names, told, progress=after(len(center))))
-    each = calib.each if isinstance(calib, Tiles) else 1
-    return Detector(model, names, told, oddness, calibration[_speaking(calib, calibration)], tried, each)
+    scores = oddness(measure(model, calib, names, told, progress=after(len(center))))
+    return Alarm(names, told, oddness, scores[_speaking(calib, scores)], calib.each if isinstance(calib, Tiles) else 1, tried)
 
 
 def outliers(
@@ -351,7 +352,7 @@ def outliers(
             raise InputError(f"--fdr {fdr:g} is a guarantee of its own, over the folder; leave out --guarantee {guarantee}.")
     if out is not None:
         check_out(Path(out) / "scores.parquet", TABLES)
-    judging = detector(
+    alarm = calibrate(
         model,
         calib=calib,
         center=center,
@@ -362,11 +363,10 @@ def outliers(
         samples=samples,
         seed=seed,
     )
-    found = judging.judge(images, alpha=alpha, guarantee=guarantee, fdr=fdr, stream=stream, seed=seed, progress=progress)
-    calibration = found.calibration
+    found = alarm.judge(model, images, alpha=alpha, guarantee=guarantee, fdr=fdr, stream=stream, progress=progress)
     if out is None:
         return found
-    metadata = {"model": type(model).__name__, "alpha": str(alpha), "guarantee": guarantee, "calibration": str(len(calibration))}
+    metadata = {"model": type(model).__name__, "alpha": str(alpha), "guarantee": guarantee, "calibration": str(len(found.calibration))}
     metadata |= {"threshold": repr(found.threshold)} | ({} if fdr is None else {"fdr": str(fdr)})
     found.write(Path(out) / "scores.csv")
     return replace(found, path=found.write(Path(out) / "scores.parquet", **metadata))

@@ -387,15 +387,13 @@ def _write_grid(path: Path, x: Tensor, levels: int) -> None:
 
 
 def _write_folder(path: Path, chunks: Iterator[Tensor], first: int, levels: int) -> None:
-    from PIL import Image
+    from pofx.pictures import each
 
     number = first
     for chunk in chunks:
-        # Stretched to 0 … 255 and rounded up, so that reading them back with --levels gives the very same integers.
-        shown = (-(chunk.cpu().long() * -255 // (levels - 1))).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        for image in shown:
+        for image in each(chunk, levels):
             with writing(path / f"{number:08d}.png") as temporary:
-                Image.fromarray(image[..., 0] if image.shape[-1] == 1 else np.ascontiguousarray(image)).save(temporary, format="PNG")
+                image.save(temporary, format="PNG")
             number += 1
 
 

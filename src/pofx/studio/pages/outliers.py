@@ -18,7 +18,7 @@ from pofx.studio.shelf import Shelf, Wanted
 from pofx.studio.work import Work, how_far
 
 if TYPE_CHECKING:
-    from pofx.tasks.outliers import Detector, Outliers
+    from pofx.tasks.outliers import Alarm, Outliers
     from pofx.workflows.loading import Loaded
     from pofx.workflows.outliers import Wall
 
@@ -97,11 +97,11 @@ class Detectors:
 
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
-        self._held: OrderedDict[tuple[Any, ...], tuple[Detector, Any, list[str]]] = OrderedDict()
+        self._held: OrderedDict[tuple[Any, ...], tuple[Alarm, Any, list[str]]] = OrderedDict()
 
     def get(self, run: str, calib: str, most: float | None) -> Iterator[str]:
         """Lines that say how far it is; then `of` has it."""
-        from pofx.tasks.outliers import detector
+        from pofx.tasks.outliers import calibrate
         from pofx.workflows.outliers import calibration_of, copies
 
         key = self._key(run, calib, most)
@@ -119,14 +119,14 @@ class Detectors:
                 f"calibrated on {len(normal):,} of the {whole:,} images that there are, drawn at random; the command line takes all."
             )
         center = at_most(own.valid, most, default=CALIBRATING)
-        work = Work(self.shelf, lambda progress: detector(model, calib=normal, center=center, train=own.train, progress=progress))
+        work = Work(self.shelf, lambda progress: calibrate(model, calib=normal, center=center, train=own.train, progress=progress))
         for at in work:
             yield how_far("calibrating: scoring", at)
         self._held[key] = (work.result, normal, [*notes, *more])
         while len(self._held) > HELD:
             self._held.popitem(last=False)
 
-    def of(self, run: str, calib: str, most: float | None) -> tuple[Detector, Any, list[str]]:
+    def of(self, run: str, calib: str, most: float | None) -> tuple[Alarm, Any, list[str]]:
         return self._held[self._key(run, calib, most)]
 
     def _key(self, run: str, calib: str, most: float | None) -> tuple[Any, ...]:
@@ -223,7 +223,7 @@ def build(shelf: Shelf) -> None:
         model = shelf.model(path)
         for text in detectors.get(path, calib, calibrating):
             yield said(text)
-        detector, normal, notes = detectors.of(path, calib, calibrating)
+        alarm, normal, notes = detectors.of(path, calib, calibrating)
         copies(normal, alpha, "marginal")  # refuses an α that different calibration images are too few for
         own = shelf.data(path)
         if files:
@@ -234,7 +234,7 @@ def build(shelf: Shelf) -> None:
             loaded, more = _own_test(shelf, path), []
         loaded = few(loaded, most)
         more += repeated(loaded.split, own, normal)
-        scoring = Work(shelf, lambda progress: detector.judge(loaded.images, alpha=alpha, progress=progress))
+        scoring = Work(shelf, lambda progress: alarm.judge(model, loaded.images, alpha=alpha, progress=progress))
         for at in scoring:
             yield said(how_far("scoring", at))
         again = not isinstance(model, Autoregressive)
