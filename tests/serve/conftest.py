@@ -14,7 +14,7 @@ from pofx.cli import main
 from pofx.serve.front import Service, make_app
 from pofx.serve.jobs import Served
 from pofx.serve.payload import Limits
-from pofx.serve.pool import ERRORS, Pool, Settings
+from pofx.serve.pool import ERRORS, Pool, Settings, offered
 from pofx.serve.worker import answer
 from pofx.space import ImageSpace
 from pofx.workflows.loading import run_info
@@ -49,7 +49,7 @@ class Here(Pool):
 
     async def start(self) -> dict[str, Any]:
         self.alive = {self}  # type: ignore[assignment]
-        self.about = self.served.about()
+        self.about = offered(self.served.about(), self.settings)
         if self.settings.calibrate:
             made, self.why, self.notes = self.served.calibrate()
             self.served.take(made, self.why)
@@ -82,7 +82,7 @@ def client(run: Callable[[str], str]) -> Iterator[Callable[..., TestClient]]:
             pool = Here(Served.load(folder, "cpu", pooled=pooled), settings)
             info = run_info(folder)
             service = Service(folder, info, ImageSpace(**info.meta["space"]), limits, token)
-            app = make_app(service, pool, pool.served.about())
+            app = make_app(service, pool, offered(pool.served.about(), settings))
             made[key] = TestClient(app, base_url="http://localhost", raise_server_exceptions=False).__enter__()
         return made[key]
 

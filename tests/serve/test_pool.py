@@ -48,7 +48,7 @@ class Fake:
 
     def ask(self, head: Any, arrays: Any = None) -> Any:
         if not head:
-            return {"about": {"batch": BATCH}}, {}
+            return {"about": {"batch": BATCH, "takes": {}, "cannot": {}}}, {}
         values = arrays["x"][:, 0].tolist()
         Fake.batches.append(values)
         Fake.hold.wait(10)

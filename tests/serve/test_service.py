@@ -258,7 +258,17 @@ def test_schemathesis_finds_nothing(calibrated: Service):
     if not program.exists():
         pytest.skip("schemathesis is not installed beside this Python")
     command = [str(program), "run", f"{calibrated.base}/openapi.json", "--checks", "all", "--phases", "examples,coverage,fuzzing"]
-    command += ["--max-examples", "25", "--suppress-health-check", "all", "--seed", "1", "--continue-on-failure"]
+    command += [
+        "--max-examples",
+        "25",
+        "--suppress-health-check",
+        "all",
+        "--seed",
+        "1",
+        "--request-timeout",
+        "120",
+        "--continue-on-failure",
+    ]
     environment = os.environ | {
         "SCHEMATHESIS_HOOKS": "hooks",
         "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))),

@@ -314,8 +314,6 @@ def handler(service: Service, pool: Pool, job: str, options_model: type[BaseMode
                 return problem(503, "The alarm is being calibrated on the run's own data; other paths answer meanwhile.", Retry_After="5")
             if job == "outliers" and "outliers" in pool.why:
                 return problem(404, pool.why["outliers"])
-        elif job == "outliers":
-            return problem(404, "This service was started without calibration, and has no alarm.")
         n = len(found.x)
         arrays = {"x": found.x, **value(service, n, chosen, found.labels)}
         together = not (job == "encode" and "restarts" in chosen)

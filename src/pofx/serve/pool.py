@@ -283,7 +283,7 @@ class Pool:
             try:
                 reply, _ = await self._in_thread(worker, worker.ask, {})
                 loaded = True
-                self.about = self.about or reply["about"]
+                self.about = self.about or offered(reply["about"], self.settings)
                 if not self._first.done():
                     self._first.set_result(None)
                 self.alive.add(worker)
@@ -445,6 +445,15 @@ class Pool:
             break
         self.calibration = "done"
         self.count("calibrated", 1)
+
+
+def offered(about: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """What a worker says of its model, less the alarm where there is no calibration."""
+    if settings.calibrate:
+        return about
+    reason = "This service was started without calibration, and has no alarm."
+    takes = {job: options for job, options in about["takes"].items() if job != "outliers"}
+    return {**about, "takes": takes, "cannot": {**about["cannot"], "outliers": reason}}
 
 
 def default_threads(workers: int) -> int | None:
