@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import re
 import threading
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ INFO = RunData({"data": {"spec": {"spec": "digits", "size": "4x4", "levels": 4}}
 X = torch.arange(32, dtype=torch.uint8).reshape(2, 1, 4, 4) % 4
 
 
-def model(space: ImageSpace = SPACE, **more: object) -> ImageModel:
+def model(space: ImageSpace = SPACE, **more: Any) -> ImageModel:
     return PixelCNN.small(space, **more)
 
 
@@ -83,7 +83,9 @@ def test_uploads_are_brought_to_the_run(tmp_path: Path) -> None:
     assert holes.value_of(model(given=Half()), half, "") is half.value
     rgb = model(ImageSpace(3, 4, 4, levels=4), given=Gray())
     assert (one := holes.read("run", str(photo), rgb, RunData({}))).x is not None and one.value is None
-    assert (grey := holes.read("run", str(small), rgb, RunData({}))).x is None and grey.value is not None and grey.value.shape == (1, 1, 4, 4)
+    assert (
+        (grey := holes.read("run", str(small), rgb, RunData({}))).x is None and grey.value is not None and grey.value.shape == (1, 1, 4, 4)
+    )
     (tmp_path / "words.png").write_text("no image")
     with pytest.raises(InputError):
         holes.read("run", str(tmp_path / "words.png"), model(), RunData({}))
@@ -124,5 +126,4 @@ def test_a_long_computation_tells_and_stops() -> None:
     stop.set()
     with pytest.raises(RunError, match="Stopped"):
         list(found)
-    quick: Callable[[Progress], int] = lambda progress: 1
-    assert list(computed(shelf, quick, threading.Event()))[-1] == 1  # and the shelf is free again
+    assert list(computed(shelf, lambda progress: 1, threading.Event()))[-1] == 1  # and the shelf is free again

@@ -12,7 +12,22 @@ import torch
 
 from pofx.errors import InputError
 from pofx.models.adversarial.losses import Hinge, NonSaturating
-from pofx.studio.game import DENSITIES, NOTHING, SETS, SIDE, begin, curve, data, from_canvas, link, maps, numbers, on_canvas, preset, to_canvas
+from pofx.studio.game import (
+    DENSITIES,
+    NOTHING,
+    SETS,
+    SIDE,
+    begin,
+    curve,
+    data,
+    from_canvas,
+    link,
+    maps,
+    numbers,
+    on_canvas,
+    preset,
+    to_canvas,
+)
 from pofx.workflows._game import cells, play
 from pofx.workflows.equilibrium import start_of
 
@@ -35,7 +50,11 @@ def test_every_start_fills_the_canvas(name: str) -> None:
 
 
 def test_what_is_no_data_is_refused() -> None:
-    for points, name, expected in (((), NOTHING, "two points"), (((0.1, 0.1),), NOTHING, "two points"), ((), "normal(0, 1)", "canvas takes two")):
+    for points, name, expected in (
+        ((), NOTHING, "two points"),
+        (((0.1, 0.1),), NOTHING, "two points"),
+        ((), "normal(0, 1)", "canvas takes two"),
+    ):
         with pytest.raises(InputError, match=expected):
             data(points, name)
 
@@ -62,6 +81,8 @@ def test_a_match_of_the_page_is_the_game_of_the_command() -> None:
     frame = now.look()
     game = play(now.match.p, now.match.q, NonSaturating(), steps=3, seed=1, frames=2)
     assert frame.best == pytest.approx(game.last.best, abs=2e-3) and frame.value == pytest.approx(game.last.value, abs=2e-3)
+    early = begin((), DENSITIES[0], NonSaturating(), steps=3, seed=1)  # before the canvas was filled
+    assert early.match.p.text == DENSITIES[0]
     assert all(torch.equal(a.double(), b) for a, b in zip(now.match.critic.parameters(), game.critic.parameters(), strict=True))
     assert frame.jsd == pytest.approx((frame.best + math.log(4)) / 2)
     said = numbers(now)

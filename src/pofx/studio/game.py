@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from pofx.workflows._game import Cells, Frame, Match
 
 HALF = 3.0  # the canvas is [−3, 3] × [−3, 3]
-LATTICE = 201  # points of z to a side: a look takes 80 ms, and V* is within 0.001 nats of that of the 401 that a page of `pofx equilibrium` has
+LATTICE = (
+    201  # points of z to a side: a look takes 80 ms, and V* is within 0.001 nats of that of the 401 that a page of `pofx equilibrium` has
+)
 SIDE = 96  # pixels of a picture
 SETS = ("two moons", "spiral")
 DENSITIES = ("ring(8, 2, 0.2)", "grid(3, 1.8, 0.2)", "0.5*normal2(-1.5, -1, 0.3) + 0.5*normal2(1.2, 1, 0.5)")
@@ -69,7 +71,9 @@ def preset(name: str) -> Points:
         return to_canvas(x + 0.08 * noise.normal("beside", 2))
     density = parse(name)
     if density.d != 2:
-        raise InputError(f"{name!r} is a density of one number; the canvas takes two, e.g. {DENSITIES[0]!r}. Of one: pofx equilibrium --p {name!r}")
+        raise InputError(
+            f"{name!r} is a density of one number; the canvas takes two, e.g. {DENSITIES[0]!r}. Of one: pofx equilibrium --p {name!r}"
+        )
     return to_canvas(density.draw(noise))
 
 
@@ -134,6 +138,7 @@ def begin(points: Points, name: str, loss: Loss, *, steps: int, seed: int) -> Pl
     from pofx.workflows._game import CELLS, Match
     from pofx.workflows.equilibrium import start_of
 
+    points = points or preset(name)  # the page has not filled the canvas yet
     p = data(points, name)
     match = Match(p, start_of(p), loss, seed=seed, falls=steps, lattice=LATTICE, shown=CELLS[2])
     return Playing(match, steps, points, name)

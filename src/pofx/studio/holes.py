@@ -245,6 +245,6 @@ def by_hand(picked: Picked, model: ImageModel, board: Board, label: str, setting
         "import torch\n\nimport pofx\nfrom pofx.data import load_images\nfrom pofx.tasks.complete import complete"
         + (f", {mask.partition('(')[0]}" if painted else "")
         + f'\n\nmodel = pofx.load("{picked.run}")\nimages, _ = load_images("{data}"{spec})\nx, y = images.take(torch.tensor([{number or 0}]))\n'
-        + f"found = complete(model, {image}, {mask if painted else 'None'}{value}{asked}, out=\"sheet.png\")\nprint(found.summary)"
+        + f'found = complete(model, {image}, {mask if painted else "None"}{value}{asked}, out="sheet.png")\nprint(found.summary)'
     )
     return line, python

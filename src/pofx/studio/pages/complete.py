@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 ORDER = 4
 TITLE = "Complete"
-ABOUT = """What could be in the hole? **Choose** or upload an image, **paint** the hole, and get several draws of p(hole | kept). It is exact where the hole comes
-last in the order of an autoregressive run, or where a run was trained for it; elsewhere it is approximate, and the line below the images says how many draws
+ABOUT = """What could be in the hole? **Choose** or upload an image, **paint** the hole, and get several draws of p(hole | kept). It is exact where the hole
+comes last in the order of an autoregressive run, or where a run was trained for it; elsewhere it is approximate, and the line below the images says how many draws
 stand behind it. Runs trained with `--given gray` give colours, those with `--given half` enlarge."""
 MOST = 24
 DEFAULTS = {"n": 8, "particles": 128, "sweeps": 0, "seed": 0}  # of `pofx complete`, which are not said
@@ -33,15 +33,21 @@ def build(shelf: Shelf) -> None:
     choice = choose_run(shelf, Wanted(("Sampler", "Decoder"), "complete images"))
     with gr.Row(equal_height=True):
         number = gr.Number(0, label="Test image", precision=0, minimum=0, min_width=90, elem_id="number")
-        label = gr.Textbox("", label="Class, of a run given label", placeholder="number; empty: the image's own", min_width=160, elem_id="label")
+        label = gr.Textbox(
+            "", label="Class, of a run given label", placeholder="number; empty: the image's own", min_width=160, elem_id="label"
+        )
         upload = gr.UploadButton("Upload an image", file_types=["image"], min_width=160, elem_id="upload")
     what = gr.Markdown("", elem_classes="status", elem_id="what")
     with gr.Row():
         with gr.Column(min_width=330, scale=0):
-            canvas = Canvas("paint", "The image: paint the hole, with the mouse, a finger, or arrow keys and space", brush=1, elem_id="hole")
+            canvas = Canvas(
+                "paint", "The image: paint the hole, with the mouse, a finger, or arrow keys and space", brush=1, elem_id="hole"
+            )
             given = gr.HTML("", elem_classes="pixels", min_height=SIDE, visible=False, elem_id="given")
         with gr.Column(min_width=300):
-            brush = gr.Slider(0, 6, 1, step=1, label="Brush (pixels around the middle one; start on a painted pixel to wipe)", elem_id="brush")
+            brush = gr.Slider(
+                0, 6, 1, step=1, label="Brush (pixels around the middle one; start on a painted pixel to wipe)", elem_id="brush"
+            )
             with gr.Row():
                 clear = gr.Button("Clear", min_width=90, elem_id="clear")
                 half = gr.Button("Keep the top half", min_width=90, elem_id="top-half")
@@ -50,7 +56,9 @@ def build(shelf: Shelf) -> None:
                 n = gr.Slider(1, MOST, 8, step=1, label="Completions", min_width=120)
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90)
             with gr.Row():
-                particles = gr.Number(128, label="Particles (approximate ways; more: nearer, slower)", precision=0, minimum=1, min_width=120)
+                particles = gr.Number(
+                    128, label="Particles (approximate ways; more: nearer, slower)", precision=0, minimum=1, min_width=120
+                )
                 sweeps = gr.Number(0, label="Sweeps (autoregressive, approximate; slow)", precision=0, minimum=0, min_width=120)
             with gr.Row():
                 go = gr.Button("Complete", variant="primary", min_width=120, elem_id="complete")
@@ -112,7 +120,8 @@ def build(shelf: Shelf) -> None:
         now.stop = threading.Event()
 
         def compute(progress: Progress) -> Completion:
-            return complete(model, now.x, known, value, **asked(values), progress=progress)
+            numbers: dict[str, Any] = {**asked(values)}
+            return complete(model, now.x, known, value, **numbers, progress=progress)
 
         for found in computed(shelf, compute, now.stop):
             if isinstance(found, Step):

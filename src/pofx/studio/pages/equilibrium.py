@@ -130,7 +130,9 @@ def build(shelf: Shelf) -> None:
         if now is None:
             raise InputError("Start a game first, or reset it to look at its beginning.")
         if now.over:
-            raise InputError(f"The game is over: its learning rate has fallen to 0 over {now.steps} steps. Start it again, or with more steps.")
+            raise InputError(
+                f"The game is over: its learning rate has fallen to 0 over {now.steps} steps. Start it again, or with more steps."
+            )
         halt(now)
         with shelf.computing():
             now.match.advance()
@@ -164,9 +166,9 @@ def build(shelf: Shelf) -> None:
     gr.on([per_second.change, per_frame.change], paced, [playing, per_second, per_frame], **quiet)
     start_from.input(told(1)(put), start_from, [canvas, error], **quiet)
     loss.change(asked, loss, fields, **quiet)
-    root = gr.context.Context.root_block
-    assert root is not None
-    root.load(lambda name, loss: (put(name), *asked(loss)), [start_from, loss], [canvas, *fields], **quiet)
+    gr.context.Context.root_block.load(  # type: ignore[union-attr]
+        lambda name, loss: (put(name), *asked(loss)), [start_from, loss], [canvas, *fields], **quiet
+    )
 
 
 def by_hand(now: Playing, loss: str, settings: dict[str, float], drawn: bool) -> tuple[str, str]:
