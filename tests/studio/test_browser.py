@@ -198,7 +198,7 @@ def test_an_image_is_labelled_with_reasons(browser: Browser) -> None:
 def test_a_painted_hole_is_completed(browser: Browser) -> None:
     page = browser.open("complete")
     browser.choose("pixelcnn")
-    browser.until("#what", "test image 0")
+    browser.until("#what", "Paint")
     hole = page.locator("#hole canvas")
     hole.focus()
     page.keyboard.press("Space")

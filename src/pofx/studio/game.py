@@ -138,6 +138,7 @@ def begin(points: Points, name: str, loss: Loss, *, steps: int, seed: int) -> Pl
     from pofx.workflows._game import CELLS, Match
     from pofx.workflows.equilibrium import start_of
 
+    points = points or preset(name)  # the page has not filled the canvas yet
     p = data(points, name)
     match = Match(p, start_of(p), loss, seed=seed, falls=steps, lattice=LATTICE, shown=CELLS[2])
     return Playing(match, steps, points, name)

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 ORDER = 4
 TITLE = "Complete"
-ABOUT = """What could be in the hole? **Choose** or upload an image, **paint** the hole, and get several draws of p(hole | kept). It is exact where the hole
-comes last in the order of an autoregressive run, or where a run was trained for it; elsewhere it is approximate, and the line below the images says
-how many draws stand behind it. Runs trained with `--given gray` give colours, those with `--given half` enlarge."""
+ABOUT = """What could be in the hole? **Choose** or upload an image, **paint** the hole, and get several draws of p(hole | kept). It is exact where
+the hole comes last in the order of an autoregressive run, or where a run was trained for it; elsewhere it is approximate, and the lines below the images
+say how many draws stand behind it. Runs trained with `--given gray` give colours, those with `--given half` enlarge."""
 MOST = 24
 DEFAULTS = {"n": 8, "particles": 128, "sweeps": 0, "seed": 0}  # of `pofx complete`, which are not said
 
@@ -117,7 +117,8 @@ def build(shelf: Shelf) -> None:
         now.stop = threading.Event()
 
         def compute(progress: Progress) -> Completion:
-            return complete(model, now.x, known, value, **asked(values), progress=progress)
+            numbers: dict[str, Any] = {**asked(values)}
+            return complete(model, now.x, known, value, **numbers, progress=progress)
 
         for found in computed(shelf, compute, now.stop):
             if isinstance(found, Step):
