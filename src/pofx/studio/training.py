@@ -160,6 +160,8 @@ class Training:
         if self.guard.poll() is None:  # its group may be somebody else's from now on
             self.guard.kill()
             self.guard.wait()
+            assert self.guard.stdin is not None
+            self.guard.stdin.close()
         return False
 
     @property

@@ -33,6 +33,7 @@ EVERY = 1.0  # seconds between looks at a training
 DRAWING = 60.0  # seconds that samples on request may take
 LIVE = 6.0  # and those of a training, which they must not slow down
 SHARE = 5  # times as long as drawing took there is none
+WALL = 650  # screen pixels of the wall, which scrolls: a new run must not push away what a person looks at
 EMPTY = "There is no run here yet. Start a training below."
 
 
@@ -77,9 +78,9 @@ def build(shelf: Shelf) -> None:
     def shown() -> str:
         found = shelf.cards()
         runs = [cards.html(card, _picture(drawings.get(card.path)), _state(trainings, card.path)) for card in found]
-        return f'<div class="cards">{"".join(runs)}</div>' if runs else f"<p>{EMPTY}</p>"
+        return f'<div class="cards" tabindex="0" role="region" aria-label="The runs">{"".join(runs)}</div>' if runs else f"<p>{EMPTY}</p>"
 
-    wall = gr.HTML(shown, elem_id="cards", min_height=300)
+    wall = gr.HTML(shown, elem_id="cards", min_height=WALL)
     choice = choose_run(shelf, Wanted(("Sampler",), "draw images"), label="Draw samples of")
     draw = gr.Button("Draw samples", elem_id="draw")
     error = status()
@@ -277,7 +278,11 @@ def _live(path: str | None, found: training.Training | None, drawn: Drawn | None
     said = found.said if found is not None else ""
     words = f"<p><b>{escape(path)}</b>: {escape(state)}</p><pre{' class=alarm' if state == 'failed' else ''}>{escape(said)}</pre>"
     picture = (
-        "" if card is None else cards.samples(card, _picture(drawn)) if drawn is None or not drawn.why else f"<p>{escape(drawn.why)}</p>"
+        "<p>No samples yet.</p>"
+        if card is None
+        else cards.samples(card, _picture(drawn))
+        if drawn is None or not drawn.why
+        else f"<p>{escape(drawn.why)}</p>"
     )
-    shown = "" if card is None else f'{curve(Path(path) / "metrics.csv")}<div class="picture">{picture}</div>'
+    shown = f'<div class="plot">{curve(Path(path) / "metrics.csv")}</div><div class="picture">{picture}</div>'
     return f'<div class="live" data-state="{escape(state)}"><div class="words">{words}</div>{shown}</div>'
