@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -162,6 +163,30 @@ def test_the_same_numbers_in_any_batch_and_order_of_sums(path: Path) -> None:
             assert torch.equal(usual, numbers(exact, x))
     finally:
         Integers.conv2d = ours
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+@pytest.mark.parametrize("name", ["pixelcnn-binary", "vae-binary"])
+def test_the_same_numbers_compiled(name: str) -> None:
+    """By the kernels that `torch.compile` makes of the networks."""
+    from pofx.tasks._container import read
+    from pofx.tasks._integer_form import IntegerForm
+
+    model = read((GOLDEN / f"{name}.pofx").read_bytes()).model
+    assert model is not None
+    form, x = IntegerForm.from_bytes(model), decompress(GOLDEN / f"{name}.pofx").x
+    with form.exact() as exact:
+        usual = numbers(exact, x)
+        torch._dynamo.reset()
+        if isinstance(exact, VAE):
+            exact.encoder.compile()
+            exact.decoder.compile()
+        else:
+            assert isinstance(exact, PixelCNN)
+            exact.full = torch.compile(exact.full)
+        assert torch.equal(usual, numbers(exact, x))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
 
 
 @pytest.mark.slow
