@@ -128,7 +128,7 @@ TARGETS: dict[str, tuple[Target, ...]] = {
     "modes": (
         Target("wasserstein-gp", "near", "≥", 0.9, name="samples"),
         Target("relativistic", "near", "≥", 0.95, name="samples"),
-        *(Target(game, "share_found", "≥", 1, name="modes") for game in ("wasserstein-gp", "relativistic")),
+        *(Target(game, "share_found", "≥", 1, name="share of modes") for game in ("wasserstein-gp", "relativistic")),
     ),
 }
 
@@ -350,7 +350,7 @@ def modes(results: Path) -> str:
     found = read(results / "modes.json")
     if not found.get("rows"):
         return missing("python benchmarks/modes.py --out results/modes.json --picture docs/pictures/modes.png")
-    rows, seen = [], dict.fromkeys((row["data"], row["loss"]) for row in found["rows"])
+    rows, seen = [], sorted(dict.fromkeys((row["data"], row["loss"]) for row in found["rows"]), key=lambda pair: pair[0])
     for data, loss in seen:
         own = [row for row in found["rows"] if (row["data"], row["loss"]) == (data, loss)]
         near, modes = sorted(row["near"] for row in own), sorted(row["found"] for row in own)
@@ -359,10 +359,10 @@ def modes(results: Path) -> str:
         worst = {"model": loss, "near": near[0], "share_found": modes[0] / own[0]["modes"]}
         seeds, steps = ("–", "–") if loss == "real" else (f"{len(own)}", f"{own[0]['steps']:,}")
         rows.append([f"`{data}`", loss, seeds, steps, spread, f"{hit} of {own[0]['modes']}", asked("modes", worst)])
-    minutes = sorted(row["minutes"] for row in found["rows"] if "minutes" in row)
+    minutes = dict.fromkeys(f"{m:.1f}" for m in sorted(row["minutes"] for row in found["rows"] if "minutes" in row))
     note = (
         f"Steps are the generator's, of {found['batch']} points; {found['net']['layers']} layers of {found['net']['hidden']} units in either net, z in "
-        f"{found['net']['latents']} dimensions; {minutes[0]:.1f} … {minutes[-1]:.1f} minutes a run on one core beside other work; {measured(found)}."
+        f"{found['net']['latents']} dimensions; {' … '.join(list(minutes)[:: max(1, len(minutes) - 1)])} minutes a run on one core beside other work; {measured(found)}."
     )
     head = ["data", "loss", "seeds", "steps", "samples within 3σ of a mode", "modes found", "asked of the worst seed"]
     return markdown(head, rows, words=2) + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
