@@ -359,10 +359,11 @@ def modes(results: Path) -> str:
         worst = {"model": loss, "near": near[0], "share_found": modes[0] / own[0]["modes"]}
         seeds, steps = ("–", "–") if loss == "real" else (f"{len(own)}", f"{own[0]['steps']:,}")
         rows.append([f"`{data}`", loss, seeds, steps, spread, f"{hit} of {own[0]['modes']}", asked("modes", worst)])
-    minutes = dict.fromkeys(f"{m:.1f}" for m in sorted(row["minutes"] for row in found["rows"] if "minutes" in row))
+    each = sorted(row["minutes"] for row in found["rows"] if "minutes" in row)
+    minutes = " … ".join(dict.fromkeys(f"{m:.1f}" for m in (each[0], each[-1])))
     note = (
         f"Steps are the generator's, of {found['batch']} points; {found['net']['layers']} layers of {found['net']['hidden']} units in either net, z in "
-        f"{found['net']['latents']} dimensions; {' … '.join(list(minutes)[:: max(1, len(minutes) - 1)])} minutes a run on one core beside other work; {measured(found)}."
+        f"{found['net']['latents']} dimensions; {minutes} minutes a run on one core beside other work; {measured(found)}."
     )
     head = ["data", "loss", "seeds", "steps", "samples within 3σ of a mode", "modes found", "asked of the worst seed"]
     return markdown(head, rows, words=2) + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
