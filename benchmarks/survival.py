@@ -4,12 +4,14 @@
 
 A run *survives* when its samples cover all ten classes (at least 4 % each) and their Fréchet distance, in the features of the set's own classifier,
 is at most 5 times that of real images. Steps are the generator's; nets are DCGAN's, small. What the literature forbids is "refused".
+The file is written after every run, one seed of the whole grid after another, and what is in it is not run again: a command that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -38,6 +40,7 @@ RATES = (2e-4, 1e-3, 5e-3)
 NORMALISATIONS = ("batch", "layer", "none")
 NET: dict[str, Any] = {"network": "dcgan", "channels": 16, "stages": 2, "latents": 32}
 DRAW = 2000  # samples a run is judged by
+FIXED = ("pofx", "data", "features", "steps_of_the_generator", "net", "losses")  # rows of other settings are not kept
 ENOUGH, TIMES = 0.04, 5.0  # the rarest class; the Fréchet distance over that of real images
 
 
@@ -80,11 +83,6 @@ def main() -> None:
     data = pofx.load_data("mnist", size=16)
     features = features_run(data)
     judge = yardstick(features.model, subset(data.test, 5000), data.train, DRAW, name=features.name)
-    rows = []
-    for (name, loss), lr, normalisation, seed in itertools.product(LOSSES.items(), rates, NORMALISATIONS, range(seeds)):
-        row = {"loss": name, "lr": lr, "normalisation": normalisation, "seed": seed}
-        rows.append(row | play(data, judge, loss, steps, seed, options.threads, lr=lr, normalisation=normalisation))
-        tell(rows[-1])
     facts = {
         "pofx": pofx.__version__,
         **machine(options.threads),
@@ -96,7 +94,17 @@ def main() -> None:
         "net": NET,
         "losses": {name: catalog.arguments_to_json(loss) for name, loss in LOSSES.items()},
     }
-    write(options.out, facts | {"rows": rows})
+    rows: list[dict[str, Any]] = []
+    if options.out is not None and options.out.is_file():
+        before = json.loads(options.out.read_text(encoding="utf-8"))
+        rows = before["rows"] if {key: before[key] for key in FIXED} == {key: facts[key] for key in FIXED} else []
+    done = {tuple(row[key] for key in ("loss", "lr", "normalisation", "seed")) for row in rows}
+    for seed, (name, loss), lr, normalisation in itertools.product(range(seeds), LOSSES.items(), rates, NORMALISATIONS):
+        if (name, lr, normalisation, seed) not in done:
+            row = {"loss": name, "lr": lr, "normalisation": normalisation, "seed": seed}
+            rows.append(row | play(data, judge, loss, steps, seed, options.threads, lr=lr, normalisation=normalisation))
+            tell(rows[-1])
+            write(options.out, facts | {"rows": rows})
 
 
 if __name__ == "__main__":

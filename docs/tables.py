@@ -125,6 +125,11 @@ TARGETS: dict[str, tuple[Target, ...]] = {
         Target("defaults", "ratio", "≥", 1.5),
         Target("penalty of WassersteinGP", "cost", "≤", 2.2),
     ),
+    "modes": (
+        Target("wasserstein-gp", "near", "≥", 0.9, name="samples"),
+        Target("relativistic", "near", "≥", 0.95, name="samples"),
+        *(Target(game, "share_found", "≥", 1, name="share of modes") for game in ("wasserstein-gp", "relativistic")),
+    ),
 }
 
 
@@ -347,16 +352,24 @@ def modes(results: Path) -> str:
     """Which games find every mode, of `benchmarks/modes.py`: the worst and the best of the seeds."""
     found = read(results / "modes.json")
     if not found.get("rows"):
-        return missing("python benchmarks/modes.py --out results/modes.json")
-    rows, seen = [], dict.fromkeys((row["data"], row["loss"]) for row in found["rows"])
+        return missing("python benchmarks/modes.py --out results/modes.json --picture docs/pictures/modes.png")
+    rows, seen = [], sorted(dict.fromkeys((row["data"], row["loss"]) for row in found["rows"]), key=lambda pair: pair[0])
     for data, loss in seen:
         own = [row for row in found["rows"] if (row["data"], row["loss"]) == (data, loss)]
         near, modes = sorted(row["near"] for row in own), sorted(row["found"] for row in own)
         spread = f"{near[0]:.1%}" if len(own) == 1 else f"{near[0]:.1%} … {near[-1]:.1%}"
         hit = f"{modes[0]}" if modes[0] == modes[-1] else f"{modes[0]} … {modes[-1]}"
-        rows.append([f"`{data}`", loss, "–" if loss == "real" else f"{len(own)}", spread, f"{hit} of {own[0]['modes']}"])
-    note = f"{found['steps_of_the_generator']:,} steps of the generator, batches of {found['batch']}; {measured(found)}."
-    return markdown(["data", "loss", "seeds", "samples within 3σ of a mode", "modes found"], rows, words=2) + f"\n{note}\n"
+        worst = {"model": loss, "near": near[0], "share_found": modes[0] / own[0]["modes"]}
+        seeds, steps = ("–", "–") if loss == "real" else (f"{len(own)}", f"{own[0]['steps']:,}")
+        rows.append([f"`{data}`", loss, seeds, steps, spread, f"{hit} of {own[0]['modes']}", asked("modes", worst)])
+    each = sorted(row["minutes"] for row in found["rows"] if "minutes" in row)
+    minutes = " … ".join(dict.fromkeys(f"{m:.1f}" for m in (each[0], each[-1])))
+    note = (
+        f"Steps are the generator's, of {found['batch']} points; {found['net']['layers']} layers of {found['net']['hidden']} units in either net, z in "
+        f"{found['net']['latents']} dimensions; {minutes} minutes a run on one core beside other work; {measured(found)}."
+    )
+    head = ["data", "loss", "seeds", "steps", "samples within 3σ of a mode", "modes found", "asked of the worst seed"]
+    return markdown(head, rows, words=2) + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
 
 
 def survival(results: Path) -> str:
@@ -545,30 +558,50 @@ def share(found: Row) -> str:
     return f"{found['share']:.2%} ({low:.2%} … {high:.2%})"
 
 
-def bayes(results: Path) -> str:
-    """p(x | label) as a classifier with a reject, of `benchmarks/bayes.py`."""
-    found = read(results / "bayes-mnist.json")
-    if not found:
-        return missing("python benchmarks/bayes.py results/weights/mnist-bayes --other fashion-mnist --out results/bayes-mnist.json")
-    cover, odd, seen = found["coverage"], found["other"], found["samples"]
-    rows = [
+def sets_of_labels(found: Row) -> list[list[str]]:
+    """Rows of `benchmarks/bayes.py` on labels, sets of labels and rejects."""
+    cover, odd = found["coverage"], found["other"]
+    return [
         [f"test images of {found['data']}: label right", f"{found['accuracy']['n']:,}", share(found["accuracy"]), ""],
         ["their label is in the set", f"{cover['covered']['n']:,}", share(cover["covered"]), f"promised ≥ {1 - found['alpha']:.0%}"],
         ["no label fits (false alarms)", f"{cover['rejected']['n']:,}", share(cover["rejected"]), f"promised ≤ {found['alpha']:.0%}"],
         ["one label fits", f"{cover['answered']['n']:,}", share(cover["answered"]), ""],
         ["of those, it is right", f"{cover['right']['n']:,}", share(cover["right"]), ""],
         [f"{odd['data']}: no label fits", f"{odd['rejected']['n']:,}", share(odd["rejected"]), "asked ≥ 99 %"],
-        [
-            f"its own samples of a class, as {seen['judge']} sees them",
-            f"{seen['of_the_asked_class']['n']:,}",
-            share(seen["of_the_asked_class"]),
-            f"asked ≥ 97 %; the judge is right on {seen['judge_accuracy']['share']:.2%} of test images",
-        ],
     ]
+
+
+def shares(found: Row, rows: Sequence[Sequence[str]]) -> str:
     table = "".join(
         f"| {' | '.join(row)} |\n" for row in (["", "images", "share (95 % interval)", ""], ["---", "--:", "--:", "---"], *rows)
     )
     return f"{table}\nalpha = {found['alpha']:g}, {sum(found['calibration']):,} calibration images; {measured(found)}.\n"
+
+
+def bayes(results: Path) -> str:
+    """p(x | label) as a classifier with a reject, of `benchmarks/bayes.py`."""
+    found = read(results / "bayes-mnist.json")
+    if not found:
+        return missing("python benchmarks/bayes.py results/weights/mnist-bayes --other fashion-mnist --out results/bayes-mnist.json")
+    seen = found["samples"]
+    judged = [
+        f"its own samples of a class, as {seen['judge']} sees them",
+        f"{seen['of_the_asked_class']['n']:,}",
+        share(seen["of_the_asked_class"]),
+        f"asked ≥ 97 %; the judge is right on {seen['judge_accuracy']['share']:.2%} of test images",
+    ]
+    return shares(found, [*sets_of_labels(found), judged])
+
+
+def reject(results: Path) -> str:
+    """A plain classifier with a reject from p(x), of `benchmarks/bayes.py --density`."""
+    found = read(results / "reject-mnist.json")
+    if not found:
+        return missing(
+            "python benchmarks/bayes.py results/weights/mnist-classifier --density results/weights/mnist-pixelcnn-pp --other fashion-mnist "
+            "--out results/reject-mnist.json"
+        )
+    return shares(found, sets_of_labels(found))
 
 
 def completion(results: Path) -> str:
@@ -853,6 +886,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "conditional": {
         "accuracies": accuracies,
         "bayes": bayes,
+        "reject": reject,
         "completion": completion,
     },
     "outliers": {

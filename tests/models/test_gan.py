@@ -138,6 +138,24 @@ def test_the_published_start() -> None:
     assert shapes == [(5, 5)] * 3 and [tuple(layer.stride) for layer in model.critic.net.down] == [(2, 2)] * 3
 
 
+def test_a_deep_mlp_passes_sizes_and_slopes_on() -> None:
+    """The mean square of what goes into a layer, and of the slope that comes back out of it, changes little over 8 layers (He et al. 2015)."""
+    torch.manual_seed(0)
+    net = GAN(ImageSpace(1, 16, 16), network="mlp", hidden=512, layers=8).critic.net
+    sizes: list[torch.Tensor] = []
+    for layer in net.layers:
+        layer.register_forward_pre_hook(lambda _, args: sizes.append(args[0]))
+    x = torch.randn(256, 1, 16, 16, requires_grad=True)
+    out = net.body(x, None)
+    for h in sizes[1:]:
+        h.retain_grad()
+    out.backward(torch.randn_like(out))
+    ahead = [float(h.detach().square().mean()) for h in (*sizes, out)]
+    back = [float(h.grad.square().mean()) for h in sizes[1:] if h.grad is not None]
+    assert len(back) == 7
+    assert 0.5 < ahead[-1] / ahead[0] < 2 and 0.5 < back[0] / back[-1] < 2
+
+
 def test_the_loss_brings_its_steps_and_its_optimizer() -> None:
     space = ImageSpace(1, 8, 8)
     critic, generator = GAN(space, loss=Wasserstein()).objectives()

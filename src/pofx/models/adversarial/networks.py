@@ -1,6 +1,6 @@
 """The two nets of a GAN, in four designs. A generator maps z `(n, d)` to pixels on [−1, 1]; a critic maps pixels to one number an image.
 
-    mlp         fully connected layers with LeakyReLU
+    mlp         fully connected layers with LeakyReLU, started as by He et al. 2015, so that they can be many: a jump between modes takes steep slopes
     dcgan       strided 5×5 (transposed) convolutions, BatchNorm, ReLU and LeakyReLU: Radford et al. 2016, figure 1
     residual    pre-activation blocks, nearest-neighbour and average resampling, BatchNorm in the generator only: Gulrajani et al. 2017, appendix
     modern      blocks without any normalisation, whose branches start near zero, LeakyReLU, bilinear resampling, a learned basis at
@@ -82,6 +82,12 @@ class Critic(nn.Module, ABC):
 # mlp -----------------------------------------------------------------------------------------------------------------
 
 
+def steep(*layers: nn.Linear) -> None:
+    """Weights whose LeakyReLU keeps the size of activations and of slopes (He et al. 2015, eq. 15); torch's own shrink both, layer by layer."""
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, a=SLOPE)
+
+
 class MLPGenerator(nn.Module):
     def __init__(self, space: ImageSpace, context: conditioning.Context, *, latents: int, hidden: int, layers: int) -> None:
         super().__init__()
@@ -90,6 +96,7 @@ class MLPGenerator(nn.Module):
         self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise([hidden] * layers))
         self.given = nn.ModuleList(conditioning.Dense(context, hidden) for _ in range(layers))
         self.out = Linear(hidden, space.dims)
+        steep(self.start, *self.layers)
 
     def first(self, z: Tensor) -> Tensor:
         return self.start(z)
@@ -108,6 +115,7 @@ class MLPCritic(Critic):
     def __init__(self, space: ImageSpace, context: conditioning.Context, *, bias: bool, hidden: int, layers: int) -> None:
         super().__init__(hidden, context, bias)
         self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise([space.dims, *[hidden] * layers]))
+        steep(*self.layers)
         self.given = nn.ModuleList(conditioning.Dense(context, hidden) if self.planes else nn.Identity() for _ in range(layers))
 
     def body(self, x: Tensor, context: Tensor | None) -> Tensor:
