@@ -88,7 +88,8 @@ def main() -> None:
         "net": NET,
         "games": {game: catalog.arguments_to_json(loss) | settings for game, (loss, settings) in GAMES.items() if game in options.games},
     }
-    for seed, name, game in itertools.product(seeds, options.sets, options.games):  # a table of one seed is there first
+    every = [(seed, name, game) for seed in seeds for name in options.sets for game in options.games]  # a table of one seed is there first
+    for seed, name, game in every:
         steps = round(STEPS[name] * (0.02 if options.quick else options.times))
         row, x = play(name, game, steps, seed, options.threads, options.runs / f"{name}-{game}-{steps}-{seed}")
         rows.append({"data": name, "loss": game} | row)

@@ -73,8 +73,14 @@ def browser(request: pytest.FixtureRequest, chromium: Any, studio: Server) -> It
     width, scheme = request.param
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     context.add_init_script(
-        "window.__jumps = 0; new PerformanceObserver((list) => list.getEntries().forEach((e) => { if (!e.hadRecentInput) { window.__jumps += e.value; if (e.value > 0.02) window.__jumped = (window.__jumped || []).concat(e.sources.map((s) => s.node?.id || s.node?.className || s.node?.nodeName)); } }))"
-        ".observe({ type: 'layout-shift', buffered: true });"
+        """
+        window.__jumps = 0; window.__jumped = [];
+        new PerformanceObserver((list) => list.getEntries().forEach((entry) => {
+            if (entry.hadRecentInput) return;
+            window.__jumps += entry.value;
+            if (entry.value > 0.02) window.__jumped.push(...entry.sources.map((s) => s.node?.id || s.node?.className || s.node?.nodeName));
+        })).observe({ type: 'layout-shift', buffered: true });
+        """
     )
     page = context.new_page()
     made = Browser(page, studio.address)

@@ -82,9 +82,10 @@ class Critic(nn.Module, ABC):
 # mlp -----------------------------------------------------------------------------------------------------------------
 
 
-def steep(*layers: nn.Linear) -> None:
+def steep(*layers: nn.Module) -> None:
     """Weights whose LeakyReLU keeps the size of activations and of slopes (He et al. 2015, eq. 15); torch's own shrink both, layer by layer."""
     for layer in layers:
+        assert isinstance(layer, nn.Linear)
         nn.init.kaiming_normal_(layer.weight, a=SLOPE)
 
 
