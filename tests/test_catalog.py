@@ -205,7 +205,7 @@ def test_models_of_other_packages_join_through_an_entry_point(tmp_path, monkeypa
     monkeypatch.syspath_prepend(str(tmp_path))
     point = EntryPoint("my-pixels", "elsewhere:MyPixels", catalog.GROUP)
     monkeypatch.setattr(catalog, "entry_points", lambda group: [point])
-    from pofx.cli import signatures
+    from pofx import signatures
 
     caches = (catalog.entries, catalog.settings, signatures.source, signatures.settings_of, signatures.frozen_dataclasses)
     for cached in caches:
@@ -232,7 +232,7 @@ def test_settings_read_from_source_are_those_of_the_class() -> None:
     """What `--help` shows, read with ast, agrees with what Python sees."""
     import dataclasses
 
-    from pofx.cli.signatures import settings_of
+    from pofx.signatures import settings_of
 
     for name, cls in catalog.models().items():
         parameters = dict(inspect.signature(cls).parameters)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -75,10 +76,14 @@ def _module(path: Path) -> str:
     return ".".join(parts)
 
 
+_PARSING = threading.Lock()  # CPython 3.11 counts the depth of syntax trees once for all threads, and two that parse at a time fail
+
+
 @cache
 def parsed(path: Path) -> ast.Module:
     """A source file's statements; read once, since that is most of the time that help takes."""
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+    with _PARSING:
+        return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
 def sources(folder: Path, word: str) -> Iterator[tuple[str, ast.Module]]:

@@ -64,6 +64,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "The game of a GAN on densities that are known: V against V*, D against D*.",
         'pofx equilibrium --p "normal(0,1)" --q "normal(3,1)" -o equilibrium.html',
     ),
+    "studio": ("Look at runs and play with them, in the browser.", "pofx studio runs"),
     "push": ("Share a run: to a folder or the Hugging Face Hub.", "pofx push runs/digits hf:you/digits-pixelcnn"),
     "pull": ("Fetch a shared run.", "pofx pull hf:you/digits-pixelcnn -o runs/theirs"),
 }

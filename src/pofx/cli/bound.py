@@ -62,7 +62,7 @@ def bound(
     x, y = one_image(image, model, run, data_flags, common).take(torch.tensor([0]))
     given = model.batch(x, y).given
     try:
-        images = info.load_data(common).test
+        images = info.load_data(common.note).test
     except InputError as error:
         images = None
         common.note(f"no aggregate posterior, no plane of rate and distortion: {error}")

@@ -58,7 +58,7 @@ def classify(
     if density is not None:
         more["density"] = load_model(density, common)
     if not no_reject:
-        own = info.load_data(common)
+        own = info.load_data(common.note)
         more |= {"calib": own.calib, "center": own.valid}
         if not info.is_own_test(data):  # other images were not held out, and labels of other data may mean other things
             split = replace(split, y=None)

@@ -50,7 +50,7 @@ def compare(
     first = infos[runs[0]]
     more: dict[str, Any] = {}
     if data is None:
-        own = first.load_data(common)
+        own = first.load_data(common.note)
         images: Any = own.test
         more |= {"data": own, "heading": own.heading, "split": "test"}
     else:
@@ -60,7 +60,7 @@ def compare(
     if features != "none" and draw != 0 and any(isinstance(model, Sampler) for model in models.values()):
         from pofx.workflows.features import named_features
 
-        judge = named_features(features, lambda: first.load_data(common), models[runs[0]].space, device=common.device, say=common.note)
+        judge = named_features(features, lambda: first.load_data(common.note), models[runs[0]].space, device=common.device, say=common.note)
         more |= judge.arguments
     more |= {"transforms": {run: info.transforms for run, info in infos.items()}}
     more |= {"fingerprints": {run: str(info.meta["data"].get("fingerprint") or "") for run, info in infos.items()}}

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pofx.model import ImageModel
-    from pofx.tasks.complete import Completion
     from pofx.views import View
 
 
@@ -92,20 +91,8 @@ def complete(
         result = task(model, x, known, value, n=n, particles=particles, sweeps=sweeps, steps=steps, seed=seed, out=out, progress=progress)
     kept = keep or (f"{mask}, white is the hole" if mask is not None else "" if model.given is None else str(model.given))
     facts = {"run": run, "data": heading, "keep": keep, "mask": mask, "mask_white": "hole" if mask is not None else None}
-    return Answer(facts | said | result.to_json(), _lines(result, heading, kept))
-
-
-def _lines(result: Completion, heading: str, said: str) -> list[str]:
-    kept, hole, truth = int(result.known.sum()), int((~result.known).sum()), result.truth
-    lines = [f"{heading}: {kept} of {kept + hole} sub-pixels kept ({said}), {hole} to complete, {len(result.images)} times", result.summary]
-    if len(result.stages) > 1:
-        lines.append(f"effective sample size at {len(result.stages)} stages: {' '.join(f'{s:.0f}' for s in result.stages)}")
-    if truth is not None:
-        cost = f"{truth.sign} {float(truth.nats):.3f} nats, {float(truth.bits_per_dim):.4f} bits/dim"
-        lines.append(f"what the image holds there, given what was kept: {cost} ({truth.kind})")
-    lines += [result.note] if result.note else []
-    lines.append(f"{result.path}" if result.path else "Add -o FILE.png for a picture.")
-    return lines
+    where = f"{result.path}" if result.path else "Add -o FILE.png for a picture."
+    return Answer(facts | said | result.to_json(), [*result.in_words(heading, kept), where])
 
 
 def _train(model: ImageModel, info: RunData, view: type[View], flag: str) -> str:

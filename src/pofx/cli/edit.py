@@ -199,7 +199,7 @@ def _learn(
 def _by_label(info: RunData, labels: str, common: Common) -> tuple[Images, Images, str]:
     from pofx.tasks.edit import groups_by_label
 
-    data = info.load_data(common)
+    data = info.load_data(common.note)
     names = data.class_names or tuple(str(i) for i in range(data.classes))
     if not names:
         raise InputError(f"{data.heading} has no labels. Name two groups of images instead, with --with and --without.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,16 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from cyclopts import Group, Parameter
 
-from pofx.cli import signatures
+from pofx import signatures
 from pofx.cli.common import Answer, Common, Flag, table
-from pofx.cli.signatures import Definition, Setting
-from pofx.names import kebab
 
 if TYPE_CHECKING:
     from pofx.tasks.equilibrium import Equilibrium
 
 UNSET = object()  # a flag that was not typed
-LOSSES = "pofx.models.adversarial.losses"
 
 
 def equilibrium(
@@ -107,22 +103,9 @@ def _exact(found: Equilibrium) -> Any:
     return rows
 
 
-def _loss() -> Setting:
-    """--loss and its settings: of the one file that holds the losses, so that help need not read all models."""
-    where = signatures.source(LOSSES)
-    root, choices = where.find("Loss"), {}
-    for node in where.tree.body:
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            found = Definition(where, node)
-            abstract = any(isinstance(base, ast.Name) and base.id == "ABC" for base in node.bases)
-            if not abstract and root is not None and any(base.node is root.node for base in signatures._bases(found)):
-                choices[kebab(node.name)] = (node.name, signatures._fields(found))
-    return Setting("loss", None, None, "the game that is played; non-saturating by default", choices)
-
-
 def command(tokens: Sequence[str]) -> Callable[..., Answer]:
     """`equilibrium` with --loss and the settings of the losses."""
-    setting = _loss()
+    setting = signatures.loss_setting()
     group = Group("The loss", sort_key=4)
     own = {}
     for flag, hint, default, text in signatures.flags((setting,)):

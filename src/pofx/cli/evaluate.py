@@ -56,7 +56,7 @@ def evaluate(
     if features not in (None, "none"):
         from pofx.workflows.features import named_features
 
-        judge = named_features(features, lambda: own.load_data(common), model.space, device=common.device, say=common.note)
+        judge = named_features(features, lambda: own.load_data(common.note), model.space, device=common.device, say=common.note)
         more |= judge.arguments
     with common.progress("evaluating") as progress:
         result = task(model, measured, samples=samples, estimate=estimate, draw=draw, limit=limit, seed=seed, progress=progress, **more)
@@ -66,7 +66,7 @@ def evaluate(
 def _own_data(own: RunData, data: str | None, flags: DataFlags, common: Common) -> Any:
     """The run's own data with all its parts, if that is what DATA names; else None."""
     if data is None or (own.is_own(data) and flags == DataFlags()):
-        return own.load_data(common)
+        return own.load_data(common.note)
     if not own.is_own(data):
         return None
     found = flags.load(data, common)

@@ -55,12 +55,12 @@ def forecast(
     check_series(model.space)
     scale = Scale.of(info.stored.get("scale"))
     if data is None:
-        own = info.load_data(common)
+        own = info.load_data(common.note)
         series, heading, train = own.test, own.test.heading, own.train
     else:
         loaded = _series(data, model.space, keep, DataFlags(size=size), info, common)
         again = (info.stored.get("spec") or {}).get("spec")  # a run of arrays in memory cannot say what it was trained on
-        series, heading, train = loaded.split, loaded.heading, info.load_data(common).train if again else None
+        series, heading, train = loaded.split, loaded.heading, info.load_data(common.note).train if again else None
     with common.progress("forecasting") as progress:
         found = task(
             model,

@@ -47,7 +47,7 @@ def latents(
     info = run_info(run)
     split = None
     if isinstance(model, Encoder) or data is not None:
-        split = info.load_split(data, model.space, data_flags, common)
+        split = info.load_split(data, model.space, data_flags, common.note)
     given = ends_given(model, run, 1, label, common, needed=split is None)
     names = info.class_names
     with common.progress("encoding") as progress:

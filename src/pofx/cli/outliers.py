@@ -59,29 +59,21 @@ def outliers(
     """
     from pofx.tasks._tiles import check_tile
     from pofx.tasks.outliers import outliers as task
-    from pofx.workflows.outliers import apart, calibrating, check_apart, check_new, copies, repeated, resizing, wall, write_page
+    from pofx.workflows.outliers import apart, calibrating, calibration_of, check_apart, copies, repeated, resizing, wall, write_page
 
     model = load_model(run, common)
     info = run_info(run)
     step = check_tile(tile, stride, model.space)
     images = load_images(data, model.space, data_flags, common, info, tiled=True, stride=step)
-    own = info.load_data(common)
-    normal, center, calibration = own.calib, own.valid, own.calib
-    notes = []
-    if not info.unchanged(own):
-        seen = f"{own.heading} is not what it was when {run} was trained, so that images of training may be among the calibration images"
-        if calib is None:
-            raise InputError(f"{seen}: the false-alarm rate would not hold. Give good images that the model has not seen: --calib DATA")
-        notes.append(f"{seen}. What --calib names was compared with the data as it is now.")
-    if calib is not None:
-        good = load_images(calib, model.space, data_flags, common, info, tiled=True, stride=step)
-        calibration = good.split
-        check_new(calibration, own, f"--calib {calib}")
-        if step is None:
-            normal = good.images
-        else:
-            center, normal = apart(good.images)
-            calibration = good.split.select(calibrating(len(good.split)).numpy())
+    own = info.load_data(common.note)
+    good = None if calib is None else load_images(calib, model.space, data_flags, common, info, tiled=True, stride=step)
+    calibration, notes = calibration_of(
+        run, own, unchanged=info.unchanged(own), good=None if good is None else good.split, spec=calib or ""
+    )
+    center, normal = own.valid, calibration if good is None else good.images
+    if good is not None and step is not None:
+        center, normal = apart(good.images)
+        calibration = good.split.select(calibrating(len(good.split)).numpy())
     some = None if known is None else load_images(known, model.space, data_flags, common, info, tiled=True, stride=step)
     if some is not None:
         check_apart(some.split, calibration, str(known))
@@ -144,7 +136,7 @@ def _background(background: str, info: RunData, calib: Split, common: Common) ->
     if theirs.stored.get("spec") == info.stored.get("spec"):  # the same parts
         return []
     try:
-        data = theirs.load_data(common)
+        data = theirs.load_data(common.note)
     except InputError:
         return [
             f"The data of {background} is not here: whether it was trained on calibration images cannot be told, and if it was, the guarantee fails."

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 from cyclopts import Group, Parameter
 
 from pofx import catalog
-from pofx.cli.common import Answer, Common, DataFlags, Flag, listed, load_model
-from pofx.cli.signatures import Setting, flags, gather, is_flag, settings_of
+from pofx.cli.common import Answer, Common, DataFlags, Flag, load_model
 from pofx.errors import InputError, nearest
+from pofx.signatures import Setting, flags, gather, is_flag, settings_of
+from pofx.workflows.loading import listed
 
 if TYPE_CHECKING:
     from pofx.data import Data

@@ -51,7 +51,7 @@ def traverse(
     given = ends_given(model, run, 1, label, common, needed=base is None)
     images, heading = None, None
     if isinstance(model, Encoder):
-        split = run_info(run).load_split(data, model.space, data_flags, common)
+        split = run_info(run).load_split(data, model.space, data_flags, common.note)
         images, heading = subset(split, limit), split.heading
     with common.progress("measuring") as progress:
         result = task(

@@ -56,18 +56,19 @@ def repeated(given: Tensor | None, n: int) -> Tensor | None:
     return given if given is None or len(given) == n else given.expand(n, *given.shape[1:])
 
 
-def means(model: Decoder, z: Tensor, given: Tensor | None = None, *, progress: Progress | None = None) -> Tensor:
+def means(model: Decoder, z: Tensor, given: Tensor | None = None, *, size: int | None = None, progress: Progress | None = None) -> Tensor:
     """E[x | z] of codes `(m, latent_dims)` in fixed batches, `(m, C, H, W)` floats in 0 … levels−1 on the CPU.
 
     Args:
         given: the view's value for each, or None.
+        size: of a batch; by default what bulk work takes. Smaller is quicker for a code or two, and may round otherwise.
 
     Raises:
         InputError: codes of another length.
     """
     if z.ndim != 2 or z.shape[1] != model.latent_dims:
         raise InputError(f"Codes of this {type(model).__name__} are (n, {model.latent_dims}), found {tuple(z.shape)}.")
-    size, parts = batch_size(model.space), []
+    size, parts = size or batch_size(model.space), []
     with torch.inference_mode(), evaluating(model):
         for start in range(0, len(z), size):
             index = torch.arange(start, start + size).clamp_(max=len(z) - 1)

@@ -145,7 +145,7 @@ class Classified:
         """ "answer", "ambiguous" or "outlier" for each image; without a reject all are answers."""
         if self.sets is None:
             return ["answer"] * len(self.ids)
-        return [VERDICTS[0] if k == 1 else VERDICTS[1] if k else VERDICTS[2] for k in self.sets.sum(1).tolist()]
+        return verdicts_of(self.sets)
 
     def to_json(self) -> dict[str, Any]:
         verdicts = self.verdicts
@@ -163,7 +163,13 @@ class Classified:
         }
 
 
+def verdicts_of(sets: Tensor) -> list[str]:
+    """ "answer", "ambiguous" or "outlier" for each row of bool `(n, classes)`."""
+    return [VERDICTS[0] if k == 1 else VERDICTS[1] if k else VERDICTS[2] for k in sets.sum(1).tolist()]
+
+
 def in_set(p_value: Tensor, alpha: float) -> Tensor:
+    """bool `(n, classes)`: the labels that cannot be ruled out at alpha."""
     return p_value > alpha + 1e-12
 
 
@@ -213,7 +219,7 @@ def check_alpha(alpha: float, counts: Sequence[int], scores: int, pooled: bool) 
 
 
 @dataclass(frozen=True)
-class _Told:
+class Told:
     """What a model tells of images: log p(y | x) `(n, classes)`, and costs −log p(x | y) `(n, classes)` or −log p(x) `(n, 1)`, or None."""
 
     log_prob: Tensor
@@ -221,7 +227,14 @@ class _Told:
     y: Tensor | None
 
 
-def _tell(model: Labeler, density: ImageModel | None, images: Images, *, samples: int, seed: int, progress: Progress | None) -> _Told:
+def tell(
+    model: Labeler, density: ImageModel | None, images: Images, *, samples: int = 16, seed: int = 0, progress: Progress | None = None
+) -> Told:
+    """What a labeler, and p(x) of another run where there is one, tell of images.
+
+    Raises:
+        RunError: a number that is not finite.
+    """
     n = model.classes
 
     def told(x: Tensor, y: Tensor | None) -> Tensor:
@@ -246,10 +259,10 @@ def _tell(model: Labeler, density: ImageModel | None, images: Images, *, samples
     cost = found[:, n:-1] if isinstance(model, ClassLikelihood) else None
     if cost is None and density is not None:
         cost = costs(density, images, samples=samples, seed=seed).nats[:, None]
-    return _Told(found[:, :n], cost, None if bool((y < 0).all()) else y)
+    return Told(found[:, :n], cost, None if bool((y < 0).all()) else y)
 
 
-def _labelled(told: _Told, classes: int, what: str) -> Tensor:
+def _labelled(told: Told, classes: int, what: str) -> Tensor:
     if told.y is None:
         raise InputError(f"The {what} images have no labels, and a reject needs them. Use --no-reject for labels and probabilities alone.")
     bad = told.y[(told.y < 0) | (told.y >= classes)]
@@ -268,11 +281,11 @@ class Rejecter:
     classes: int
     pooled: bool
 
-    def scores(self, told: _Told) -> list[Tensor]:
+    def scores(self, told: Told) -> list[Tensor]:
         behind = told.log_prob.amax(1, keepdim=True) - told.log_prob
         return ([] if self.oddness is None else [self.oddness(told.cost).expand(-1, self.classes)]) + [behind]
 
-    def p_values(self, told: _Told) -> Tensor:
+    def p_values(self, told: Told) -> Tensor:
         """`(n, classes)`, combined by Bonferroni."""
         found = []
         for score, calib in zip(self.scores(told), self.calib, strict=True):
@@ -281,10 +294,13 @@ class Rejecter:
         return (len(found) * torch.stack(found).amin(0)).clamp(max=1)
 
 
-def _rejecter(calib: _Told, center: _Told | None, classes: int, alpha: float, pooled: bool) -> Rejecter:
+def rejecter_of(calib: Told, center: Told | None, classes: int, *, pooled: bool = False) -> Rejecter:
+    """From what a model tells of calibration images, and of other images that give median costs; whether an alpha can be had says `check_alpha`.
+
+    Raises:
+        InputError: images without labels, or with one outside of the model's classes.
+    """
     y = _labelled(calib, classes, "calibration")
-    counts = torch.bincount(y, minlength=classes).tolist()
-    check_alpha(alpha, counts, 1 if calib.cost is None else 2, pooled)
     oddness = None
     if calib.cost is not None and center is not None and center.cost is not None:
         cost = center.cost
@@ -400,13 +416,7 @@ def classify(
     """
     path = None if out is None else check_out(out, TABLES)
     labeler, images = as_labeler(model, prior=prior, samples=samples), as_images(images)
-    if density is not None:
-        require(density, ExactLikelihood, LowerBound, to="say how odd an image is (no likelihood, no bound)")
-        if density.space != labeler.space or density.given is not None:
-            found = density.space if density.space != labeler.space else f"p(x | {density.given})"
-            raise InputError(f"--density must be p(x) of the same images ({labeler.space}); it is {found}.")
-        if isinstance(labeler, ClassLikelihood):
-            raise InputError("--density is for a classifier without p(x | y); this run has one of its own. Leave --density out.")
+    check_density(labeler, density)
     if (
         calib is not None
         and (isinstance(labeler, ClassLikelihood) or density is not None)
@@ -414,14 +424,14 @@ def classify(
     ):
         raise InputError("classify needs images for median costs; give center=data.valid, whose part must not be empty.")
 
-    def tell(what: Images | Tensor, progress: Progress | None = None) -> _Told:
-        return _tell(labeler, density, as_images(what), samples=samples, seed=seed, progress=progress)
+    def told_of(what: Images | Tensor, progress: Progress | None = None) -> Told:
+        return tell(labeler, density, as_images(what), samples=samples, seed=seed, progress=progress)
 
     rejecter = None
     if calib is not None:
         _enough(as_images(calib), labeler, density, alpha, pooled)
-        rejecter = _rejecter(tell(calib), None if center is None else tell(center), labeler.classes, alpha, pooled)
-    told = tell(images, progress)
+        rejecter = rejecter_of(told_of(calib), None if center is None else told_of(center), labeler.classes, pooled=pooled)
+    told = told_of(images, progress)
     sure, label = told.log_prob.max(1)
     kind = labeler.label(images.take(torch.zeros(1, dtype=torch.long))[0]).kind
     accuracy = None
@@ -431,7 +441,7 @@ def classify(
     if rejecter is not None:
         p_value = rejecter.p_values(told)
         counts = tuple(torch.bincount(rejecter.y, minlength=labeler.classes).tolist())
-        check = told if held_out is None else tell(held_out)
+        check = told if held_out is None else told_of(held_out)
         seen = None
         if check.y is not None:
             y = _labelled(check, labeler.classes, "held-out")
@@ -454,12 +464,29 @@ def classify(
     return result
 
 
+def check_density(labeler: Labeler, density: ImageModel | None) -> None:
+    """Refuse a density that says nothing of these images, or that is not needed.
+
+    Raises:
+        CapabilityError: it has no likelihood and no bound.
+        InputError: it is of other images, or conditional; the labeler has p(x | y) itself.
+    """
+    if density is None:
+        return
+    require(density, ExactLikelihood, LowerBound, to="say how odd an image is (no likelihood, no bound)")
+    if density.space != labeler.space or density.given is not None:
+        found = density.space if density.space != labeler.space else f"p(x | {density.given})"
+        raise InputError(f"--density must be p(x) of the same images ({labeler.space}); it is {found}.")
+    if isinstance(labeler, ClassLikelihood):
+        raise InputError("--density is for a classifier without p(x | y); this run has one of its own. Leave --density out.")
+
+
 def _enough(calib: Images, labeler: Labeler, density: ImageModel | None, alpha: float, pooled: bool) -> None:
     """Refuse an alpha that cannot be had before hours are spent on it."""
     if not len(calib):
         raise InputError("There are no calibration images, and a reject needs them. Use --no-reject for labels and probabilities alone.")
     y = _y(calib)
-    told = _Told(torch.zeros(0, 1), None, y)
+    told = Told(torch.zeros(0, 1), None, y)
     y = _labelled(told, labeler.classes, "calibration")
     scores = 2 if isinstance(labeler, ClassLikelihood) or density is not None else 1
     check_alpha(alpha, torch.bincount(y, minlength=labeler.classes).tolist(), scores, pooled)

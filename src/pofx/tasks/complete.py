@@ -126,13 +126,29 @@ class Completion:
         size = "" if self.ess is None else f", effective sample size {self.ess:.1f} of {self.particles}"
         return f"{self.kind}: {self.method}{size}"
 
+    @property
+    def told(self) -> tuple[str, NDArray[np.uint8]]:
+        """What the model was told, as pictures `(1, H, W, 3)`, and its name: "kept" pixels with a chequer in the hole, or the "given" view."""
+        kept = pictures.rgb(self.shown[None], self.levels)
+        return ("given", kept) if bool(self.shown[~self.known].any()) else ("kept", _without(kept, self.known))
+
+    def in_words(self, heading: str, said: str) -> list[str]:
+        """What was completed, how exact it is, and what the image itself holds there. `said`: what was kept, in words."""
+        kept, hole, truth = int(self.known.sum()), int((~self.known).sum()), self.truth
+        lines = [f"{heading}: {kept} of {kept + hole} sub-pixels kept ({said}), {hole} to complete, {len(self.images)} times", self.summary]
+        if len(self.stages) > 1:
+            lines.append(f"effective sample size at {len(self.stages)} stages: {' '.join(f'{s:.0f}' for s in self.stages)}")
+        if truth is not None:
+            cost = f"{truth.sign} {float(truth.nats):.3f} nats, {float(truth.bits_per_dim):.4f} bits/dim"
+            lines.append(f"what the image holds there, given what was kept: {cost} ({truth.kind})")
+        lines += [self.note] if self.note else []
+        return lines
+
     def sheet(self) -> Image.Image:
         """The original (where there is one), what was kept, and the completions, with a line that says how they were made."""
         images, names = pictures.rgb(self.images, self.levels), [str(i + 1) for i in range(len(self.images))]
-        kept, side = pictures.rgb(self.shown[None], self.levels), bool(self.shown[~self.known].any())
-        if not side:
-            kept = _without(kept, self.known)
-        images, names = np.concatenate([kept, images]), ["given" if side else "kept", *names]
+        name, told = self.told
+        images, names = np.concatenate([told, images]), [name, *names]
         if self.original is not None:
             images, names = np.concatenate([pictures.rgb(self.original[None], self.levels), images]), ["original", *names]
         if self.images.shape[2] == 1:  # series, one below another

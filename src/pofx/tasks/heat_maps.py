@@ -15,7 +15,7 @@ so that the probability that *any* pixel of a normal image lights up is at most 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from torch import Tensor
 from pofx.errors import CapabilityError
 from pofx.model import Autoregressive, ImageModel, LatentVariable, Progress, evaluating, require
 from pofx.noise import Noise, hash_images
-from pofx.tasks._conformal import Guarantee, rank
+from pofx.tasks._conformal import Guarantee, needed, rank
 from pofx.tasks._statistics import predictive, smooth
 from pofx.tasks._tiles import Tiles, whole
 from pofx.tasks.bulk import Images, as_images, per_image
@@ -42,12 +42,20 @@ class HeatMaps:
     smoothed: the same, mean over 3×3 pixels.
     threshold: of `smoothed`; the probability that any pixel of a normal image is above it is at most alpha. None without calibration.
     alpha: of the threshold.
+    largest: of each calibration image the largest value of `smoothed`, `(m,)`, descending.
     """
 
     bits: Tensor
     smoothed: Tensor
     threshold: float | None = None
     alpha: float | None = None
+    largest: Tensor | None = None
+
+    def at(self, alpha: float, guarantee: Guarantee = "marginal") -> HeatMaps:
+        """The same maps with the threshold of another alpha; without one where there are too few calibration images for it."""
+        if self.largest is None or len(self.largest) < needed(alpha, guarantee):
+            return replace(self, threshold=None, alpha=None)
+        return replace(self, threshold=float(self.largest[rank(alpha, len(self.largest), guarantee) - 1]), alpha=alpha)
 
     @property
     def lit(self) -> Tensor:
@@ -113,13 +121,12 @@ def heat_maps(
     torch.Size([2, 1, 4, 4])
     """
     if calib is not None:
-        k = rank(alpha, len(whole(as_images(calib))), guarantee)
+        rank(alpha, len(whole(as_images(calib))), guarantee)
     bits = bit_maps(model, images, background=background, progress=progress)
     if calib is None:
         return HeatMaps(bits, smooth(bits))
     largest = smooth(bit_maps(model, calib, background=background)).flatten(1).amax(1).sort(descending=True).values
-    threshold = float(largest[k - 1])
-    return HeatMaps(bits, smooth(bits), threshold, alpha)
+    return HeatMaps(bits, smooth(bits), largest=largest).at(alpha, guarantee)
 
 
 def restored(model: ImageModel, x: Tensor, lit: Tensor, *, y: Tensor | None = None, seed: int = 0) -> Tensor:

@@ -36,7 +36,7 @@ from pofx.tasks._statistics import STATISTICS, Known, chosen, measure, refer
 from pofx.tasks._tiles import Tiles, whole
 from pofx.tasks.bulk import Images, as_images
 
-__all__ = ["Outliers", "conformal_p_values", "judge", "oddness_from", "outliers", "rate95", "verdicts"]
+__all__ = ["Detector", "Outliers", "conformal_p_values", "detector", "judge", "oddness_from", "outliers", "rate95", "verdicts"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,15 @@ class Outliers:
     def oddest(self) -> Tensor:
         """Positions of the images, `(n,)` int64, oddest first."""
         return self.score.argsort(descending=True, stable=True)
+
+    def at(self, alpha: float) -> Outliers:
+        """The verdicts at another alpha, from the same scores.
+
+        Raises:
+            InputError: alpha cannot be guaranteed with so few calibration images.
+        """
+        found = verdicts(self.ids, self.score, self.calibration, self.statistics, alpha=alpha, guarantee=self.guarantee, fdr=self.fdr)
+        return replace(found, used=self.used, tried=self.tried, drift=self.drift, tiles=self.tiles)
 
     @property
     def promise(self) -> str:
@@ -195,6 +204,92 @@ def verdicts(
     )
 
 
+@dataclass(frozen=True)
+class Detector:
+    """What decides which images are odd, before any is judged: the statistics, their density over normal images, and the scores of calibration images.
+
+    Attributes:
+        model: of the images.
+        names: of the statistics; told: what they ask for.
+        oddness: statistics → score.
+        calibration: scores of calibration images, `(m,)`.
+        tried: where known outliers chose, the AUROC of each combination.
+        each: tiles of an image; 1: images are of the model's size.
+    """
+
+    model: ImageModel
+    names: tuple[str, ...]
+    told: Known
+    oddness: _oddness.Oddness
+    calibration: Tensor
+    tried: dict[str, float]
+    each: int = 1
+
+    def judge(
+        self,
+        images: Images | Tensor,
+        *,
+        alpha: float = 0.05,
+        guarantee: Guarantee = "marginal",
+        fdr: float | None = None,
+        stream: bool = False,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Outliers:
+        """Scores, p-values and verdicts; arguments as in `outliers`. Another alpha later needs no new scores: `Outliers.at`."""
+        images = as_images(images)
+        table = measure(self.model, images, self.names, self.told, progress=progress)
+        score = self.oddness(table)
+        at, ids = _speaking(images, score), list(whole(images).ids)
+        shown = {name: table.column(name)[at] for name in self.names}
+        found = verdicts(ids, score[at], self.calibration, shown, alpha=alpha, guarantee=guarantee, fdr=fdr, stream=stream, seed=seed)
+        groups = self.oddness.groups or tuple(STATISTICS[n].group for n in self.names[:1])
+        return replace(found, used=groups, tried=self.tried, tiles=self.each)
+
+
+def detector(
+    model: ImageModel,
+    *,
+    calib: Images | Tensor,
+    center: Images | Tensor,
+    train: Images | Tensor | None = None,
+    statistics: Sequence[str] = (),
+    background: ImageModel | None = None,
+    known: Images | Tensor | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Detector:
+    """Measure what is normal, and calibrate; arguments as in `outliers`, `progress` over normal and calibration images together.
+
+    Raises:
+        CapabilityError, RunError: as in `outliers`.
+        InputError: no images that say what is normal.
+    """
+    calib, center = as_images(calib), as_images(center)
+    if not len(center):
+        raise InputError("outliers needs images for what is normal; the valid part is empty.")
+    total = len(center) + len(calib)
+
+    def after(done: int) -> Progress | None:
+        if progress is None:
+            return None
+        tell = progress
+        return lambda k, _: tell(done + k, total)
+
+    told = refer(model, train, Known(background=background, samples=samples, seed=seed), features=any("features_" in s for s in statistics))
+    if "typicality" in statistics:
+        told = replace(told, center=float(measure(model, center, ["bits_per_dim"], told).values.mean()))
+    names = chosen(model, told, statistics)
+    stats = measure(model, center, names, told, progress=after(0))
+    oddness, tried = _oddness.fit(stats), {}
+    if known is not None:
+        oddness, tried = _oddness.choose(oddness, stats, measure(model, known, names, told))
+    calibration = oddness(measure(model, calib, names, told, progress=after(len(center))))
+    each = calib.each if isinstance(calib, Tiles) else 1
+    return Detector(model, names, told, oddness, calibration[_speaking(calib, calibration)], tried, each)
+
+
 def outliers(
     model: ImageModel,
     images: Images | Tensor,
@@ -254,26 +349,21 @@ def outliers(
         benjamini_hochberg(torch.ones(1), fdr)
         if guarantee != "marginal":
             raise InputError(f"--fdr {fdr:g} is a guarantee of its own, over the folder; leave out --guarantee {guarantee}.")
-    if not len(center):
-        raise InputError("outliers needs images for what is normal; the valid part is empty.")
     if out is not None:
         check_out(Path(out) / "scores.parquet", TABLES)
-    told = refer(model, train, Known(background=background, samples=samples, seed=seed), features=any("features_" in s for s in statistics))
-    if "typicality" in statistics:
-        told = replace(told, center=float(measure(model, center, ["bits_per_dim"], told).values.mean()))
-    names = chosen(model, told, statistics)
-    stats = measure(model, center, names, told)
-    oddness, tried = _oddness.fit(stats), {}
-    if known is not None:
-        oddness, tried = _oddness.choose(oddness, stats, measure(model, known, names, told))
-    calibration = oddness(measure(model, calib, names, told))
-    calibration = calibration[_speaking(calib, calibration)]
-    table = measure(model, images, names, told, progress=progress)
-    score = oddness(table)
-    at, ids = _speaking(images, score), list(whole(images).ids)
-    shown = {name: table.column(name)[at] for name in names}
-    found = verdicts(ids, score[at], calibration, shown, alpha=alpha, guarantee=guarantee, fdr=fdr, stream=stream, seed=seed)
-    found = replace(found, used=oddness.groups or tuple(STATISTICS[n].group for n in names[:1]), tried=tried, tiles=each)
+    judging = detector(
+        model,
+        calib=calib,
+        center=center,
+        train=train,
+        statistics=statistics,
+        background=background,
+        known=known,
+        samples=samples,
+        seed=seed,
+    )
+    found = judging.judge(images, alpha=alpha, guarantee=guarantee, fdr=fdr, stream=stream, seed=seed, progress=progress)
+    calibration = found.calibration
     if out is None:
         return found
     metadata = {"model": type(model).__name__, "alpha": str(alpha), "guarantee": guarantee, "calibration": str(len(calibration))}

@@ -15,7 +15,7 @@ import platform
 import signal
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -50,6 +50,8 @@ from pofx.training.runs import (
 )
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from pofx.data import Data
     from pofx.training.module import Game
 
@@ -668,30 +670,51 @@ class _TooSlow(Exception):
     """Drawing would take longer than it is worth."""
 
 
-def _draw(model: ImageModel, data: Data, path: Path, quiet: bool) -> None:
-    """samples.png: 64 samples, or as many as time allows."""
-    if not isinstance(model, Sampler):
-        return
+def picture_of_samples(
+    model: Sampler,
+    levels: int,
+    given: Callable[[int], Tensor | None],
+    *,
+    seconds: float = SAMPLING_SECONDS,
+    wait: Callable[[], Any] | None = None,
+) -> Image | None:
+    """64 samples of seed 0 as one picture, or as many as time allows; None where four take too long.
+
+    Args:
+        given: values of the view for n samples, or None; see `values_for`.
+        seconds: for all attempts together.
+        wait: called between pieces of the work.
+    """
     from pofx.pictures import grid
 
     for n in (SAMPLES, 16, 4):
         start = time.monotonic()
 
         def progress(done: int, total: int, start: float = start) -> None:
-            if time.monotonic() - start > SAMPLING_SECONDS / 3:
+            if done < total and time.monotonic() - start > seconds / 3:
                 raise _TooSlow
+            if wait is not None:
+                wait()
 
         try:
-            x = model.sample(n, _given(model, data, n), seed=0, progress=progress)
+            return grid(model.sample(n, given(n), seed=0, progress=progress), levels)
         except _TooSlow:
             continue
-        picture = grid(x, data.space.levels)
-        write_atomic(path, lambda file, picture=picture: picture.save(file, format="PNG"))
+    return None
+
+
+def _draw(model: ImageModel, data: Data, path: Path, quiet: bool) -> None:
+    """samples.png, where the model draws and time allows."""
+    if not isinstance(model, Sampler):
+        return
+    picture = picture_of_samples(model, data.space.levels, lambda n: values_for(model, data, n))
+    if picture is not None:
+        write_atomic(path, lambda file: picture.save(file, format="PNG"))
         return
     say(f"No samples.png: drawing takes too long here. Draw them with: pofx sample {path.parent} -n 16 -o samples.png", quiet)
 
 
-def _given(model: ImageModel, data: Data, n: int) -> Tensor | None:
+def values_for(model: ImageModel, data: Data, n: int) -> Tensor | None:
     """Values of the view for n samples: each class that was learned in turn, or what validation images show."""
     from pofx.views import Label
 

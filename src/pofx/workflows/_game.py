@@ -34,6 +34,7 @@ from pofx.model import Progress
 from pofx.models.adversarial.losses import LeastSquares, Logistic, Loss, Relativistic, Transport, squared_slopes
 from pofx.noise import Noise
 from pofx.tasks._densities import Density
+from pofx.tasks.equilibrium import LOG_4
 from pofx.training.optimizers import make_optimizer
 
 BATCH = 512
@@ -228,6 +229,11 @@ class Frame:
         """V* − V(D) ≥ 0."""
         return None if self.value is None else self.best - self.value
 
+    @property
+    def jsd(self) -> float:
+        """JSD of p and the generator's density, V* = −log 4 + 2 JSD, nats."""
+        return (self.best + LOG_4) / 2
+
     def to_json(self) -> dict[str, Any]:
         return {
             "step": self.step,
@@ -282,10 +288,10 @@ def merged(x: Tensor, by: int) -> Tensor:
 
 
 @torch.no_grad()
-def _look(step: int, loss: Loss, generator: Generator, critic: CriticNet, fine: Cells, shown: Cells) -> Frame:
+def _look(step: int, loss: Loss, generator: Generator, critic: CriticNet, fine: Cells, shown: Cells, side: int | None = None) -> Frame:
     generator, critic = copy.deepcopy(generator).double(), copy.deepcopy(critic).double()
     d = len(fine.edges)
-    z, share = lattice(d)
+    z, share = lattice(d, side)
     q = pushed(generator(z), share, fine)
     places = fine.places
     f = critic(places).reshape(q.shape)
@@ -321,6 +327,108 @@ def moments_of_looking(steps: int, frames: int) -> list[int]:
     return sorted({round(steps * (i / max(1, frames - 1)) ** 2) for i in range(frames)} | {steps})
 
 
+class Match:
+    """A game that is being played: `advance` it as far as is wanted, and `look` at it whenever; looking changes nothing.
+
+    Both players have the optimizer that the loss was published with, at our learning rate, a fifth of it for the generator, and β2 ≤ 0.99.
+
+    Args:
+        p: what the data is drawn from.
+        q: one normal, from which the generator starts.
+        critic_steps: before each step of the generator, by default 3, or what the loss states where that is more.
+        seed: of weights, data and z: the same numbers give the same game.
+        batch: draws of x and z in a step.
+        falls: over so many steps the learning rate falls to 0 like a cosine; None keeps it.
+        lattice: points of z to a side, by default LATTICE; fewer are quicker to look at.
+        shown: cells to a side that frames keep, by default SHOWN; it divides CELLS.
+
+    Raises:
+        InputError: q is not one normal, or not of p's dimension; a number below 1.
+
+    >>> from pofx.models.adversarial.losses import NonSaturating
+    >>> from pofx.tasks._densities import parse
+    >>> match = Match(parse("normal(0, 1)"), parse("normal(1, 1)"), NonSaturating(), batch=8)
+    >>> match.advance(2)
+    >>> match.step, match.look().gap >= 0
+    (2, True)
+    """
+
+    def __init__(
+        self,
+        p: Density,
+        q: Density,
+        loss: Loss,
+        *,
+        critic_steps: int | None = None,
+        seed: int = 0,
+        batch: int = BATCH,
+        lr: float = LR,
+        falls: int | None = None,
+        lattice: int | None = None,
+        shown: int | None = None,
+    ) -> None:
+        if not q.is_normal or p.d != q.d:
+            fix = "normal(0, 1)" if p.d == 1 else "normal2(0, 0, 1)"
+            raise InputError(
+                f"The generator starts as one normal of p's dimension, found q = {q.text!r}. Give e.g. --q {fix!r}, or add --exact to play no game."
+            )
+        k = max(loss.steps, CRITIC_STEPS) if critic_steps is None else critic_steps
+        examples = {"steps": STEPS, "critic-steps": 5, "batch": 512}
+        for (name, example), number in zip(examples.items(), (1 if falls is None else falls, k, batch), strict=True):
+            if number < 1:
+                raise InputError(f"--{name} {number}: it must be at least 1, e.g. --{name} {example}")
+        if not 0 < lr < math.inf:
+            raise InputError(f"--lr {lr}: a learning rate is above 0, e.g. --lr {LR:g}")
+        self.p, self.q, self.loss, self.critic_steps, self.seed, self.falls = p, q, loss, k, seed, falls
+        self.step = 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.generator, self.critic = Generator(q), CriticNet(*p.moments())
+        self._draws = Draws(p, seed, batch)
+        self._rates, spec = (lr, lr * SLOWER), loss.optimizer
+        spec = replace(spec, betas=(spec.betas[0], min(spec.betas[1], MEMORY)))
+        nets = (self.critic, self.generator)
+        self._optimizers = [make_optimizer(net, replace(spec, lr=rate)) for net, rate in zip(nets, self._rates, strict=True)]
+        self._lattice, self._fine = lattice, cells(p, q)
+        by = len(self._fine.edges[0][1:]) // (shown or SHOWN[p.d])
+        self.shown = Cells(tuple(e[::by] for e in self._fine.edges), merged(self._fine.p, by))
+
+    def look(self) -> Frame:
+        """The game at this moment.
+
+        Raises:
+            RunError: the critic's outputs are not finite.
+        """
+        return _look(self.step, self.loss, self.generator, self.critic, self._fine, self.shown, self._lattice)
+
+    def advance(self, steps: int = 1) -> None:
+        """So many steps of the generator, with those of the critic before each."""
+        for _ in range(steps):
+            self._advance()
+            self.step += 1
+
+    def _advance(self) -> None:
+        loss, generator, critic, k = self.loss, self.generator, self.critic, self.critic_steps
+        if self.falls is not None:
+            fall = 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self.falls)))
+            for optimizer, rate in zip(self._optimizers, self._rates, strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * fall
+        for i in range(k):
+            real, z, u = self._draws(self.step * (k + 1) + i)
+            with torch.no_grad():
+                fake = generator(z)
+            objective = loss.critic(*critic(torch.cat([real, fake])).chunk(2))
+            extra = loss.smoothness(critic, real, fake, u)
+            _move(self._optimizers[0], objective if extra is None else objective + extra)
+            if loss.constrains:
+                loss.after(critic)
+        real, z, _ = self._draws(self.step * (k + 1) + k)
+        critic.requires_grad_(False)
+        _move(self._optimizers[1], loss.generator(critic(real) if loss.needs_real else torch.zeros(len(z)), critic(generator(z))))
+        critic.requires_grad_(True)
+
+
 def play(
     p: Density,
     q: Density,
@@ -335,72 +443,28 @@ def play(
     decay: bool = True,
     progress: Progress | None = None,
 ) -> Game:
-    """Play the game.
-
-    Both players have the optimizer that the loss was published with, at our learning rate, a fifth of it for the generator, and β2 ≤ 0.99; it falls to 0
-    like a cosine.
+    """Play a whole game: a `Match` of so many steps of the generator, looked at from time to time.
 
     Args:
-        p: what the data is drawn from.
-        q: one normal, from which the generator starts.
-        steps: of the generator; `critic_steps` before each, by default 3, or what the loss states where that is more.
-        seed: of weights, data and z: the same numbers give the same game.
-        batch: draws of x and z in a step.
-        decay: whether the learning rate falls.
+        decay: whether the learning rate falls to 0 over the steps.
 
     Raises:
         InputError: q is not one normal, or not of p's dimension; a number below 1.
         RunError: the critic's outputs are not finite.
     """
-    if not q.is_normal or p.d != q.d:
-        fix = "normal(0, 1)" if p.d == 1 else "normal2(0, 0, 1)"
-        raise InputError(
-            f"The generator starts as one normal of p's dimension, found q = {q.text!r}. Give e.g. --q {fix!r}, or add --exact to play no game."
-        )
-    k = max(loss.steps, CRITIC_STEPS) if critic_steps is None else critic_steps
-    examples = {"steps": STEPS, "critic-steps": 5, "batch": 512}
-    for (name, example), number in zip(examples.items(), (steps, k, batch), strict=True):
-        if number < 1:
-            raise InputError(f"--{name} {number}: it must be at least 1, e.g. --{name} {example}")
-    if not 0 < lr < math.inf:
-        raise InputError(f"--lr {lr}: a learning rate is above 0, e.g. --lr {LR:g}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        generator, critic = Generator(q), CriticNet(*p.moments())
-    draws = Draws(p, seed, batch)
-    rates, spec = (lr, lr * SLOWER), loss.optimizer
-    spec = replace(spec, betas=(spec.betas[0], min(spec.betas[1], MEMORY)))
-    players = [(net, make_optimizer(net, replace(spec, lr=rate))) for net, rate in zip((critic, generator), rates, strict=True)]
-    fine = cells(p, q)
-    by = len(fine.edges[0][1:]) // SHOWN[p.d]
-    shown = Cells(tuple(e[::by] for e in fine.edges), merged(fine.p, by))
+    if steps < 1:
+        raise InputError(f"--steps {steps}: it must be at least 1, e.g. --steps {STEPS}")
+    match = Match(p, q, loss, critic_steps=critic_steps, seed=seed, batch=batch, lr=lr, falls=steps if decay else None)
     looks, looked = set(moments_of_looking(steps, frames)), []
     for step in range(steps + 1):
         if step in looks:
-            looked.append(_look(step, loss, generator, critic, fine, shown))
-        if step == steps:
-            break
-        if decay:
-            fall = 0.5 * (1 + math.cos(math.pi * step / steps))
-            for (_, optimizer), rate in zip(players, rates, strict=True):
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * fall
-        for i in range(k):
-            real, z, u = draws(step * (k + 1) + i)
-            with torch.no_grad():
-                fake = generator(z)
-            objective = loss.critic(*critic(torch.cat([real, fake])).chunk(2))
-            extra = loss.smoothness(critic, real, fake, u)
-            _move(players[0][1], objective if extra is None else objective + extra)
-            if loss.constrains:
-                loss.after(critic)
-        real, z, _ = draws(step * (k + 1) + k)
-        critic.requires_grad_(False)
-        _move(players[1][1], loss.generator(critic(real) if loss.needs_real else torch.zeros(batch), critic(generator(z))))
-        critic.requires_grad_(True)
-        if progress is not None:
-            progress(step + 1, steps)
-    return Game(p, q, loss, k, steps, seed, shown, tuple(looked), critic.double(), generator.double())
+            looked.append(match.look())
+        if step < steps:
+            match.advance()
+            if progress is not None:
+                progress(step + 1, steps)
+    shown, k = match.shown, match.critic_steps
+    return Game(p, q, loss, k, steps, seed, shown, tuple(looked), match.critic.double(), match.generator.double())
 
 
 class Draws:

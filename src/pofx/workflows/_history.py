@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from pathlib import Path
 
 
 def history(path: Path) -> dict[str, list[float]]:
-    """metrics.csv as columns of floats, NaN where a cell is empty; empty where there is no file."""
+    """metrics.csv as columns of floats, NaN where a cell is empty; empty where there is no file. A last line that is being written is left out."""
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    text = path.read_bytes().decode(errors="replace")
+    rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
 
     def value(text: str | None) -> float:
         try:

@@ -11,14 +11,13 @@ from contextlib import AbstractContextManager
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from pofx import pictures
 from pofx.numbers import with_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
+    from torch import Tensor
 
     from pofx.metrics.mean import Mean
 
@@ -160,10 +159,14 @@ def picture(image: Image, caption: str = "", *, scale: int = 1, sharp: bool = Fa
 
 def tiles(x: Tensor, levels: int, captions: Sequence[str] | None = None, *, want: int = 56) -> str:
     """Images side by side, each with a caption (lines separated by a newline)."""
-    scale = enlarged(x, want)
+    return pictured([pictures.grid(x[i : i + 1], levels, 1, scale=1, pad=0) for i in range(len(x))], captions, want=want)
+
+
+def pictured(images: Sequence[Image], captions: Sequence[str] | None = None, *, want: int = 56) -> str:
+    """Ready pictures side by side, each about `want` screen pixels high, as `tiles`."""
     figures = []
-    for i in range(len(x)):
-        image = pictures.grid(x[i : i + 1], levels, 1, scale=1, pad=0)
+    for i, image in enumerate(images):
+        scale = max(1, round(want / (image.height if image.height > 2 else image.width)))
         caption = "" if captions is None else f"<figcaption>{escape(captions[i]).replace(chr(10), '<br>')}</figcaption>"
         figures.append(
             f'<figure><img src="{data_uri(image)}" width="{image.width * scale}" height="{image.height * scale}" alt="">{caption}</figure>'

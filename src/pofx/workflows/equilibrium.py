@@ -454,7 +454,7 @@ def equilibrium(
     if points is not None and p is not None:
         raise InputError("--p and --points both say what the data is: leave one of them out.")
     data = kernel(read_points(points), str(points)) if points is not None else parse(p or P)
-    start = parse(q) if q is not None else _start(data)
+    start = parse(q) if q is not None else start_of(data)
     game_loss = loss or NonSaturating()
     if smoothing and not exact:
         if not isinstance(game_loss, Logistic):
@@ -482,7 +482,7 @@ def equilibrium(
     return made
 
 
-def _start(p: Density) -> Density:
+def start_of(p: Density) -> Density:
     """Where a generator starts unasked: a normal as wide as p is, beside it by three of its deviations in one dimension, in its middle in two."""
     centre, spread = p.moments()
     centre = centre + 3 * spread if p.d == 1 else centre

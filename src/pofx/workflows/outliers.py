@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,28 @@ RESTORED = 8  # of them that are shown restored
 RESTORED_DIMS = 4096  # above so many sub-pixels drawing anew takes too long for a page
 MAPPED = 500  # calibration images whose maps set the threshold of pixels
 _HEAT = np.array([(18, 18, 30), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], float)  # dark to bright
+
+
+def calibration_of(run: str, own: Data, *, unchanged: bool, good: Split | None = None, spec: str = "") -> tuple[Split, list[str]]:
+    """The images that calibrate, and remarks: the run's own calib part, or others that were given.
+
+    Args:
+        own: the run's data, made again; `unchanged`, it is what it was when the run was trained.
+        good: images in the place of its calib part, and what was typed for them.
+
+    Raises:
+        InputError: they may be images that the run was trained on.
+    """
+    notes = []
+    if not unchanged:
+        seen = f"{own.heading} is not what it was when {run} was trained, so that images of training may be among the calibration images"
+        if good is None:
+            raise InputError(f"{seen}: the false-alarm rate would not hold. Give good images that the model has not seen: --calib DATA")
+        notes.append(f"{seen}. What --calib names was compared with the data as it is now.")
+    if good is None:
+        return own.calib, notes
+    check_new(good, own, f"--calib {spec}")
+    return good, notes
 
 
 def check_new(calib: Split, data: Data, flag: str, *, run: str = "the run", fix: str = "or leave out --calib") -> None:
@@ -139,6 +161,10 @@ class Wall:
     maps: HeatMaps | None
     restored: Tensor | None
 
+    def at(self, found: Outliers) -> Wall:
+        """The same images and maps, lit by the alpha of other verdicts."""
+        return self if self.maps is None else replace(self, maps=self.maps.at(found.alpha, found.guarantee))
+
 
 def wall(
     model: ImageModel,
@@ -148,10 +174,13 @@ def wall(
     calib: Images,
     background: ImageModel | None = None,
     shown: int = SHOWN,
+    again: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Wall:
-    """What the page shows. Of `Tiles` whole photographs, stitched."""
+    """What the page shows. Of `Tiles` whole photographs, stitched.
+
+    Args: shown: how many; again: also the first of them as the model would have them, which takes long where it draws pixel by pixel."""
     index = found.oddest[:shown]
     x, y = whole(images).take(index)
     if not has_map(model):
@@ -169,12 +198,12 @@ def wall(
         background=background,
         progress=progress,
     )
-    again = None
-    if not isinstance(images, Tiles) and (model.space.dims <= RESTORED_DIMS or not isinstance(model, Autoregressive)):
+    drawn = None
+    if again and not isinstance(images, Tiles) and (model.space.dims <= RESTORED_DIMS or not isinstance(model, Autoregressive)):
         first = slice(0, RESTORED)
         doubtful = maps.smoothed[first] > (maps.threshold or 0.0) / 2
-        again = restored(model, x[first], doubtful, y=None if y is None else y[first], seed=seed)
-    return Wall(index, x, maps, again)
+        drawn = restored(model, x[first], doubtful, y=None if y is None else y[first], seed=seed)
+    return Wall(index, x, maps, drawn)
 
 
 def write_page(path: Path, *, run: str, heading: str, levels: int, found: Outliers, shown: Wall, notes: Sequence[str] = ()) -> Path:
@@ -183,9 +212,9 @@ def write_page(path: Path, *, run: str, heading: str, levels: int, found: Outlie
     lead = f"{run} · {heading} · {flagged:,} of {n:,} image{'s are' if n != 1 else ' is'} odd"
     body = [
         *(html.flag(f"Note: {note}", alarm=True) for note in notes),
-        html.section("What is guaranteed", html.flag(f"The guarantee: {found.promise}", alarm=False), _counts(found)),
-        html.section("The oddest images", _wall(found, shown, levels)),
-        html.section("Scores", _histogram(found)),
+        html.section("What is guaranteed", html.flag(f"The guarantee: {found.promise}", alarm=False), counts(found)),
+        html.section("The oddest images", wall_html(found, shown, levels)),
+        html.section("Scores", histogram(found)),
         html.section("The stream", _drift(found)),
         html.section("What the score is made of", _made(found)),
         html.section("What this cannot do", *map(html.paragraph, CANNOT if shown.maps is not None else CANNOT[:-1])),
@@ -202,7 +231,8 @@ CANNOT = (
 )
 
 
-def _counts(found: Outliers) -> str:
+def counts(found: Outliers) -> str:
+    """How many are flagged, and how many would be if all were normal, as a table."""
     n, flagged = len(found.ids), int(found.outlier.sum())
     rows = [("images", f"{n:,}"), ("flagged", f"{flagged:,} ({flagged / n:.1%})")]
     if found.fdr is None:
@@ -221,13 +251,14 @@ def _counts(found: Outliers) -> str:
     return html.table(["", ""], rows, caption)
 
 
-def _coloured(bits: NDArray[np.float32], top: float) -> NDArray[np.uint8]:
+def coloured(bits: NDArray[np.float32], top: float) -> NDArray[np.uint8]:
     """A map `(H, W)` as RGB: 0 and below dark, `top` and above bright."""
     at = (bits / top).clip(0, 1) * (len(_HEAT) - 1)
     return np.stack([np.interp(at, range(len(_HEAT)), channel) for channel in _HEAT.T], -1).round().astype(np.uint8)
 
 
-def _wall(found: Outliers, shown: Wall, levels: int) -> str:
+def wall_html(found: Outliers, shown: Wall, levels: int) -> str:
+    """The images of a wall with their maps, names and p-values, and what the maps say."""
     x, maps = pictures.rgb(shown.x, levels), shown.maps
     height, width = x.shape[1:3]
     scale = max(1, round((72 if found.tiles == 1 else 200) / max(height, width)))
@@ -240,7 +271,7 @@ def _wall(found: Outliers, shown: Wall, levels: int) -> str:
     for k, i in enumerate(map(int, shown.index)):
         parts = [x[k]]
         if maps is not None:
-            parts += [gap, _coloured(maps.smoothed[k, 0].numpy(), top)]
+            parts += [gap, coloured(maps.smoothed[k, 0].numpy(), top)]
         if again is not None and k < len(again):
             parts += [gap, again[k]]
         picture = Image.fromarray(np.concatenate(parts, 1))
@@ -250,7 +281,11 @@ def _wall(found: Outliers, shown: Wall, levels: int) -> str:
             f'<figure><img src="{html.data_uri(picture)}" width="{picture.width * scale}" height="{picture.height * scale}" '
             f'alt="{html.escape(found.ids[i])}"><figcaption>{caption}</figcaption></figure>'
         )
-    legend = "" if maps is not None else UNMAPPED[0].upper() + UNMAPPED[1:]
+    legend = UNMAPPED[0].upper() + UNMAPPED[1:]
+    if maps is not None:
+        legend = (
+            f"Beside each image where it is odd, from dark (0) to bright ({top:.2g} bits a pixel above what the model expected, and more)."
+        )
     if maps is not None and maps.threshold is not None:
         legend = (
             f"Beside each image where it is odd: bits a pixel above what the model expected, mean over 3×3 pixels, from dark (0) to bright "
@@ -265,7 +300,8 @@ def _short(name: str, most: int = 24) -> str:
     return name if len(name) <= most else "…" + name[1 - most :]
 
 
-def _histogram(found: Outliers) -> str:
+def histogram(found: Outliers) -> str:
+    """Scores of these images and of calibration images, with the threshold, as inline SVG."""
     from matplotlib.figure import Figure
 
     calib, score = found.calibration.numpy(), found.score.numpy()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pofx import catalog
 from pofx.catalog import arguments_from_json, name_of
 from pofx.errors import InputError
 from pofx.metrics.nearest import nearest
@@ -30,7 +31,7 @@ from pofx.tasks.outliers import Outliers, judge
 from pofx.tasks.reconstruct import known_again
 from pofx.tasks.score import costs
 from pofx.views import Label
-from pofx.workflows import _codes, _quality
+from pofx.workflows import _codes, _quality, _uses
 from pofx.workflows import _page as html
 from pofx.workflows._history import history
 from pofx.workflows._page import number
@@ -56,6 +57,7 @@ class Findings:
         near_pixels, near_features: for the first SHOWN samples, the nearest training image, uint8.
         reconstructions: (test images, their reconstructions), or None.
         codes: of a model that encodes and decodes, or None.
+        uses: what the model is for, tried on a few images.
         odd: the outlier verdicts of the scored test images, or None with the reason in `notes`.
         critic: what a fresh critic finds in the samples, where one was asked for.
         history: metrics.csv, column by column; metrics: its path.
@@ -72,6 +74,7 @@ class Findings:
     reconstructions: tuple[Tensor, Tensor] | None
     codes: _codes.Codes | None
     odd: Outliers | None
+    uses: _uses.Uses
     critic: HeldOutCritic | None
     features: FeaturesRun | None
     history: dict[str, list[float]]
@@ -153,6 +156,7 @@ def gather(
         reconstructions,
         codes,
         odd,
+        _uses.uses(model, data, limit=limit, seed=seed),
         held_out_critic(model, data, seed=seed) if held_out else None,
         features,
         past,
@@ -279,11 +283,17 @@ def odd_part(f: Findings, count: int = 12) -> str:
     index = odd.oddest[:count]
     x, _ = images.take(index)
     captions = [f"p = {odd.p_value[i]:.3f}\n{odd.statistics['bits_per_dim'][i]:.2f} bits" for i in index.tolist()]
+    maps = _uses.maps_of(f.model, x)
     text = (
         f"{int(odd.outlier.sum())} of {len(odd.ids):,} test images cost much more or much less than the median image (p ≤ {odd.cut:.3g}). {odd.promise} "
         "pofx outliers RUN DATA -o DIR looks closer: all statistics together, and where."
     )
-    return html.paragraph(text) + html.tiles(x, f.data.space.levels, captions)
+    if maps is None:
+        return html.paragraph(text) + html.tiles(x, f.data.space.levels, captions)
+    top = max(float(maps.smoothed.max()), 1e-6)
+    found = [_uses.with_map(x, maps, f.data.space.levels, i, top) for i in range(len(x))]
+    legend = f"Beside each where it is odd: bits a pixel above what was expected, mean over 3×3 pixels, dark 0, bright {top:.2g} and more."
+    return html.paragraph(text) + html.pictured(found, captions, want=56) + html.paragraph(legend, "caption")
 
 
 def curves_part(f: Findings, title: str = "") -> str:
@@ -301,14 +311,16 @@ def curves_part(f: Findings, title: str = "") -> str:
     return html.curves([("bits/dim", bits), ("loss", losses), ("accuracy", accuracy)], title)
 
 
-def reproduce_part(f: Findings, path: str) -> str:
-    """The commands that make this run and its report, from what model.json records."""
-    meta = f.meta
+def train_words(meta: Mapping[str, Any], path: str, data: str | None = None) -> list[str] | None:
+    """`pofx train …` as it made a run, from what its model.json records; None where it was trained on an array in memory.
+
+    Args: data: what to name where the run does not say it."""
     arguments, training = meta.get("arguments") or {}, (meta.get("training") or {}).get("arguments") or {}
-    defaults = _defaults(type(f.model))
+    defaults = _defaults(catalog.get(str(meta.get("model"))))
     spec = (meta.get("data") or {}).get("spec") or {}
-    if "spec" in spec and spec["spec"] is None:
-        return html.paragraph("This run was trained on an array in memory; the same command cannot be typed.", "soft")
+    name = spec.get("spec") or (None if "spec" in spec else data)
+    if name is None:
+        return None
     budget = [word for key in ("epochs", "steps", "minutes") if training.get(key) for word in _flag(key, training[key])]
     changed = {key: value for key, value in arguments.items() if defaults.get(key, ...) != value}
     usual = {
@@ -325,7 +337,14 @@ def reproduce_part(f: Findings, path: str) -> str:
     changed |= {key: value for key, value in spec.items() if key != "spec" and value not in (None, False, 0, [])}
     flags = [word for key, value in changed.items() for word in _flag(key, value)]
     flags += _flag("given", meta["given"]) if meta.get("given") else []
-    words = ["pofx", "train", name_of(f.model), spec.get("spec") or f.data.name, "--out", path, *budget, *flags]
+    return ["pofx", "train", str(meta.get("model")), name, "--out", path, *budget, *flags]
+
+
+def reproduce_part(f: Findings, path: str) -> str:
+    """The commands that make this run and its report."""
+    words = train_words({"model": name_of(f.model)} | dict(f.meta), path, f.data.name)
+    if words is None:
+        return html.paragraph("This run was trained on an array in memory; the same command cannot be typed.", "soft")
     return html.code(shlex.join(words) + f"\npofx report {shlex.quote(path)}")
 
 
@@ -410,13 +429,17 @@ def sections(f: Findings, path: str) -> list[str]:
         html.section("Numbers", numbers, notes_part(f)),
         html.section("The bound in its parts", _codes.parts_part(f.evaluation), _codes.use_part(f.evaluation), rate_part(f)),
         html.section("Samples", samples_part(f)),
+        html.section("How they are drawn", _uses.drawn_part(f.uses)),
         html.section("Are they copies?", neighbours_part(f)),
         html.section("How good are the samples?", quality_table([f]), classes),
         html.section("The game", game_part(f)),
         html.section("Reconstructions", reconstructions_part(f)),
         html.section("The latent space", "" if f.codes is None else _codes.space_part(f.codes, f.data.space.levels)),
+        html.section("Holes filled", _uses.completed_part(f.uses)),
+        html.section("Labels", _uses.labels_part(f.uses, f.data.class_names)),
         html.section("Cheapest and dearest test images", extremes_part(f)),
         html.section("The odd ones", odd_part(f)),
+        html.section("As a file", _uses.packed_part(f.uses)),
         html.section("Training", curves_part(f)),
         html.section("How to make this again", reproduce_part(f, path)),
         html.section("Facts", facts_part(f)),

@@ -321,3 +321,20 @@ def flags(settings: tuple[Setting, ...]) -> Iterator[tuple[str, Any, str | None,
 def is_flag(hint: Any) -> bool:
     """Whether a type takes no value: `--gray`."""
     return hint is bool or bool in get_args(hint)
+
+
+LOSSES = "pofx.models.adversarial.losses"
+
+
+@cache
+def loss_setting() -> Setting:
+    """--loss and its settings: of the one file that holds the losses, so that help need not read all models."""
+    where = source(LOSSES)
+    root, choices = where.find("Loss"), {}
+    for node in where.tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            found = Definition(where, node)
+            abstract = any(isinstance(base, ast.Name) and base.id == "ABC" for base in node.bases)
+            if not abstract and root is not None and any(base.node is root.node for base in _bases(found)):
+                choices[kebab(node.name)] = (node.name, _fields(found))
+    return Setting("loss", None, None, "the game that is played; non-saturating by default", choices)

@@ -1,0 +1,1 @@
+"""One file is one page: ORDER, TITLE, ABOUT and `build(shelf)`."""
