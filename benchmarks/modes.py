@@ -60,8 +60,8 @@ def picture(drawn: dict[tuple[str, str], Tensor], path: Path) -> None:
     sets, games = list(dict.fromkeys(name for name, _ in drawn)), list(dict.fromkeys(game for _, game in drawn))
     figure = Figure(figsize=(2.6 * len(games), 2.7 * len(sets)), layout="constrained")
     for axes, (name, game) in zip(figure.subplots(len(sets), len(games), squeeze=False).flat, itertools.product(sets, games), strict=True):
-        axes.scatter(*drawn[name, game][:DRAWN, 0, 0].T, s=1.5, linewidths=0, alpha=0.5)
-        axes.set(xlim=(0, 255), ylim=(0, 255), xticks=[], yticks=[], aspect="equal", title=game)
+        axes.scatter(*drawn[name, game][:DRAWN, 0, 0].T, s=2, linewidths=0, alpha=0.6)
+        axes.set(xlim=(-8, 263), ylim=(-8, 263), xticks=[], yticks=[], aspect="equal", title=game)
     figure.savefig(path, dpi=110, facecolor="white", metadata={"Software": ""})
 
 
