@@ -24,8 +24,8 @@ from pofx.models.autoregressive.pixelcnn import PixelCNN
 from pofx.space import ImageSpace
 from pofx.studio import holes
 from pofx.studio.board import Board
-from pofx.studio.parts import Step, computed
 from pofx.studio.shelf import Shelf
+from pofx.studio.work import Work, how_far
 from pofx.tasks.complete import complete, read_mask
 from pofx.views import Gray, Half, Label, Masked, Top
 
@@ -111,19 +111,26 @@ def test_completions_are_shown_with_what_was_kept() -> None:
 def test_a_long_computation_tells_and_stops() -> None:
     shelf = Shelf()
     shelf._ready.set()
-    stop, wait = threading.Event(), threading.Event()
+    wait = threading.Event()
 
-    def work(progress: Progress) -> str:
+    def task(progress: Progress) -> str:
         for i in range(100):
             progress(i, 100)
             wait.wait(0.02)
         return "done"
 
-    seen = list(computed(shelf, work, stop))
-    assert seen[-1] == "done" and all(isinstance(step, Step) for step in seen[:-1]) and str(seen[-2]).endswith("of 100 …")
-    found = computed(shelf, work, stop := threading.Event())
+    work = Work(shelf, task)
+    seen = list(work)
+    assert work.result == "done" and how_far("doing", seen[-1]).endswith("of 100")
+    work = Work(shelf, task, stop := threading.Event())
+    found = iter(work)
     next(found)
     stop.set()
     with pytest.raises(RunError, match="Stopped"):
         list(found)
-    assert list(computed(shelf, lambda progress: 1, threading.Event()))[-1] == 1  # and the shelf is free again
+    left = Work(shelf, task)
+    for _ in left:
+        break  # the page was closed
+    work = Work(shelf, lambda progress: 1)
+    assert list(work) is not None and work.result == 1  # and the shelf is free again
+    assert left.stop.is_set()

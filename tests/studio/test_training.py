@@ -74,7 +74,12 @@ def test_what_is_typed_is_what_the_command_line_takes() -> None:
 
     chosen = {"given": "label", "given.classes": 10, "loss": "wasserstein-gp", "loss.penalty": 5.0, "critic_steps": 3}
     words = training.words("gan", "digits", "runs/a", 1, chosen)
-    known = {name for p in command(words[2:]).__annotations__.values() for m in getattr(p, "__metadata__", ()) for name in (m.name or ())}
+    known = {
+        name
+        for p in command(words[2:]).__annotations__.values()
+        for m in getattr(p, "__metadata__", ())
+        for name in (getattr(m, "name", None) or ())
+    }
     assert {word for word in words[8:] if word.startswith("--")} <= known
 
 

@@ -7,9 +7,7 @@ import functools
 import inspect
 import mimetypes
 import shlex
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import gradio as gr
 from gradio.context import Context
 
-from pofx.errors import InputError, PofxError, RunError
+from pofx.errors import InputError, PofxError
 from pofx.studio.shelf import Card, Shelf, Wanted
 
 if TYPE_CHECKING:
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pofx.data import Split
-    from pofx.model import ImageModel, Progress
+    from pofx.model import ImageModel
 
 T = TypeVar("T")
 SIDE = 280  # screen pixels of a picture of one image
@@ -219,49 +217,6 @@ def download(name: str, content: bytes, said: str) -> str:
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     uri = f"data:{kind};base64,{base64.b64encode(content).decode()}"
     return f'<p><a download="{escape(name)}" href="{uri}">{escape(name)}</a> {escape(said)}</p>'
-
-
-# What takes long --------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Step:
-    """How far a computation has come."""
-
-    done: int
-    total: int
-
-    def __str__(self) -> str:
-        return f"{self.done} of {self.total} …"
-
-
-def computed(shelf: Shelf, compute: Callable[[Progress], T], stop: threading.Event) -> Iterator[Step | T]:
-    """What `compute(progress)` returns, as the last; before it, a few times a second, how far it has come. Other pages compute in between.
-
-    Raises:
-        RunError: `stop` was set.
-    """
-    at = [Step(0, 0)]
-
-    def progress(done: int, total: int) -> None:
-        at[0] = Step(done, total)
-        if stop.is_set():
-            raise RunError(f"Stopped after {done} of {total}.")
-        shelf.give_way()
-
-    def work() -> T:
-        with shelf.computing():
-            return compute(progress)
-
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(work)
-        try:
-            while not future.done():
-                yield at[0]
-                wait([future], 0.25)
-            yield future.result()
-        finally:  # the page was closed
-            stop.set()
 
 
 # The same by hand -----------------------------------------------------------------------------------------------------------------

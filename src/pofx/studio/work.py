@@ -4,64 +4,62 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Generic, TypeVar
 
+from pofx.errors import RunError
 from pofx.studio.shelf import Shelf
 
 T = TypeVar("T")
 EVERY = 0.3  # seconds between reports
 
 
-class _Left(BaseException):
-    """Nobody waits for the result any more."""
-
-
 class Work(Generic[T]):
-    """`for done, total in work: …`, then `work.result`.
+    """`for at in work: …`, then `work.result`.
 
     Args:
         task: what is to be done; it is given a `Progress` and calls it between its pieces.
+        stop: set to end it at its next piece; it is set where nobody waits for the result any more.
+
+    Raises:
+        RunError: it was stopped.
     """
 
-    def __init__(self, shelf: Shelf, task: Callable[[Callable[[int, int], None]], T]) -> None:
-        self.shelf, self.task = shelf, task
+    def __init__(self, shelf: Shelf, task: Callable[[Callable[[int, int], None]], T], stop: threading.Event | None = None) -> None:
+        self.shelf, self.task, self.stop = shelf, task, stop or threading.Event()
         self.at = (0, 0)
-        self._left = threading.Event()
-        self._found: list[T] = []
-        self._error: BaseException | None = None
+        self._future: Future[T] | None = None
 
     def _progress(self, done: int, total: int) -> None:
-        if self._left.is_set():
-            raise _Left
         self.at = (done, total)
+        if self.stop.is_set():
+            raise RunError(f"Stopped after {done:,} of {total:,}.")
         self.shelf.give_way()
 
-    def _run(self) -> None:
-        try:
-            with self.shelf.computing():
-                self._found.append(self.task(self._progress))
-        except _Left:
-            return
-        except BaseException as error:  # noqa: BLE001  raised again in the handler's thread
-            self._error = error
+    def _run(self) -> T:
+        with self.shelf.computing():
+            return self.task(self._progress)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        thread = threading.Thread(target=self._run, name="work", daemon=True)
-        thread.start()
+        """How far it has come, a few times a second, as (done, total); total is 0 where nothing is known yet."""
+        pool = ThreadPoolExecutor(1, thread_name_prefix="work")
+        self._future = pool.submit(self._run)
+        pool.shutdown(wait=False)
         try:
-            while thread.is_alive():
+            while not self._future.done():
                 yield self.at
-                thread.join(EVERY)
+                wait([self._future], EVERY)
         finally:  # also where the page is gone, or Stop was pressed
-            self._left.set()
-        if self._error is not None:
-            raise self._error
+            if not self._future.done():
+                self.stop.set()
+        self._future.result()
 
     @property
     def result(self) -> T:
-        return self._found[0]
+        assert self._future is not None
+        return self._future.result()
 
 
-def how_far(what: str, at: tuple[Any, Any]) -> str:
+def how_far(what: str, at: tuple[int, int]) -> str:
     """A line for a person: "scoring 300 of 1,000"."""
     return f"{what} {at[0]:,} of {at[1]:,}" if at[1] else f"{what} …"

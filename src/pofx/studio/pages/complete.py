@@ -12,8 +12,9 @@ import gradio as gr
 from pofx.errors import InputError
 from pofx.studio import holes
 from pofx.studio.board import SIDE, Board, canvas
-from pofx.studio.parts import Step, choose_run, chosen, computed, figure, same, status, told
+from pofx.studio.parts import choose_run, chosen, figure, same, status, told
 from pofx.studio.shelf import Shelf, Wanted
+from pofx.studio.work import Work, how_far
 
 if TYPE_CHECKING:
     from pofx.model import Progress
@@ -120,13 +121,11 @@ def build(shelf: Shelf) -> None:
             numbers: dict[str, Any] = {**asked(values)}
             return complete(model, now.x, known, value, **numbers, progress=progress)
 
-        for found in computed(shelf, compute, now.stop):
-            if isinstance(found, Step):
-                doing = "Stopping at the next step" if now.stop.is_set() else "Completing"
-                yield gr.skip(), gr.skip(), f"{doing}: {found}" if found.total else f"{doing} …"
-            else:
-                kept = "all but the painted hole" if known is not None else str(model.given)
-                yield holes.shown(found), "\n\n".join(map(escape, found.in_words(now.heading, kept))), ""
+        work = Work(shelf, compute, now.stop)
+        for at in work:
+            yield gr.skip(), gr.skip(), how_far("Stopping at the next step" if now.stop.is_set() else "Completing", at)
+        kept = "all but the painted hole" if known is not None else str(model.given)
+        yield holes.shown(work.result), "\n\n".join(map(escape, work.result.in_words(now.heading, kept))), ""
 
     def described(now: Picked | None, board: Any, label: str, *values: Any) -> tuple[str, str, str]:
         """The files and the commands, for what is on the page now."""
