@@ -219,13 +219,13 @@ def test_the_game_is_played_on_drawn_points(browser: Browser) -> None:
     page = browser.open("equilibrium")
     points = page.locator("#points canvas")
     points.wait_for(timeout=WAIT)
-    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(3000)  # until all is mounted: nothing on this page says so
     page.evaluate("window.__jumps = 0; window.__jumped = []")
     page.locator("#clear").click()
     page.wait_for_timeout(500)
     box = points.bounding_box()
     for x, y in ((80, 80), (90, 85), (220, 200), (215, 210), (100, 90)):
-        page.mouse.click(box["x"] + x * box["width"] / 320, box["y"] + y * box["height"] / 320)
+        points.click(position={"x": x * box["width"] / 320, "y": y * box["height"] / 320})
     before = page.locator("#numbers").inner_text()
     page.locator("#start").click()
     page.wait_for_function("(old) => document.querySelector('#numbers').innerText !== old", arg=before, timeout=WAIT)

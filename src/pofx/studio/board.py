@@ -67,7 +67,6 @@ def canvas(mode: Mode, label: str, *, side: int = SIDE, brush: int = 0, value: B
         html_template=f'<canvas class="board" width="{side}" height="{side}" tabindex="0" role="application" aria-label="{escape(label)}"></canvas>',
         js_on_load=JS,
         min_height=side,
-        min_width=side,
         mode=mode,
         brush=brush,
         **more,

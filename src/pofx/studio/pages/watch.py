@@ -75,8 +75,10 @@ def build(shelf: Shelf) -> None:
         pause = gr.Button("Pause")
         go_on = gr.Button("Continue from here")
     with gr.Row(equal_height=False, elem_classes="stage"):
-        image = canvas("cell", "The image so far: choose a pixel", elem_id="image")
-        entropy = canvas("cell", "Entropy of each pixel when it was drawn", elem_id="entropy")
+        with gr.Column(min_width=330):
+            image = canvas("cell", "The image so far: choose a pixel", elem_id="image")
+        with gr.Column(min_width=330):
+            entropy = canvas("cell", "Entropy of each pixel when it was drawn", elem_id="entropy")
     where = gr.Markdown("", elem_classes="status", elem_id="where")
     with gr.Row():
         channels = [
