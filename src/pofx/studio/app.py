@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import socket
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -84,18 +86,23 @@ def serve(shelf: Shelf, port: int | None = None) -> tuple[gr.Blocks, str]:
         "theme": THEME,
         "head": f"<style>{CSS}</style>",  # in the first bytes of the page, so that nothing moves when it comes
     }
-    try:
-        _, address, _ = app.launch(server_port=port or _free(), **options)
-    except OSError as error:
-        raise InputError(f"--port {port}: it is taken on this machine. Choose another, e.g. --port 7870, or leave --port out.") from error
+    for attempt in _free() if port is None else [port]:
+        try:
+            _, address, _ = app.launch(server_port=attempt, **options)
+            break
+        except OSError as error:  # of a free one: somebody else was quicker
+            if port is not None:
+                raise InputError(
+                    f"--port {port}: it is taken on this machine. Choose another, e.g. --port 7870, or leave --port out."
+                ) from error
+    else:
+        raise InputError(f"All ports from {PORTS.start} to {PORTS.stop - 1} are taken. Choose another with --port.")
     threading.Thread(target=shelf.warm, name="warm", daemon=True).start()
     return app, address.rstrip("/")
 
 
-def _free() -> int:
-    """The first port that nothing listens on."""
-    import socket
-
+def _free() -> Iterator[int]:
+    """Ports that nothing listens on, when they are asked for."""
     for port in PORTS:
         with socket.socket() as attempt:
             attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -103,5 +110,4 @@ def _free() -> int:
                 attempt.bind((HOST, port))
             except OSError:
                 continue
-            return port
-    raise InputError(f"All ports from {PORTS.start} to {PORTS.stop - 1} are taken. Choose another with --port.")
+        yield port
