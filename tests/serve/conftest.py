@@ -19,6 +19,8 @@ from pofx.serve.worker import answer
 from pofx.space import ImageSpace
 from pofx.workflows.loading import run_info
 
+collect_ignore = ["hooks.py"]  # of schemathesis
+
 TINY = {
     "pixelcnn": "pixelcnn digits --layers 1 --channels 4",
     "label": "pixelcnn digits --layers 1 --channels 4 --given label",
