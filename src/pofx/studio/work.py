@@ -41,14 +41,14 @@ class Work(Generic[T]):
             return self.task(self._progress)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """How far it has come, a few times a second, as (done, total); total is 0 where nothing is known yet."""
+        """How far it has come, a few times a second, as (done, total): first (0, 0), where nothing is known yet."""
         pool = ThreadPoolExecutor(1, thread_name_prefix="work")
         self._future = pool.submit(self._run)
         pool.shutdown(wait=False)
         try:
-            while not self._future.done():
+            yield 0, 0
+            while wait([self._future], EVERY).not_done:
                 yield self.at
-                wait([self._future], EVERY)
         finally:  # also where the page is gone, or Stop was pressed
             if not self._future.done():
                 self.stop.set()
