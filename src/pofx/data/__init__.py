@@ -4,14 +4,29 @@
     load_images("scans/")        → what there is to score, in order
 
 Read in this order: `sources` (the grammar and the named sets), `files` and `arrays` (readers), `text`, `shapes`, `points`, `decode` (one image file),
-`transforms`, `split`, `pixels` (memory or disk), `part` (`Split`), `convert`, `load` (puts them together), `summary`.
+`transforms`, `split`, `pixels` (memory or disk), `part` (`Split`), `unread`, `convert`, `load` (puts them together), `summary`.
 """
 
-from pofx.data.load import Data, load_data, load_images, order
+from pofx.data.load import Data, load_data, load_images, open_images, order
 from pofx.data.part import Split
 from pofx.data.sources import SETS, Spec, parse
 from pofx.data.summary import DataSummary, contact_sheet, describe
+from pofx.data.unread import Unread
 
 SET_NAMES = tuple(SETS)
 
-__all__ = ["Data", "DataSummary", "SET_NAMES", "Spec", "Split", "contact_sheet", "describe", "load_data", "load_images", "order", "parse"]
+__all__ = [
+    "Data",
+    "DataSummary",
+    "SET_NAMES",
+    "Spec",
+    "Split",
+    "Unread",
+    "contact_sheet",
+    "describe",
+    "load_data",
+    "load_images",
+    "open_images",
+    "order",
+    "parse",
+]

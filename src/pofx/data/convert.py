@@ -20,7 +20,7 @@ from PIL import Image
 
 from pofx.data import cache, sources
 from pofx.data.arrays import Source, number_labels, pick
-from pofx.data.decode import Header, Refused, decode, header, in_parallel
+from pofx.data.decode import Refused, decode, header, in_parallel
 from pofx.data.part import CHUNK, Split
 from pofx.data.pixels import Items, Mapped, Memory, OnDisk, Pixels
 from pofx.data.series import Scale
@@ -28,6 +28,9 @@ from pofx.data.split import Keys, pixel_keys
 from pofx.data.transforms import Conversion, over_white
 from pofx.errors import InputError
 from pofx.space import ImageSpace
+
+HEAD = np.dtype([("height", np.int32), ("width", np.int32), ("channels", np.int8), ("notes", np.int16)])
+"""Of a header, what is kept of each image; no channels: it was refused."""
 
 
 @dataclass(frozen=True)
@@ -178,31 +181,33 @@ def _from_files(parsed: sources.Spec, source: Source, options: Options) -> _Conv
 
 def _from_items(parsed: sources.Spec, source: Source, options: Options, items: dict[str, Items]) -> _Converted:
     failed: dict[str, dict[int, str]] = {k: {} for k in items}
-    heads: dict[str, list[Header | None]] = {}
+    heads: dict[str, NDArray[Any]] = {}
+    told: list[tuple[str, ...]] = []  # what headers note, each once
     for part, group in items.items():
-        heads[part] = []
-        for i, head in enumerate(in_parallel(lambda i, g=group: _attempt(lambda: header(g[i])), list(range(len(group))), 4096)):
+        heads[part] = np.zeros(len(group), HEAD)
+        for i, head in enumerate(in_parallel(lambda i, g=group: _attempt(lambda: header(g[i])), iter(range(len(group))), 4096)):
             if isinstance(head, Refused):
                 failed[part][i] = str(head)
-            heads[part].append(None if isinstance(head, Refused) else head)
+                continue
+            if head.notes not in told:
+                told.append(head.notes)
+            heads[part][i] = head.height, head.width, head.channels, told.index(head.notes)
     if options.size is None:
         _drop_corrupt_odd_sizes(items, heads, failed)
-    good = [head for group in heads.values() for head in group if head]
+    good = np.concatenate([group[group["channels"] > 0] for group in heads.values()])
     _check_failed(parsed, source, options, failed)
-    colours, sizes = {head.channels for head in good}, Counter((head.height, head.width) for head in good)
-    notes = sorted({note for head in good for note in head.notes})
+    colours, sizes = set(np.unique(good["channels"]).tolist()), _sizes(good)
+    notes = sorted({note for i in np.unique(good["notes"]) for note in told[i]})
     channels = 1 if options.gray or colours == {1} else 3
     if channels == 3 and 1 in colours:
         notes.append("grey to rgb")
     if channels == 1 and 3 in colours:
         notes.append("gray")
     if options.size is None and len(sizes) > 1:
-        names = {}
-        for part, group in heads.items():
-            for i, head in enumerate(group):
-                if head:
-                    names.setdefault((head.height, head.width), source.parts[part].ids[i])
         (a, _), (b, _) = sizes.most_common(2)
+        names = {
+            size: next(source.parts[part].ids[i] for part, group in heads.items() for i in _of_size(group, size)[:1]) for size in (a, b)
+        }
         raise InputError(
             f"{parsed.text} has images of {len(sizes)} sizes (height x width): {names[a]} is {a[0]}x{a[1]}, {names[b]} is {b[0]}x{b[1]}. "
             f"Add --size {a[0]}x{a[1]}, or another --size HxW."
@@ -217,7 +222,7 @@ def _from_items(parsed: sources.Spec, source: Source, options: Options, items: d
     pixels: dict[str, tuple[Pixels, Keys]] = {}
     kept: dict[str, NDArray[np.int64]] = {}
     for part, group in items.items():
-        rows = np.array([i for i, head in enumerate(heads[part]) if head], np.int64)
+        rows = np.flatnonzero(heads[part]["channels"])
         disk = OnDisk(group, rows, source.parts[part].ids, conversion, space.shape)
         if in_memory:
             x, keys, bad = _decode_all(disk, keep=True)
@@ -235,18 +240,32 @@ def _from_items(parsed: sources.Spec, source: Source, options: Options, items: d
     return pixels, {k: pick(source.parts[k].ids, rows) for k, rows in kept.items()}, kept, space, notes, skipped
 
 
-def _drop_corrupt_odd_sizes(items: dict[str, Items], heads: dict[str, list[Header | None]], failed: dict[str, dict[int, str]]) -> None:
+def _sizes(heads: NDArray[Any]) -> Counter[tuple[int, int]]:
+    """How many images are of each (height, width); of equal counts the first seen comes first."""
+    found, first, counts = np.unique(heads[["height", "width"]], return_index=True, return_counts=True)
+    return Counter({(int(found[i][0]), int(found[i][1])): int(counts[i]) for i in np.argsort(first)})
+
+
+def _of_size(heads: NDArray[Any], size: tuple[int, int]) -> list[int]:
+    """Which images have a size."""
+    return np.flatnonzero((heads["channels"] > 0) & (heads["height"] == size[0]) & (heads["width"] == size[1])).tolist()
+
+
+def _drop_corrupt_odd_sizes(items: dict[str, Items], heads: dict[str, NDArray[Any]], failed: dict[str, dict[int, str]]) -> None:
     """A file of another size than most may only have a broken header: a few are decoded before the sizes are called mixed."""
-    sizes = Counter((head.height, head.width) for group in heads.values() for head in group if head)
+    sizes = _sizes(np.concatenate([group[group["channels"] > 0] for group in heads.values()]))
     if len(sizes) < 2:
         return
     ((usual, _),) = sizes.most_common(1)
-    odd = [(part, i) for part, group in heads.items() for i, head in enumerate(group) if head and (head.height, head.width) != usual]
-    for part, i in odd[:64]:
-        found = _attempt(lambda p=part, i=i: decode(items[p][i], 1))
-        if isinstance(found, Refused):
-            failed[part][i] = str(found)
-            heads[part][i] = None
+    left = 64
+    for part, group in heads.items():
+        odd = (group["channels"] > 0) & ((group["height"] != usual[0]) | (group["width"] != usual[1]))
+        for i in np.flatnonzero(odd)[:left].tolist():
+            left -= 1
+            found = _attempt(lambda p=part, i=i: decode(items[p][i], 1))
+            if isinstance(found, Refused):
+                failed[part][i] = str(found)
+                group[i] = 0
 
 
 def _attempt(function: Any) -> Any:
@@ -265,7 +284,7 @@ def _decode_all(disk: OnDisk, *, keep: bool) -> tuple[NDArray[np.uint8] | None, 
         image = disk.one(row)
         return image, pixel_keys(image)
 
-    for at, result in enumerate(in_parallel(lambda row: _attempt(lambda: one(row)), disk.rows.tolist(), 256)):
+    for at, result in enumerate(in_parallel(lambda row: _attempt(lambda: one(row)), map(int, disk.rows), 256)):
         if isinstance(result, Refused):
             bad[int(disk.rows[at])] = str(result)
             continue

@@ -19,16 +19,16 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pofx.data import cache
+from pofx.data import cache, objects
 from pofx.data.arrays import Numbered, Rows, Source, as_images, as_labels
 from pofx.data.decode import SUFFIXES
-from pofx.data.pixels import ArrowItems, FileItems
+from pofx.data.pixels import ArrowItems, FileItems, Items
 from pofx.errors import InputError
 
 PART_NAMES = {
@@ -68,38 +68,65 @@ def read(path: Path, name: str, limit: int) -> Source:
 def read_folder(root: Path, name: str, limit: int) -> Source:
     """Images in a folder; first-level subfolders are labels. `train/` beside `test/` or `valid/` are published parts."""
     files = sorted(walk(root), key=lambda p: p.relative_to(root).as_posix())
-    images = [f for f in files if f.suffix.lower() in SUFFIXES]
-    if not images:
-        idx = _idx_pair(root)
-        if idx:
-            return read_idx_parts(idx, name, limit)
-        tables = [f for f in files if f.suffix.lower() == ".parquet"]
-        if tables:
-            return read_parquet(_parquet_parts(tables), name, limit)
-        kinds = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in Counter(f.suffix.lower() for f in files).most_common(3))
-        raise InputError(
-            f"There is no image in {root} ({'it holds ' + kinds if files else 'it is empty'}). "
-            "Put .png, .jpg, … files there, one subfolder per label if there are labels."
-        )
-    tops = {f.relative_to(root).parts[0].lower() if f.parent != root else "" for f in images}
+    images = [f.relative_to(root).as_posix() for f in files if f.suffix.lower() in SUFFIXES]
+    if images:
+        tables = [f for f in files if f.suffix.lower() == ".csv"]
+        return _folder(images, lambda names: FileItems([root / image for image in names]), tables, root, name)
+    idx = _idx_pair(root)
+    if idx:
+        return read_idx_parts(idx, name, limit)
+    tables = [f for f in files if f.suffix.lower() == ".parquet"]
+    if tables:
+        return read_parquet(_parquet_parts(tables), name, limit)
+    raise InputError(_no_image(str(root), [f.suffix.lower() for f in files]))
+
+
+def read_url(url: str, name: str, limit: int) -> Source:
+    """What an object store has at `url`: a folder of images, or a file of any form that is known, or a folder of Parquet or IDX."""
+    found = objects.find(url)
+    kinds = {k: PurePosixPath(k).suffix.lower() for k in found.files}
+    images = [k for k, suffix in kinds.items() if suffix in SUFFIXES]
+    if images and found.alone:
+        return Source({"all": Rows(objects.items(found, images), images)})
+    if images:
+        tables = [k for k, suffix in kinds.items() if suffix == ".csv"]
+        here = objects.fetch(found, tables)
+        return _folder(images, lambda names: objects.items(found, names), [here / k for k in tables], here, name)
+    if found.alone:
+        return read(objects.fetch(found, list(kinds)) / next(iter(kinds)), name, limit)
+    known = [k for k, suffix in kinds.items() if suffix == ".parquet" or "ubyte" in k]
+    if not known:
+        raise InputError(_no_image(url, list(kinds.values())))
+    return read_folder(objects.fetch(found, known), name, limit)
+
+
+def _no_image(where: str, suffixes: list[str]) -> str:
+    kinds = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in Counter(suffixes).most_common(3))
+    return (
+        f"There is no image in {where} ({'it holds ' + kinds if suffixes else 'it is empty'}). "
+        "Put .png, .jpg, … files there, one subfolder per label if there are labels."
+    )
+
+
+def _folder(images: list[str], make: Callable[[list[str]], Items], tables: list[Path], root: Path, name: str) -> Source:
+    """Images by their paths within a folder, whose CSV files are `tables` below `root`."""
+    tops = {image.partition("/")[0].lower() if "/" in image else "" for image in images}
+    parts: dict[str, list[tuple[str, str]]] = {}
     if "train" in {PART_NAMES.get(top) for top in tops} and len(tops) > 1 and tops <= PART_NAMES.keys():
-        parts: dict[str, list[tuple[Path, Path]]] = {}
-        for f in images:
-            top = f.relative_to(root).parts[0]
-            parts.setdefault(PART_NAMES[top.lower()], []).append((f, root / top))
+        for image in images:
+            top, _, inside = image.partition("/")
+            parts.setdefault(PART_NAMES[top.lower()], []).append((image, inside))
     else:
-        parts = {"all": [(f, root) for f in images]}
+        parts = {"all": [(image, image) for image in images]}
     rows = {}
     for part, members in parts.items():
-        ids = [f.relative_to(root).as_posix() for f, _ in members]
-        labels = [f.relative_to(base).parts[0] if f.parent != base else None for f, base in members]
-        outside = [name for name, label in zip(ids, labels, strict=True) if label is None]
+        ids = [image for image, _ in members]
+        labels = [inside.partition("/")[0] if "/" in inside else None for _, inside in members]
+        outside = [image for image, label in zip(ids, labels, strict=True) if label is None]
         if 0 < len(outside) < len(ids):
             count = f"{len(outside)} of {len(ids)} images are in no subfolder"
             warnings.warn(f"{name}: {count} (e.g. {outside[0]}): labels ignored. Move them into one to have labels.", stacklevel=1)
-        y = None if outside else np.array(labels)
-        rows[part] = Rows(FileItems([f for f, _ in members]), ids, y)
-    tables = [f for f in files if f.suffix.lower() == ".csv"]
+        rows[part] = Rows(make(ids), ids, None if outside else np.array(labels))
     if tables:
         written = _written(tables, root, [name for part in rows.values() for name in part.ids])
         rows = {

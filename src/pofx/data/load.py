@@ -21,19 +21,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pofx.data import sources, text
-from pofx.data.arrays import Numbered, Rows, Source, as_images, as_labels
+from pofx.data.arrays import Numbered, Rows, Source, as_images, as_labels, number_labels
 from pofx.data.convert import Found, Options, convert
-from pofx.data.part import Split, check_rows, end_to_end
+from pofx.data.part import CHUNK, Split, check_rows, end_to_end
 from pofx.data.pixels import memory_limit as bytes_allowed
 from pofx.data.series import Scale
 from pofx.data.split import split
 from pofx.data.transforms import RESAMPLING, bernoulli, parse_size
+from pofx.data.unread import First, Unread, heading, joined
 from pofx.errors import InputError
 from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.views import View
 
 PARTS = sources.PARTS
+ORDERED = 1 << 16  # images whose places are drawn at once
 LABELLED = 1 / 8  # of what is read, where few images have labels
 
 
@@ -83,7 +85,7 @@ class Data:
     def heading(self) -> str:
         """What is printed above every number: "mnist [threshold]"."""
         kept = () if self.labels is None else (f"{self.labels} labels",)
-        return _heading(self.title or self.name, (*self.transforms, *kept))
+        return heading(self.title or self.name, (*self.transforms, *kept))
 
     @property
     def parts(self) -> dict[str, Split]:
@@ -169,7 +171,14 @@ class Data:
 
 
 def _options(
-    size: Any, levels: Any, gray: bool, keep_labels: Any, drop_labels: Any, split_seed: int, strict: bool, limit: int | str | None
+    size: Any = None,
+    levels: Any = None,
+    gray: bool = False,
+    keep_labels: Any = (),
+    drop_labels: Any = (),
+    split_seed: int = 0,
+    strict: bool = False,
+    limit: int | str | None = None,
 ) -> Options:
     if levels is not None and (not isinstance(levels, int) or isinstance(levels, bool) or not 2 <= levels <= 256):
         raise InputError(f"--levels {levels!r}: a whole number 2 … 256 is needed, e.g. --levels 16.")
@@ -244,7 +253,7 @@ def load_data(
     parts = {}
     for part, (origin, rows) in split({k: s.keys for k, s in found.parts.items()}, options.split_seed).items():
         rows = rows if part == "test" else _by_label(found, origin, rows, options)
-        parts[part] = replace(found.parts[origin].select(rows), heading=_heading(f"{parsed.name} {part}", found.transforms))
+        parts[part] = replace(found.parts[origin].select(rows), heading=heading(f"{parsed.name} {part}", found.transforms))
     if not len(parts["train"]):
         raise InputError(f"{parsed.text}: no image is left for train after choosing labels. Keep more labels.")
     is_array = not isinstance(spec, (str, Path))
@@ -304,9 +313,38 @@ def load_images(
     if part:
         origin, rows = split({k: s.keys for k, s in found.parts.items()}, options.split_seed)[part]
         rows = rows if part == "test" else _by_label(found, origin, rows, options)
-        return replace(found.parts[origin].select(rows), heading=_heading(f"{parsed.name} {part}", found.transforms)), found.space
+        return replace(found.parts[origin].select(rows), heading=heading(f"{parsed.name} {part}", found.transforms)), found.space
     chosen = [s.select(_by_label(found, k, np.arange(len(s)), options)) for k, s in found.parts.items()]
-    return replace(end_to_end(chosen), heading=_heading(parsed.name, found.transforms)), found.space
+    return replace(end_to_end(chosen), heading=heading(parsed.name, found.transforms)), found.space
+
+
+def open_images(
+    spec: str | Path, *, alphabet: str | None = None, scale: Scale | Mapping[str, Any] | None = None, **conversions: Any
+) -> tuple[Split | Unread, ImageSpace]:
+    """`load_images` for work that goes over images once, in order: of more than CHUNK image files none is read before (`data/unread.py`).
+
+    Args:
+        conversions: size, levels, gray, … as of `load_images`, whose answer is given for arrays, parts, chosen labels, few files, and with `strict`.
+
+    Raises:
+        InputError: as `load_images`, of the first CHUNK images.
+    """
+    options = _options(**conversions)
+    parsed = sources.parse(spec)
+    if parsed.part or sources.prefix(parsed.base) or sources.is_name(parsed.base) or options.keep or options.drop or options.strict:
+        return load_images(spec, alphabet=alphabet, scale=scale, **conversions)
+    parsed, source = _find(spec, options, alphabet, Scale.of(scale), whole=True)
+    parts = list(source.parts.values())
+    if any(isinstance(rows.images, np.ndarray) for rows in parts) or sum(len(rows.ids) for rows in parts) <= CHUNK:
+        return load_images(spec, alphabet=alphabet, scale=scale, **conversions)
+    labels, _ = number_labels(source)
+    items, ids, y, written = joined(parts, list(labels.values()))
+    few = replace(source, parts={"all": Rows(First(items, CHUNK), ids[:CHUNK])})
+    found = convert(parsed, few, options)
+    drawn = found.parts["all"].drawn
+    return Unread(
+        items, ids, found.space, options.gray, options.size is not None, drawn, y, written, parsed.name, found.transforms
+    ), found.space
 
 
 def order(n: int, *, seed: int, epoch: int) -> Tensor:
@@ -315,7 +353,10 @@ def order(n: int, *, seed: int, epoch: int) -> Tensor:
     >>> sorted(order(5, seed=0, epoch=3).tolist())
     [0, 1, 2, 3, 4]
     """
-    return torch.argsort(Noise(seed, torch.arange(n)).bits(f"order/{epoch}", 1)[:, 0], stable=True)
+    words = torch.empty(n, dtype=torch.long)
+    for start in range(0, n, ORDERED):  # what is computed on the way takes many times the room of its result
+        words[start : start + ORDERED] = Noise(seed, torch.arange(start, min(start + ORDERED, n))).bits(f"order/{epoch}", 1)[:, 0]
+    return torch.argsort(words, stable=True)
 
 
 def _levels_mean(alphabet: str | None, scale: Scale | None) -> dict[str, Any]:
@@ -370,13 +411,9 @@ def _by_label(found: Found, part: str, rows: NDArray[np.int64], options: Options
     return rows[chosen if options.keep else ~chosen]
 
 
-def _heading(name: str, transforms: tuple[str, ...]) -> str:
-    return f"{name} [{', '.join(transforms)}]" if transforms else name
-
-
 def _again(parsed: sources.Spec) -> str:
     """DATA that means the same from another working folder."""
-    if sources.is_name(parsed.base):
+    if sources.is_name(parsed.base) or sources.is_url(parsed.base):
         return parsed.text
     path = str(Path(parsed.file).expanduser().resolve())
     return sources.prefix(parsed.base) + path + (f":{parsed.transform}" if parsed.transform else "")

@@ -104,6 +104,10 @@ class Split:
         written = {name: column[rows] for name, column in self.written.items()}
         return Split(self.pixels.select(rows), pick(self.ids, rows), self.keys[rows], y, self.drawn, self.heading, self.skipped, written)
 
+    def read(self) -> Split:
+        """The same, in memory."""
+        return self if self.in_memory else replace(self, pixels=Memory(self.pixels.read(torch.arange(len(self)))))
+
     def balanced(self, n: int, *, seed: int = 0) -> NDArray[np.int64]:
         """`n` rows with as many images of each class as can be, ascending: drawn by `seed` and the pixels, so the same on every machine.
 

@@ -2,6 +2,7 @@
 
     digits, shapes, points-grid, points-ring, mnist, fashion-mnist, binarized-mnist, cifar10, ir-solar, noto-emoji, timeseries:NAME    named sets
     path                a folder, .npz, .npy, IDX (.gz), .parquet, or one image; write ./digits for a folder called like a set
+    s3://bucket/path    the same in an object store (gs://…, whatever fsspec knows; see `pofx.data.objects`)
     hf:owner/name       a set on the Hub
     text:FILE           a text, as images 1×1×64 whose levels are characters (`pofx.data.text`)
     series:FILE.csv     series, one a row or one long column, as images 1×1×W whose levels are steps of their values (`pofx.data.series`)
@@ -23,8 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from pofx.data import files, points, series, shapes
+from pofx.data import files, objects, points, series, shapes
 from pofx.data.arrays import Numbered, Rows, Source, as_images
+from pofx.data.objects import is_url
 from pofx.data.series import Scale, read_series
 from pofx.data.text import PREFIX as TEXT
 from pofx.data.text import read_text
@@ -77,6 +79,8 @@ class Spec:
     @property
     def name(self) -> str:
         """For headings: a named set as typed, a path by its last part."""
+        if is_url(self.base):
+            return self.base.rstrip("/").rpartition("/")[2]
         return self.base if is_name(self.base) else Path(self.file).expanduser().resolve().name or self.base
 
     @property
@@ -122,6 +126,8 @@ def is_name(base: str) -> bool:
 
 
 def _exists(path: str) -> bool:
+    if is_url(path) and path.rpartition(":")[2] not in (*PARTS, *TRANSFORMS):
+        return True  # who asks there will be told otherwise
     try:
         return Path(path).expanduser().exists()
     except (OSError, ValueError, RuntimeError):  # too long a name, a zero byte, no such user
@@ -149,7 +155,7 @@ def find(spec: Spec, how: Reading) -> Source:
         if not spec.file or not _exists(spec.file):
             example = "text:book.txt" if kind == TEXT else "series:power.csv"
             raise InputError(f"There is no {PREFIXES[kind]} {spec.file!r} (looked in {Path.cwd()}). Give one that exists, e.g. {example}.")
-        path = Path(spec.file).expanduser()
+        path = objects.fetched(spec.file) if is_url(spec.file) else Path(spec.file).expanduser()
         if kind == TEXT:
             return read_text(path, spec.name, how.limit, how.size, how.alphabet)
         return read_series(
@@ -157,6 +163,8 @@ def find(spec: Spec, how: Reading) -> Source:
         )
     if base.startswith("hf:"):
         return files.read_hub(base[3:], base)
+    if is_url(base):
+        return files.read_url(base, spec.name, how.limit)
     name, _, rest = base.partition(":")
     if name in SETS and (not rest or name == "timeseries"):
         return _named(name, rest, how)

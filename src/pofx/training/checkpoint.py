@@ -27,6 +27,10 @@ def folder_of(run: Path) -> Path:
     return run / "checkpoints"
 
 
+def path_of(run: Path, step: int) -> Path:
+    return folder_of(run) / f"step-{step:09d}.ckpt"
+
+
 def found(run: Path) -> list[Path]:
     """The checkpoints of a run, newest first."""
     steps = {path: re.fullmatch(r"step-(\d+)\.ckpt", path.name) for path in folder_of(run).glob("step-*.ckpt")}
@@ -35,7 +39,7 @@ def found(run: Path) -> list[Path]:
 
 def save(run: Path, state: dict[str, Any], step: int) -> Path:
     """Write the state after `step` steps, whole or not at all, and remove all but the last two."""
-    path = folder_of(run) / f"step-{step:09d}.ckpt"
+    path = path_of(run, step)
     path.parent.mkdir(exist_ok=True)
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "step": step, **state}, buffer)

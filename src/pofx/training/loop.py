@@ -2,6 +2,8 @@
 
 The folder is the state: model.json holds the arguments and the plan, checkpoints/ the rest. A call on a folder that exists is
 compared with it: the same arguments resume, others are refused with their differences.
+
+Of several processes (`processes.py`) the first alone looks into the folder, tells the others what to do, and writes.
 """
 
 from __future__ import annotations
@@ -16,24 +18,26 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pofx import catalog
 from pofx.errors import InputError, RunError
 from pofx.heap import keep_pages
-from pofx.model import SIGNS, Context, ImageModel, OptimizerName, Sampler
+from pofx.model import Context, ImageModel, OptimizerName, Sampler
 from pofx.noise import Noise
+from pofx.numbers import SIGNS
 from pofx.training import augment as augmentation
 from pofx.training import checkpoint
 from pofx.training.files import full_disk, locked, sweep, write_atomic
 from pofx.training.learnable import Doubts, check_learnable, learned_classes
 from pofx.training.plan import Budget, Plan
+from pofx.training.processes import Processes, helper
 from pofx.training.progress import duration, kind_of, report, say
 from pofx.training.runs import (
     JSON,
@@ -63,6 +67,7 @@ SAMPLING_SECONDS = 90.0  # for samples.png; then fewer are drawn
 LOGGERS = {"mlflow": "mlflow", "wandb": "wandb"}  # name → package
 OPTIMIZERS = {name: name for name in get_args(OptimizerName)}
 PRECISIONS = {"auto": "auto", "32": "32", "float32": "32", "bf16": "bf16", "64": "64", "float64": "64"}
+Watch = Callable[[int, ImageModel], None]
 LIGHTNING = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
 
 
@@ -72,6 +77,7 @@ class TrainingPlan:
 
     Attributes:
         steps: of the whole run; None with --minutes, where the rate decides.
+        batch_size: images per step; `per_process` of them for each of `processes`, on so many `nodes` (one more for some).
         memory: bytes, estimated: weights, gradients, averages, optimizer state, and what one batch keeps for the way back.
         state: "new", "resume from step k" or "done".
     """
@@ -89,6 +95,9 @@ class TrainingPlan:
     memory: int
     out: Path
     state: str
+    processes: int = 1
+    nodes: int = 1
+    per_process: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "out": str(self.out)}
@@ -99,8 +108,9 @@ class TrainingPlan:
             "model": f"{self.model}, {self.parameters:,} parameters",
             "data": f"{self.data}, {self.images:,} training images",
             "steps": f"{steps} of {self.batch_size} images ({self.steps_per_epoch} per epoch)",
+            "processes": f"{self.processes} on {self.nodes} machine{'s' * (self.nodes > 1)}, {self.per_process} images each per step",
             "precision": f"{self.precision} on {self.device}",
-            "memory": f"about {self.memory / 2**20:,.0f} MiB",
+            "memory": f"about {self.memory / 2**20:,.0f} MiB" + (" in each process" if self.processes > 1 else ""),
             "out": f"{self.out} ({self.state})",
         }
         return "\n".join(f"{name:<10} {text}" for name, text in rows.items())
@@ -123,6 +133,8 @@ def train(
     batch_size: int | None = ..., lr: float | None = ..., optimizer: str | None = ..., seed: int = ..., average: float | None = ...,
     precision: str = ..., device: str = ..., threads: int | None = ..., augment: Sequence[str] = ..., init_from: str | Path | None = ...,
     logger: Sequence[str] = ..., extend: bool = ..., dry_run: Literal[False] = ..., quiet: bool = ..., checkpoint_seconds: float | None = ...,
+    watch: Watch | None = ...,
+    devices: int | None = ..., nodes: int | None = ..., strategy: str = ...,
 ) -> Run: ...  # fmt: skip
 
 
@@ -132,6 +144,8 @@ def train(
     batch_size: int | None = ..., lr: float | None = ..., optimizer: str | None = ..., seed: int = ..., average: float | None = ...,
     precision: str = ..., device: str = ..., threads: int | None = ..., augment: Sequence[str] = ..., init_from: str | Path | None = ...,
     logger: Sequence[str] = ..., extend: bool = ..., dry_run: bool, quiet: bool = ..., checkpoint_seconds: float | None = ...,
+    watch: Watch | None = ...,
+    devices: int | None = ..., nodes: int | None = ..., strategy: str = ...,
 ) -> Run | TrainingPlan: ...  # fmt: skip
 
 
@@ -159,6 +173,10 @@ def train(
     dry_run: bool = False,
     quiet: bool = False,
     checkpoint_seconds: float | None = None,
+    watch: Watch | None = None,
+    devices: int | None = None,
+    nodes: int | None = None,
+    strategy: str = "auto",
 ) -> Run | TrainingPlan:
     """Train `model` on `data` into the folder `out`, or go on with what is there.
 
@@ -173,7 +191,7 @@ def train(
         epochs, steps, minutes: the budget, exactly one; none where the model has no objective, its parts being trained already. With
             minutes the rate is measured in the first 5 % of the time, then the number of steps is fixed; starting up and drawing samples.png
             come on top.
-        batch_size: images per step; by default 64, or what the model's class states as `batch_size`; at most the training set.
+        batch_size: images per step, of all processes together; by default 64, or what the model's class states as `batch_size`; at most the training set.
             The rest of an epoch that fills no batch is left out; each epoch leaves out others.
         lr: in the place of every objective's own learning rate.
         optimizer: "Muon", "AdamW", "Adam", "RMSprop" or "SGD", in the place of every objective's own. A learning rate fits one optimizer.
@@ -181,7 +199,7 @@ def train(
         average: half-life of the averaged weights in images, default 10,000; 0 keeps the last weights.
         precision: "auto" is bf16 on CUDA and on processors with bf16 instructions, else "32"; "64" for tests.
         device: "auto" (CUDA, else CPU), "cpu", "cuda" or "mps".
-        threads: of the processor; by default the faster of 1 and all, timed and recorded. A resumed run keeps them.
+        threads: of the processor, shared by the processes on it; by default the faster of 1 and all, timed and recorded. A resumed run keeps them.
         augment: "flip", "shift"; of training images only.
         init_from: a RUN whose weights are taken where names and shapes agree.
         logger: "mlflow", "wandb", where installed; metrics.csv and TensorBoard are always written.
@@ -189,13 +207,18 @@ def train(
         dry_run: return a `TrainingPlan` and write nothing.
         quiet: no progress.
         checkpoint_seconds: between checkpoints, default 30, or $POFX_CHECKPOINT_SECONDS.
+        watch: called with the steps made and the averaged model, before the first step and after each; it may look, and change nothing.
+        devices: processes on this machine, one for each GPU; default 1, or what torchrun or srun has started. This one starts the others by
+            running the program again, and they end where this returns; those of torchrun and srun all return.
+        nodes: machines; more than one need torchrun or srun.
+        strategy: "ddp" (DistributedDataParallel) where there are several processes; "auto" is that.
 
     Returns:
         the Run; a TrainingPlan with dry_run.
 
     Raises:
         InputError: wrong arguments; `out` holds something else, or a run made with other arguments, or is being trained.
-        RunError: a loss that is not finite; a full disk.
+        RunError: a loss that is not finite; a full disk; another process of the run is gone.
         KeyboardInterrupt: Ctrl-C; a checkpoint has been written.
 
     >>> import pofx, tempfile
@@ -229,26 +252,23 @@ def train(
         doubts = replace(
             doubts, lines=(*doubts.lines, f"--batch-size {batch_size}: there are {batch} training images, so a step takes {batch}.")
         )
-    where = resolve_device(device)
+    processes = Processes.find(devices, nodes, strategy, resolve_device(device), out)
+    if batch < processes.size:
+        raise InputError(
+            f"--batch-size {batch} is for all {processes.size} processes together: each takes one image at least. Use fewer processes."
+        )
+    where = processes.on(resolve_device(device))
+    quiet = quiet or helper()
     plan = Plan(len(data.train) // batch)
     chosen = _precision(identity["precision"], where)
     if dry_run:
         doubts.say(quiet)
-        return _dry_run(model, data, plan if budget is None else plan.add(budget), identity, chosen, where, out, batch, extend)
+        return _dry_run(model, data, plan if budget is None else plan.add(budget), identity, chosen, where, out, batch, extend, processes)
     source = None if init_from is None else _weights_of(init_from)
-    try:
-        with full_disk(out):
-            out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"--out {out} is a file, or lies under one; name a folder that does not exist yet.") from None
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be made: {error.strerror}. Name a folder that you may write to.") from None
-    _refuse_foreign(out)
-    with locked(out):
-        sweep(out)
-        _refuse_foreign(out)  # again: now nobody else writes
-        session = _Session(model, data, out, identity, plan, budget, batch, chosen, where, names, logger, quiet, source, doubts)
-        return session.run(extend, threads, _seconds(checkpoint_seconds))
+    session = _Session(
+        model, data, out, identity, plan, budget, batch, chosen, where, names, logger, quiet, source, doubts, watch, processes
+    )
+    return session.run(extend, threads, _seconds(checkpoint_seconds))
 
 
 # Checks ---------------------------------------------------------------------------------------------------------------
@@ -326,6 +346,23 @@ def _seconds(asked: float | None) -> float:
         raise InputError(f"POFX_CHECKPOINT_SECONDS={text}: it must be a number of seconds, e.g. 30") from None
 
 
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Make the run folder, and hold it for this process alone."""
+    try:
+        with full_disk(out):
+            out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"--out {out} is a file, or lies under one; name a folder that does not exist yet.") from None
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be made: {error.strerror}. Name a folder that you may write to.") from None
+    _refuse_foreign(out)
+    with locked(out):
+        sweep(out)
+        _refuse_foreign(out)  # again: now nobody else writes
+        yield
+
+
 def _refuse_foreign(out: Path) -> None:
     """A folder with files but no run is somebody's: refuse it."""
     if (out / JSON).exists():
@@ -370,36 +407,106 @@ class _Session:
     quiet: bool
     source: tuple[str, dict[str, Tensor]] | None
     doubts: Doubts
+    watch: Watch | None
+    processes: Processes
 
     def run(self, extend: bool, threads: int | None, every: float) -> Run:
+        well = False
+        with ExitStack() as held:
+
+            def look() -> dict[str, Any]:
+                held.enter_context(_held(self.out))
+                return self._look(extend, threads)
+
+            try:
+                found = self.processes.decide(look, alone=lambda found: found["alone"])
+                if found is None:
+                    raise SystemExit(2)  # the first one says why
+                run = self._follow(found, every)
+                if self.processes.joined:
+                    self.processes.barrier()
+                well = True
+            except (RuntimeError, OSError) as error:
+                if not self.processes.broke(error):
+                    raise
+                raise self.processes.lost(self._last()) from error
+            finally:
+                self.processes.close(well=well)
+        if self.processes.ends_here:
+            raise SystemExit(0)
+        return run
+
+    def _look(self, extend: bool, threads: int | None) -> dict[str, Any]:
+        """What there is to do, as JSON."""
         self.training: dict[str, Any] = {"arguments": self.identity, "plan": None, "threads": threads, "hardware": hardware(self.device)}
-        self.created = not (self.out / JSON).exists()
-        if self.created:
-            self.plan = self.plan if self.budget is None else self.plan.add(self.budget)
+        created = not (self.out / JSON).exists()
+        finished, plan, step = False, self.plan, None
+        if created:
+            plan = plan if self.budget is None else plan.add(self.budget)
         else:
             info = read_run(self.out)
-            self.plan, arguments = _stored(info)
-            _compare(self.out, self.plan, arguments, self.identity, self.model, adding=extend and info.finished)
+            plan, arguments = _stored(info)
+            _compare(self.out, plan, arguments, self.identity, self.model, adding=extend and info.finished)
             self.training |= {k: v for k, v in info.training.items() if k != "hardware"}
             self.training["threads"] = threads or info.training.get("threads")
             self.precision = info.training.get("precision", self.precision)
-            if info.finished and not extend:
-                try:
-                    return self._done(info.metrics)
-                except InputError as error:
-                    return self._train(self._rescue(error), every)
-            if info.finished:
+            finished = info.finished and not extend
+            if info.finished and extend:
                 assert self.budget is not None  # `extend` needs one
-                self.plan = self.plan.add(self.budget)
+                plan = plan.add(self.budget)
                 self.training["arguments"] = self.identity
-        if self.budget is None:
-            return self._compose()
-        state = None if self.created else checkpoint.newest(self.out)
-        if state is None and len(self.plan.segments) > 1:
-            raise RunError(f"{self.out} has no checkpoint to extend. Fine-tune it into another folder: --init-from {self.out}")
-        if state is None:
-            self._initialise_from()
-        return self._train(state, every)
+            if not finished and self.budget is not None:
+                self.state = checkpoint.newest(self.out)
+                step = None if self.state is None else int(self.state["step"])
+            if step is None and len(plan.segments) > 1 and not finished:
+                raise RunError(f"{self.out} has no checkpoint to extend. Fine-tune it into another folder: --init-from {self.out}")
+        self.training["processes"] = self.processes.size
+        alone = finished or self.budget is None or (step is not None and plan.stop is not None and step >= plan.stop)
+        found = {"created": created, "finished": finished, "alone": alone, "step": step}
+        return found | {"plan": plan.to_json(), "training": self.training, "precision": self.precision}
+
+    def _follow(self, found: dict[str, Any], every: float) -> Run:
+        """Do what was found to do. Where there is nothing to train, the first process does it alone."""
+        self.created, self.training, self.precision = found["created"], found["training"], found["precision"]
+        self.plan = Plan.from_json(found["plan"])
+        if found["alone"] and not self.processes.first:
+            self.processes.barrier()
+            return self._done(read_run(self.out).metrics)
+        if found["finished"]:
+            try:
+                run = self._done(read_run(self.out).metrics)
+            except InputError as error:
+                run = self._train(self._rescue(error), every)
+        elif self.budget is None:
+            run = self._compose()
+        else:
+            if not self.processes.first:
+                self.state = self._state_of(found["step"])
+            if self.state is None:
+                self._initialise_from()
+            run = self._train(self.state, every)
+        if found["alone"] and self.processes.joined:
+            self.processes.barrier()
+        return run
+
+    state: dict[str, Any] | None = None  # the checkpoint to go on from
+
+    def _state_of(self, step: int | None) -> dict[str, Any] | None:
+        """The checkpoint that the first process goes on from."""
+        if step is None:
+            return None
+        try:
+            return checkpoint.load(checkpoint.path_of(self.out, step))
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"Process {self.processes.rank} cannot read the checkpoint of step {step} in {self.out} ({error}). "
+                "All machines must see the run folder: put --out where they share files."
+            ) from error
+
+    def _last(self) -> str:
+        """Where the same command would go on."""
+        paths = checkpoint.found(self.out)
+        return f"step {int(paths[0].stem[5:])}, the last checkpoint" if paths else "the start: there is no checkpoint yet"
 
     def _initialise_from(self) -> None:
         if self.source is None:
@@ -435,6 +542,7 @@ class _Session:
 
     def _train(self, state: dict[str, Any] | None, every: float) -> Run:
         keep_pages()
+        first = self.processes.first
         from pofx.training.module import Game, Keeper, NotFinite, Stopped, not_finite
 
         model = self.model.double() if self.precision == "64" else self.model
@@ -443,6 +551,7 @@ class _Session:
             model,
             self.data,
             self.plan,
+            self.processes,
             batch=self.batch,
             seed=self.identity["seed"],
             lr=self.identity["lr"],
@@ -458,14 +567,24 @@ class _Session:
 
         def refresh(game: Game, metrics: Mapping[str, float], *, weights: bool, threads: int) -> None:
             self.plan, self.training["threads"] = game.plan, threads
+            if not first:
+                return
             if weights:
                 save_weights(game.average.model, self.out)
             save_json(model, self.out, self._meta(metrics, finished=False))
 
-        if self.created:
+        if self.created and first:
             save_json(model, self.out, self._meta({}, finished=False))
+        if self.processes.size > 1 and self.device.type == "cpu" and batch_statistics(model):
+            say(
+                f"{type(model).__name__} normalises by its batch (BatchNorm): on the CPU each process by its own {self.batch // self.processes.size} "
+                "images, so the result depends on the number of processes. On CUDA they are synchronised.",
+                self.quiet,
+            )
         shown = report(title, self.batch, quiet=self.quiet)
-        keeper = Keeper(self.out, state, every=every, threads=self.training["threads"] or 0, report=shown, refresh=refresh)
+        keeper = Keeper(
+            self.out, state, every=every, threads=self.training["threads"] or 0, report=shown, refresh=refresh, watch=self.watch
+        )
         before = torch.get_num_threads()
         try:
             with torch.random.fork_rng(devices=[]), _calm():
@@ -474,21 +593,25 @@ class _Session:
                 else:  # killed after its last step
                     assert state is not None
                     game.average.model.load_state_dict(state["average"])
-                    torch.set_num_threads(max(1, keeper.threads))
+                    torch.set_num_threads(max(1, keeper.threads // self.processes.here))
             shown.close()
             model.load_state_dict(game.average.model.state_dict())
             model.eval().to(self.device)
+            if not first:
+                return Run(self.out, model, _with_kind(model, keeper.metrics))
             return self._finish(keeper.metrics, game.step, keeper.seconds())
         except NotFinite as error:
             shown.close()
+            if not first:
+                raise SystemExit(1) from error
             not_finite(error, self.out, self.precision)
         except Stopped as stop:
             shown.close()
             step = stop.step if stop.step is not None else "the last checkpoint"
             where = f"after step {step} of {game.plan.expected}" if stop.step is not None else "at once"
             say(f"Stopped {where}. The same command goes on from {'there' if stop.step is not None else step}.", self.quiet)
-            if stop.signum == signal.SIGTERM:
-                raise SystemExit(143) from None
+            if stop.signum == signal.SIGTERM or not first:
+                raise SystemExit(128 + stop.signum) from None
             raise KeyboardInterrupt from None
         finally:
             shown.close()
@@ -496,15 +619,19 @@ class _Session:
 
     def _fit(self, game: Game, keeper: Any) -> None:
         import lightning.pytorch as pl
-        from lightning.pytorch.plugins.environments import LightningEnvironment
 
         from pofx.training.module import StepNumbers
 
+        many = self.processes.size > 1
+
         trainer = pl.Trainer(
             accelerator={"cpu": "cpu", "cuda": "gpu", "mps": "mps"}[self.device.type],
-            devices=1 if self.device.index is None else [self.device.index],
+            devices=self.processes.here if many else 1 if self.device.index is None else [self.device.index],
+            num_nodes=self.processes.size // self.processes.here,
+            strategy=self._strategy(game) if many else "auto",
+            sync_batchnorm=many and self.device.type == "cuda",
             precision=LIGHTNING[self.precision],  # type: ignore[arg-type]
-            plugins=[LightningEnvironment()],  # one process, whatever cluster variables say
+            plugins=[self.processes.environment()],  # a single process stays one, whatever cluster variables say
             max_epochs=1,
             limit_val_batches=0,
             num_sanity_val_steps=0,
@@ -525,11 +652,21 @@ class _Session:
         for logger in trainer.loggers:
             logger.finalize("success")
 
+    def _strategy(self, game: Game) -> Any:
+        """Gradients are averaged while the backward pass goes on. Where players move in turn, a loss reaches the parameters of one alone. Buffers
+        are functions of weights and of sums over processes, but for batch statistics on the CPU: those of the first process are kept."""
+        from lightning.pytorch.strategies import DDPStrategy
+
+        apart = self.device.type == "cpu" and batch_statistics(game.model)
+        return DDPStrategy(find_unused_parameters=len(game.players) > 1, broadcast_buffers=apart)
+
     def _make_loggers(self, step: int) -> list[Any]:
         from lightning.pytorch import loggers as pl_loggers
 
         from pofx.training.logger import MetricsFile
 
+        if not self.processes.first:
+            return []
         found: list[Any] = [
             MetricsFile(self.out / "metrics.csv", step),
             pl_loggers.TensorBoardLogger(self.out, name="tensorboard", version="", default_hp_metric=False, purge_step=step + 1),
@@ -578,6 +715,11 @@ class _Session:
             raise InputError(f"{self.out} is done, its {file.name} {what}, and no checkpoint can be read. Name another --out.") from error
         say(f"The weights of {self.out} cannot be read; they are made again from its checkpoint of step {state['step']}.", self.quiet)
         return state
+
+
+def batch_statistics(model: nn.Module) -> bool:
+    """Whether an image's output depends, in training, on the others of its batch."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 def _with_kind(model: ImageModel, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -660,6 +802,7 @@ def _calm() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\..*")
             warnings.filterwarnings("ignore", module=r"(tensorboard|torch\.utils\.tensorboard).*")
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")  # DDP, of weights in channels_last
             yield
     finally:
         for log, level in zip(quiet, levels, strict=True):
@@ -737,6 +880,7 @@ def _dry_run(
     out: Path,
     batch: int,
     extend: bool,
+    processes: Processes,
 ) -> TrainingPlan:
     state = "new"
     if (out / JSON).exists():
@@ -762,9 +906,12 @@ def _dry_run(
         steps_per_epoch=plan.steps_per_epoch,
         precision={"32": "float32", "64": "float64", "bf16": "bf16 (weights in float32)"}[precision],
         device=device.type,
-        memory=_memory(model, data, batch, precision),
+        memory=_memory(model, data, -(-batch // processes.size), precision),
         out=out,
         state=state,
+        processes=processes.size,
+        nodes=processes.size // processes.here,
+        per_process=batch // processes.size,
     )
 
 
