@@ -5,10 +5,11 @@
 Three ways to ask, from a process of its own, and between them the loop in this one, so that both meet the same machine:
 
     alone      one image, one request at a time: the latency of a batch that is nearly empty
-    load       one image a request, `--clients` of them at a time
-    bulk       `--images` images a request, 4 at a time
+    load       one image a request, `--clients` of them at a time for each worker
+    bulk       `--images` images a request, 4 at a time for each worker
 
-Loop and worker have the same number of threads. `share` is images a second over those of the loop.
+First one worker with all threads, which answers soonest; then as many workers as threads, with one each, which wait for nobody. The loop has all of
+them, and torch's own settings. `share` is images a second over those of the loop.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import torch
-from _record import machine, tell, write
+from _record import machine, rate, tell, write
 
 from pofx.data import load_images
 from pofx.tasks.bulk import batch_size
@@ -41,13 +42,10 @@ from pofx.training import load_model
 SERVE = [sys.executable, "-c", "import sys; from pofx.cli import main; sys.exit(main())", "serve"]
 
 
-def loop(model: Any, x: torch.Tensor, seconds: float) -> dict[str, Any]:
-    """The task, batch after batch."""
-    size, n, begun = batch_size(model.space), 0, time.perf_counter()
-    while time.perf_counter() - begun < seconds:
-        costs(model, x[torch.arange(n, n + size) % len(x)])
-        n += size
-    return {"images_per_second": n / (time.perf_counter() - begun), "n": n}
+def loop(model: Any, x: torch.Tensor, seconds: float) -> float:
+    """Images a second of the task, batch after batch."""
+    size = batch_size(model.space)
+    return rate(lambda: costs(model, x[:size]), size, seconds)
 
 
 def client(base: str, file: Path, images: int, clients: int, seconds: float) -> dict[str, Any]:
@@ -88,6 +86,39 @@ def client(base: str, file: Path, images: int, clients: int, seconds: float) -> 
     return row | {"p50_ms": 1000 * cut[49], "p99_ms": 1000 * cut[98], "wrong": wrong[0]}
 
 
+def measured(flags: argparse.Namespace, workers: int, threads: int, model: Any, x: torch.Tensor, file: Path) -> dict[str, Any]:
+    """The three ways, of a service with so many workers."""
+    size = ["--workers", str(workers), "--threads", str(threads), "--queue", "100000", "--timeout", "600"]
+    command = [*SERVE, flags.run, "--port", "0", *size, "--no-calibration"]
+    # The loop has torch's own settings, the service those of a shell.
+    service = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert service.stderr is not None
+        said = ""
+        while not (found := re.search(r"ready: (http://\S+)", said)):
+            line = service.stderr.readline()
+            if not line:
+                raise SystemExit(said)
+            said += line
+        rows: dict[str, Any] = {}
+        for name, images, clients in (("alone", 1, 1), ("load", 1, flags.clients * workers), ("bulk", flags.images, 4 * workers)):
+            before = loop(model, x, flags.seconds)
+            asked = [sys.executable, __file__, found[1], "--seconds", str(flags.seconds), "--client", str(file), str(images), str(clients)]
+            row = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
+            after = loop(model, x, flags.seconds)
+            plain = (before + after) / 2
+            rows[name] = row | {
+                "loop_images_per_second": plain,
+                "share": row["images_per_second"] / plain,
+                "load_average": os.getloadavg()[0],
+            }
+            tell({"workers": workers, "way": name} | rows[name])
+    finally:
+        service.send_signal(signal.SIGTERM)
+        service.wait()
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
@@ -108,45 +139,11 @@ def main() -> None:
     x = load_images(flags.data)[0].x[:2000]
     file = Path(f"/tmp/pofx-serve-{os.getpid()}.npy")
     np.save(file, x.numpy())
-    command = [
-        *SERVE,
-        flags.run,
-        "--port",
-        "0",
-        "--threads",
-        str(flags.threads),
-        "--no-calibration",
-        "--queue",
-        "100000",
-        "--timeout",
-        "600",
-    ]
-    service = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        assert service.stderr is not None
-        said = ""
-        while not (found := re.search(r"ready: (http://\S+)", said)):
-            line = service.stderr.readline()
-            if not line:
-                raise SystemExit(said)
-            said += line
-        rows: dict[str, Any] = {}
-        for name, images, clients in (("alone", 1, 1), ("load", 1, flags.clients), ("bulk", flags.images, 4)):
-            before = loop(model, x, flags.seconds)
-            asked = [sys.executable, __file__, found[1], "--seconds", str(flags.seconds), "--client", str(file), str(images), str(clients)]
-            row = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
-            after = loop(model, x, flags.seconds)
-            plain = (before["images_per_second"] + after["images_per_second"]) / 2
-            rows[name] = row | {
-                "loop_images_per_second": plain,
-                "share": row["images_per_second"] / plain,
-                "load_average": os.getloadavg()[0],
-            }
-            tell({"way": name} | rows[name])
-    finally:
-        service.send_signal(signal.SIGTERM)
-        service.wait()
-        file.unlink(missing_ok=True)
+    rows = {
+        f"{workers} worker{'s' * (workers > 1)}": measured(flags, workers, flags.threads // workers, model, x, file)
+        for workers in sorted({1, flags.threads})
+    }
+    file.unlink()
     found_all = {
         "run": flags.run,
         "data": flags.data,

@@ -121,6 +121,25 @@ def test_a_lone_request_waits_no_longer_than_the_window():
     assert 0.05 <= played(play, window=0.05) < 2
 
 
+def test_company_is_waited_for_while_it_comes():
+    async def play(pool: Pool) -> None:
+        Fake.hold.clear()
+        slow = asyncio.create_task(score(pool, 0))
+        await asyncio.sleep(2.0)  # a batch takes two seconds
+        Fake.hold.set()
+        await slow
+        tasks = []
+        for k in range(1, 30):
+            tasks.append(asyncio.create_task(score(pool, k) if k > 4 else score(pool, 200 + k)))
+            await asyncio.sleep(0.03 if k > 4 else 0.01)
+            if k == 4:
+                await asyncio.gather(*tasks)  # nobody comes any more: a window later they go
+        await asyncio.gather(*tasks)
+
+    played(play, window=0.15)
+    assert Fake.batches[:3] == [[0], [201, 202, 203, 204], [*range(5, 15)]]
+
+
 def test_other_options_and_other_jobs_are_other_batches():
     async def play(pool: Pool) -> Any:
         return await asyncio.gather(score(pool, 1, seed=0), score(pool, 2, seed=1), score(pool, 3, seed=0))

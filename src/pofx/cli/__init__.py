@@ -64,6 +64,9 @@ VERBS: dict[str, tuple[str, str]] = {
         "The game of a GAN on densities that are known: V against V*, D against D*.",
         'pofx equilibrium --p "normal(0,1)" --q "normal(3,1)" -o equilibrium.html',
     ),
+    "course": ("Questions that notes leave open, each answered with a number.", "pofx course bound"),
+    "chain": ("What each pixel of an image costs, and the file that it becomes.", "pofx chain runs/digits digits:test#3 -o chain.html"),
+    "mass": ("All 512 images of 3×3, as large as they are probable.", "pofx mass -o mass.html"),
     "studio": ("Look at runs and play with them, in the browser.", "pofx studio runs"),
     "serve": ("Answer over HTTP: score, outliers, sample, encode, complete, classify.", "pofx serve runs/digits --port 8000"),
     "push": ("Share a run: to a folder or the Hugging Face Hub.", "pofx push runs/digits hf:you/digits-pixelcnn"),
@@ -84,7 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     0.1.0
     0
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when torch loads: spinning threads cost 40× beside another job
+    if "OMP_WAIT_POLICY" not in os.environ:  # read once, when torch loads
+        # Threads that spin cost 40× beside another job. None at all costs a third of the speed alone: a microsecond of it bridges most gaps.
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     tokens = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a verb: its module takes this name here, once it is imported
     verb = tokens[0] if tokens and tokens[0] in VERBS else None

@@ -20,6 +20,7 @@ from pofx.data.decode import Refused, TooLarge, decode, header
 from pofx.data.transforms import Conversion, over_white
 from pofx.errors import InputError
 from pofx.space import ImageSpace
+from pofx.workflows.loading import ways
 
 PICTURES = ("image/png", "image/jpeg")
 ARRAYS = ("application/x-npy", "application/octet-stream")
@@ -170,15 +171,15 @@ def _fitting(x: NDArray[np.uint8], space: ImageSpace, convert: bool, levels: int
     found = ImageSpace(*x.shape[1:], levels=levels or (space.levels if int(x.max()) < space.levels else 256))
     if found == space:
         return x
-    gray = space.channels == 1 and found.channels in (3, 4)
-    ways = [f"size {space.height}x{space.width}"] if found.shape[1:] != space.shape[1:] else []
-    ways += ["gray"] if gray else []
-    ways += [f"levels {space.levels}"] if found.levels > space.levels else []
-    if found.channels != space.channels and not gray:
+    needed = ways(found, space)
+    if needed is None:
         channels = f"{space.channels} channel{'s' * (space.channels > 1)}"
         raise InputError(f"The run is a model of {space}; these images are {found}. Send images of {channels}.")
     if not convert:
-        raise InputError(f"The run is a model of {space}; these images are {found}. Add ?convert=true to make them so: {', '.join(ways)}.")
+        raise InputError(
+            f"The run is a model of {space}; these images are {found}. Add ?convert=true to make them so: {', '.join(needed)}."
+        )
+    gray = "gray" in needed
     x = over_white(x) if gray and found.channels == 4 else x
     return Conversion(gray, space.shape[1:], found.levels, space.levels)(x)
 

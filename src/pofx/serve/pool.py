@@ -2,8 +2,9 @@
 
     ask → queue of spans (images start … stop−1 of a request) → batches of at most B images → a worker → answers
 
-An idle worker takes the head of the queue, waits a moment for company, and fills its batch with spans of the same job and the same options, cutting the
-last one where it must. A request of many images is so spread over batches, and small ones ride along.
+An idle worker takes the head of the queue, waits for company as long as some keeps coming (a batch costs the same with one image as full), and fills its
+batch with spans of the same job and the same options, cutting the last one where it must. A request of many images is so spread over batches, and small
+ones ride along.
 
 Requests are pure. What a worker holds when it dies is put back to the head of the queue, and a new worker is started; a request that has seen `LIVES`
 workers die is given up, and from the second on it travels alone, so that it takes no others with it.
@@ -58,7 +59,7 @@ class Settings:
     Attributes:
         run, device: as the command line takes them; workers, threads: of each, None for torch's own number.
         alpha, guarantee, pooled: of the alarm and the reject; calibrate: whether there are any.
-        queue: images that may wait; window: seconds that an idle worker waits for company; timeout: seconds that a request may take.
+        queue: images that may wait; window: seconds without company after which an idle worker waits no more; timeout: seconds that a request may take.
     """
 
     run: str
@@ -208,6 +209,8 @@ class Pool:
         self._queue: deque[Span] = deque()
         self._tasks: list[asyncio.Task[None]] = []
         self._rate = 0.0  # images a second, of late
+        self._seconds = 0.0  # of a batch, of late
+        self._arrived = 0.0  # when the last request came
 
     async def start(self) -> dict[str, Any]:
         """Start the workers; returns when the first of them answers, with what it says of its model.
@@ -260,6 +263,7 @@ class Pool:
             raise Busy(self.waiting, self.seconds_left())
         loop = asyncio.get_running_loop()
         work = Work(job, options, arrays, n, together, loop.create_future(), time.monotonic())
+        self._arrived = work.since
         self._queue.append(Span(work, 0, n))
         self.waiting += n
         self._changed.set()
@@ -328,7 +332,7 @@ class Pool:
             n = sum(span.size for span in spans)
             seconds = max(time.monotonic() - begun, 1e-6)
             rate = n / seconds * max(1, len(self.alive))
-            self._rate = rate if not self._rate else 0.8 * self._rate + 0.2 * rate
+            self._rate, self._seconds = _of_late(self._rate, rate), _of_late(self._seconds, seconds)
             self.count("images", n)
             self.count("batch", n)
 
@@ -344,7 +348,8 @@ class Pool:
                 await self._changed.wait()
                 continue
             head = self._queue[0].work
-            left = head.since + self.settings.window - time.monotonic()
+            patience = max(self.settings.window, self._seconds / 2)  # more than that is not gained by a fuller batch
+            left = min(self._arrived + self.settings.window, head.since + patience) - time.monotonic()
             if left > 0 and head.together and self.waiting < self.about["batch"]:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left):
@@ -454,6 +459,11 @@ def offered(about: dict[str, Any], settings: Settings) -> dict[str, Any]:
     reason = "This service was started without calibration, and has no alarm."
     takes = {job: options for job, options in about["takes"].items() if job != "outliers"}
     return {**about, "takes": takes, "cannot": {**about["cannot"], "outliers": reason}}
+
+
+def _of_late(before: float, now: float) -> float:
+    """A mean that forgets; 0 is nothing yet."""
+    return 0.8 * before + 0.2 * now if before else now
 
 
 def default_threads(workers: int) -> int | None:
