@@ -15,7 +15,7 @@ export OMP_WAIT_POLICY := PASSIVE
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	if "$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then command -v "$$p"; break; fi; done)
 
-.PHONY: help install demo test test-slow check format readme figures wheel constraints clean
+.PHONY: help install demo test test-slow check format readme figures site wheel constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,12 @@ figures: demo ## draw the pictures of README.md anew and renew results/demo.json
 	$(BIN)/python docs/latents.py --threads 1
 	$(BIN)/python docs/bound.py
 	$(BIN)/python docs/equilibrium.py
+	$(BIN)/python docs/course.py
+	$(BIN)/pofx mass -o docs/pictures/course/mass.png --quiet >/dev/null
+	$(BIN)/pofx chain demo/pixelcnn digits:test#3 -o docs/pictures/course/chain.png --quiet >/dev/null
+
+site: install ## docs/ as a site of pages, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 wheel: install ## dist/pofx-*.whl
 	rm -rf dist
@@ -81,4 +87,4 @@ constraints: ## write constraints.txt anew: the newest of everything, from a cle
 TORCH := torch==2.13.0
 
 clean: ## remove what was built; .venv stays
-	rm -rf dist build demo .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf dist build demo site .pytest_cache .ruff_cache .hypothesis .import_linter_cache

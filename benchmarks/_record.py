@@ -25,6 +25,16 @@ def seconds(call: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
+def rate(call: Callable[[], object], n: int, seconds: float) -> float:
+    """How many a second, of a call that does n, over so many seconds after one call to warm up."""
+    call()
+    done, begun = 0, time.perf_counter()
+    while time.perf_counter() - begun < seconds:
+        call()
+        done += n
+    return done / (time.perf_counter() - begun)
+
+
 def machine(threads: int) -> dict[str, Any]:
     """What the numbers were measured on."""
     return {"hardware": hardware(torch.device("cpu")), "threads": threads}

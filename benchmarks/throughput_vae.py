@@ -44,6 +44,7 @@ from pofx.space import ImageSpace
 from pofx.training.logger import read_csv
 from pofx.training.module import Game
 from pofx.training.plan import Budget, Plan
+from pofx.training.processes import Processes
 
 LATENTS, BATCH = 50, 100
 SPACE = ImageSpace(1, 28, 28, levels=2)
@@ -71,7 +72,7 @@ class Steps(Game):
 
     def __init__(self, model: ImageModel, x: Tensor, spec: OptimizerSpec | None, batch: int = BATCH) -> None:
         plan, lr, name = Plan(10**6).add(Budget(steps=10**6)), spec and spec.lr, spec and spec.name
-        super().__init__(model, None, plan, batch=batch, seed=0, lr=lr, optimizer=name, half_life=10_000, augmentations=())
+        super().__init__(model, None, plan, Processes(), batch=batch, seed=0, lr=lr, optimizer=name, half_life=10_000, augmentations=())
         self.ready = [Batch(part) for part in x.split(batch)]
         self.made = self.configure_optimizers()
 

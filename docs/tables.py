@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import textwrap
 import tomllib
@@ -18,10 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pofx.catalog import entries
+from pofx.cli.models import drawn_tree
+from pofx.numbers import SIGNS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, RESULTS, RECIPES = ROOT / "docs", ROOT / "results", ROOT / "recipes"
-SIGNS = {"exact": "=", "lower bound": "≤", "estimate": "≈"}
 UNITS = {"nats": ("nats", ".2f"), "bits_per_dim": ("bits/dim", ".3f")}
 
 Row = dict[str, Any]
@@ -869,7 +871,138 @@ def emoji_pairs(results: Path) -> str:
     return markdown(head, rows, words=3) + f"\n{textwrap.fill(note, 150)}\n"
 
 
+def tree(results: Path) -> str:
+    """The taxonomy, from the classes, as text."""
+    from rich.console import Console
+
+    with (console := Console(width=100, color_system=None)).capture() as drawn:
+        console.print(drawn_tree())
+    return f"```text\n{drawn.get()}```\n"
+
+
+def families(results: Path) -> str:
+    """One model of each family on the same digits, from `make demo`."""
+    found = read(results / "demo.json")
+    if not found:
+        return missing("make figures")
+    rows = []
+    for name, row in found["results"].items():
+        samples, bits = row["samples"], row["bits_per_dim"]
+        shares = samples["shares"]
+        rows.append(
+            [
+                f"`{name}`",
+                "none" if bits is None else f"{SIGNS[row['kind']]} {bits:.3f}",
+                f"{samples['frechet']:.0f}",
+                *(f"{shares[key]:.2f}" for key in ("precision", "recall", "density", "coverage")),
+                f"{samples['sharpness']['share']:.2f}",
+                f"{found['training'][name]['minutes'] * 60:.0f} s",
+            ]
+        )
+    any_row = next(iter(found["results"].values()))
+    heads = ["model", "bits/dim", "Fréchet", "precision", "recall", "density", "coverage", "sharpness", "training"]
+    real = any_row["samples"]["of_real_images"]
+    said = (
+        f"{any_row['n']} test images, {any_row['drawn']:,} samples; features: {any_row['samples']['features']}, whose Fréchet distance of real images is "
+        f"{real['frechet']:.0f}. Precision to sharpness are shares of what real images get; one run each, seed 0."
+    )
+    return markdown(heads, rows) + f"\n{said}\n"
+
+
+def bulk(results: Path) -> str:
+    """Many small images through a small model: this process, and a Ray cluster."""
+    found = read(results / "bulk.json")
+    if not found:
+        return missing("python benchmarks/bulk.py --out results/bulk.json")
+    names = {
+        "local": "this process",
+        "ray": "Ray",
+        "killed": "Ray, a node killed in the middle",
+        "goes on": "half by this process, ended by Ray",
+    }
+    rows = []
+    for key, name in names.items():
+        row = found[key]
+        later = row.get("per_core_from_then_on")
+        same = "–" if key == "local" else f"{'yes' if row['same_file'] else 'NO'}, {row['units_twice']} units twice"
+        nodes = str(row.get("nodes_before", row["cores"]))
+        rate = "–" if key == "goes on" else f"{row['per_core']:,.0f}"  # half of the images were there already
+        rows.append([name, nodes, f"{row['seconds']:.0f} s", rate, number(later, ",.0f"), f"{row['scored']:,}", same])
+    heads = ["", "cores", "time", "images/s and core", "from the first part on", "scored", "same file"]
+    memory = ", ".join(f"{int(n):,} images {mib:.0f} MiB" for n, mib in found["memory_mib"].items())
+    said = (
+        f"{found['n']:,} images ({found['image']}), one of them broken and listed. Share of Ray: {found['share']:.2f} with the start of its actors, "
+        f"{found['share_from_then_on']:.2f} without (asked: ≥ 0.9). Peak memory of this process: {memory}. {measured(found)}"
+    )
+    return markdown(heads, rows) + f"\n{said}\n"
+
+
+def counted(results: Path) -> str:
+    """Arithmetic and bytes of an image."""
+    found = read(results / "plan.json")
+    if not found:
+        return missing("python benchmarks/plan.py --out results/plan.json")
+    rows = [
+        [
+            f"`{row['run']}`",
+            f"{row['parameters']:,}",
+            f"{row['flops_score'] / 1e6:,.0f}",
+            f"{row['flops_train'] / 1e6:,.0f}",
+            f"{row['bytes_an_image']:,}",
+            f"{row['score_images_per_second']:,.0f} ({row['share_score']:.0%})",
+            f"{row['train_images_per_second']:,.0f} ({row['share_train']:.0%})",
+            f"{row['decode_images_per_second']:,.0f}",
+        ]
+        for row in found["rows"]
+    ]
+    heads = ["model", "parameters", "MFLOP to score", "to train", "bytes", "scored/s (share of peak)", "trained/s", "PNGs decoded/s"]
+    return (
+        markdown(heads, rows)
+        + f"\nRates of one core in float32, whose peak is {found['peak_flops'] / 1e9:.0f} GFLOP/s. {measured(found)}\n"
+    )
+
+
+def plan(results: Path) -> str:
+    """Hours and prices of what the table above counts."""
+    found = read(results / "plan.json")
+    if not found:
+        return missing("python benchmarks/plan.py --out results/plan.json")
+    rows = []
+    for name in ("mnist-pixelcnn-pp", "cifar10-pixelcnn-pp", "fashion-mnist-vae"):
+        for row in found["plans"]:
+            if row["run"] == name:
+                rows.append(
+                    [
+                        f"`{name}`",
+                        f"10^{round(math.log10(row['images']))}",
+                        str(row["devices"]),
+                        f"{duration(row['score_hours'])}, {row['score_by']}",
+                        f"{row['score_price']:,.2f}",
+                        f"{duration(row['train_hours'])}, {row['train_by']}",
+                        f"{row['train_price']:,.2f}",
+                    ]
+                )
+    heads = ["model", "images", "devices", "to score, bound by", "price", "to train, bound by", "price"]
+    p = found["paper"]
+    said = (
+        f"On paper: {p['peak'] / 1e12:.0f} TFLOP/s of which {p['share']:.0%} is reached, {p['network'] / 1e9:.0f} GB/s of network a device; "
+        f"{p['read'] / 1e9:.0f} GB/s of reading and {p['cores']} cores a node of 8; {1000 * p['launch']:.0f} ms to launch a step of {p['batch']:,} "
+        f"images; {p['price']:g} an hour and device. 10^6 images are trained on for 100 epochs, 10^9 for one."
+    )
+    return markdown(heads, rows) + f"\n{said}\n"
+
+
+def duration(hours: float) -> str:
+    seconds = 3600 * hours
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{60 * hours:.0f} min" if hours < 1 else f"{hours:.1f} h"
+
+
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
+    "scaling": {"bulk": bulk, "counted": counted, "plan": plan},
+    "course/taxonomy": {"tree": tree},
+    "course/measured": {"families": families},
     "autoregressive": {
         "sampling": sampling,
         "depth": depth,

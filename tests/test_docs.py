@@ -41,7 +41,20 @@ def tables() -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    "name", ["adversarial", "autoregressive", "codes", "conditional", "few_labels", "outliers", "series", "variational"]
+    "name",
+    [
+        "adversarial",
+        "autoregressive",
+        "codes",
+        "conditional",
+        "course/measured",
+        "course/taxonomy",
+        "few_labels",
+        "outliers",
+        "scaling",
+        "series",
+        "variational",
+    ],
 )
 def test_tables_are_those_of_the_results(tables: ModuleType, name: str) -> None:
     page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")

@@ -34,11 +34,11 @@ from torch import Tensor, nn
 
 from pofx.errors import CapabilityError, InputError
 from pofx.noise import Noise
+from pofx.numbers import SIGNS
 from pofx.space import ImageSpace
 from pofx.views import View
 
 Kind = Literal["exact", "lower bound", "estimate"]
-SIGNS = {"exact": "=", "lower bound": "≤", "estimate": "≈", "none": ""}  # how a printed cost relates to the true one
 Progress = Callable[[int, int], None]  # (done, total)
 
 M = TypeVar("M", bound="ImageModel")
@@ -92,17 +92,46 @@ class Batch:
     given: Tensor | None = None
 
 
+def _alone(tensor: Tensor) -> Tensor:
+    """The sum over one process."""
+    return tensor
+
+
 @dataclass(frozen=True)
 class Context:
     """Where training stands: `step` from 0, `progress` in [0, 1) of the budget in hand, and the noise of this step, keyed by image.
 
     `extended`: the budget in hand was added to a run that had come to its end; what is warmed up at the start of a run is warm.
+    `share`: of the images of the step, those that this process holds; `total` sums a tensor over the processes.
     """
 
     step: int
     progress: float
     noise: Noise
     extended: bool = False
+    share: float = 1.0
+    total: Callable[[Tensor], Tensor] = _alone
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over all images of the step, of `(n, …)` for those that are here: `(…)`. A loss that is not linear in a mean over its batch
+        takes that mean by this; losses of processes are averaged, and its gradient is such that the average is the gradient of the whole.
+
+        >>> Context(0, 0.0, Noise(0, torch.arange(2))).mean(torch.tensor([1.0, 2.0]))
+        tensor(1.5000)
+        """
+        here = values.mean(0)
+        if self.share == 1:
+            return here
+        return here + (self.total(here.detach() * self.share) - here.detach())
+
+    def mean_of(self, values: Tensor, chosen: Tensor) -> Tensor:
+        """The mean over the chosen images of the step: of `(k,)` for those of `chosen` bool `(n,)` that are here; 0 where none is chosen.
+
+        >>> Context(0, 0.0, Noise(0, torch.arange(3))).mean_of(torch.tensor([1.0, 2.0]), torch.tensor([True, False, True]))
+        tensor(1.5000)
+        """
+        each = values.new_zeros(len(chosen)).masked_scatter(chosen, values)
+        return self.mean(each) / self.mean(chosen.to(values.dtype)).clamp(min=1e-12)
 
 
 OptimizerName = Literal["Muon", "AdamW", "Adam", "RMSprop", "SGD"]

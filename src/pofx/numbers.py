@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+SIGNS = {"exact": "=", "lower bound": "≤", "estimate": "≈", "none": ""}  # how a printed cost relates to the true one
+
 
 def with_share(value: float, share: float | None) -> str:
     """A number, and in brackets its share of another; without one, the number alone.

@@ -94,6 +94,20 @@ def shades(x: Any, top: float) -> NDArray[np.uint8]:
     return np.rint((x / (top or 1.0)).clip(0, 1) * 255).astype(np.uint8)
 
 
+HEAT = np.array([(18, 18, 30), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], float)
+"""Colours of heat maps, dark to bright."""
+
+
+def heat(values: NDArray[Any], top: float) -> NDArray[np.uint8]:
+    """Values `(…)` as colours `(…, 3)`: 0 and below dark, `top` and above bright.
+
+    >>> heat(np.array([0.0, 2.0]), 1.0).tolist()
+    [[18, 18, 30], [252, 255, 164]]
+    """
+    at = (values / top).clip(0, 1) * (len(HEAT) - 1)
+    return np.stack([np.interp(at, range(len(HEAT)), channel) for channel in HEAT.T], -1).round().astype(np.uint8)
+
+
 LINE = 15
 """Screen pixels of a line of text."""
 
@@ -212,7 +226,8 @@ def animate(
 def movie(frames: Sequence[Image.Image], path: Path, seconds: Sequence[float]) -> None:
     """Pictures of one size as a GIF that repeats; more than 255 colours are shown in 255."""
     shown = np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
-    colours, numbers = np.unique(shown.reshape(-1, 3), axis=0, return_inverse=True)
+    codes, numbers = np.unique(shown.reshape(-1, 3).astype(np.int32) @ np.array([65536, 256, 1], np.int32), return_inverse=True)
+    colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], 1).astype(np.uint8)
     if len(colours) > 255:
         fewer, colours = quantise(colours, 255)
         numbers = fewer[numbers.reshape(-1)]

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pofx import catalog
 from pofx.cli import main
 
+ROOT = Path(__file__).parents[2]
 Ask = Callable[..., dict[str, Any]]
 Refuse = Callable[..., str]
 
@@ -34,7 +36,6 @@ def test_models(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_models_say_the_levels_that_each_accepts(ask: Ask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from pofx import catalog
 
     class Coarse(catalog.get("vae")):
         accepts_levels = (3, 16)
@@ -63,6 +64,18 @@ def test_tree(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
     assert tree["composed"]["BayesClassifier"] == {"model": "bayes-classifier", "built": True}
     assert main(["models", "--tree"]) == 0
     assert "BayesClassifier" in capsys.readouterr().out
+
+
+def test_you_are_here(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in catalog.model_names():
+        found = ask("models", "--here", name)
+        assert (ROOT / "src" / found["file"]).is_file()
+        assert main(["models", "--here", name]) == 0
+        marked = [line for line in capsys.readouterr().out.splitlines() if "you are here" in line]
+        assert len(marked) == 1
+        assert f"(pofx train {name})" in marked[0]
+    assert main(["models", "--here", "pixelcn"]) == 2
+    assert "pixelcnn" in capsys.readouterr().err
 
 
 def test_data(ask: Ask, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,3 +232,43 @@ def test_the_game_is_played_on_drawn_points(browser: Browser) -> None:
     page.locator("#pause").click()
     browser.until("#numbers", "JSD")
     page.locator("#one-step").click()
+
+
+def test_the_course_moves(browser: Browser) -> None:
+    page = browser.open("course")
+    browser.choose("pixelcnn")
+    for selector, text in (
+        ("#mixture-numbers", "sum of the bins"),
+        ("#bayes-cell", "difference"),
+        ("#path-numbers", "differ"),
+        ("#chain", "bits/dim"),
+    ):
+        browser.until(selector, text)
+    page.evaluate("window.__jumps = 0; window.__jumped = []")
+
+    def moved(selector: str, act: Any) -> None:
+        before = page.locator(f"{selector} b, {selector} p").all_inner_texts()
+        act()
+        page.wait_for_function(
+            "([s, old]) => [...document.querySelectorAll(`${s} b, ${s} p`)].map((e) => e.innerText).join() !== old.join()",
+            arg=[selector, before],
+            timeout=WAIT,
+        )
+
+    def key(selector: str, name: str) -> None:
+        page.locator(selector).focus()
+        page.keyboard.press(name)
+
+    moved("#chain", lambda: page.locator("#chain-image canvas").click(position={"x": 150, "y": 150}))
+    page.locator("#chain-write").click()
+    browser.until("#chain", "integer tables")
+    moved("#mixture-numbers", lambda: key("#mixture-plane canvas", "ArrowRight"))
+    moved("#bayes-cell", lambda: key("#bayes-prior input[type=range]", "ArrowRight"))
+    moved("#bayes-cell", lambda: page.locator("#bayes-images canvas").click(position={"x": 100, "y": 100}))
+    moved("#path-numbers", lambda: key("#path-mean input[type=range]", "ArrowRight"))
+    page.locator("#ask").click()
+    browser.until("#answer", "Computed")
+    page.locator("#mass-train").click()
+    page.wait_for_function("document.querySelector('#mass-progress').innerText.includes('Move the slider')", timeout=180_000)  # a training
+    moved("#mass-numbers", lambda: key("#mass-frame input[type=range]", "ArrowLeft"))
+    assert "1.000000000000" in page.locator("#mass-numbers").inner_text()

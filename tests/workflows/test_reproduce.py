@@ -115,7 +115,7 @@ def test_there_is_a_recipe_for_each_result() -> None:
         "binarized-mnist-iwae": 88.0,
         "binarized-mnist-ladder": 85.0,
         "binarized-mnist-ladder-gpu": 81.0,
-        "cifar10-vae": 4.7,
+        "cifar10-ladder": 4.7,
         "cifar10-pixelcnn-pp": 3.75,
         "binarized-mnist-gated-gpu": 80.5,
         "cifar10-pixelcnn-pp-gpu": 3.4,

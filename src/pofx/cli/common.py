@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from pofx.workflows import loading
-from pofx.workflows.loading import Conversions, Loaded, RunData, tell_skipped
+from pofx.workflows.loading import Conversions, Loaded, Opened, RunData, tell_skipped
 from pofx.workflows.loading import run_info as run_info  # verbs take it from here
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pofx.data import Data
     from pofx.model import ImageModel
     from pofx.space import ImageSpace
+    from pofx.workflows.bulk import Engine, Remarks
 
 EVERYWHERE = Group("Every verb", sort_key=10)
 DATA = Group("Convert the data (recorded, and printed with every number)", sort_key=5)
@@ -84,6 +85,25 @@ class DataFlags(Conversions):
         return data
 
 
+BULK = Group("Many images", sort_key=6)
+
+
+@Parameter(name="*", group=BULK)
+@dataclass(frozen=True)
+class BulkFlags:
+    """Flags of verbs that go over any number of images. The same command goes on after whatever ended it."""
+
+    engine: Literal["local", "ray"] = "local"
+    """This process, or all nodes of a Ray cluster (pip install 'pofx[ray]'): the same file."""
+    address: str | None = None
+    """Of the cluster, e.g. HOST:6379; without it one is started on this machine."""
+
+    def open(self) -> Engine:
+        from pofx.workflows.bulk import engine
+
+        return engine(self.engine, self.address)
+
+
 def load_model(run: str, common: Common) -> ImageModel:
     """The model of a run, on the device asked for; a remark where its training has not ended."""
     from pofx.training import load_model, read_run
@@ -99,6 +119,19 @@ def load_images(
 ) -> Loaded:
     """`loading.load_images`, whose remarks go to stderr."""
     return loading.load_images(spec, space, flags, run, say=common.note, **more)
+
+
+def open_images(
+    spec: str, space: ImageSpace, flags: Conversions = DataFlags(), common: Common = Common(), run: RunData | None = None, **more: Any
+) -> Opened:
+    """`loading.open_images`, whose remarks go to stderr."""
+    return loading.open_images(spec, space, flags, run, say=common.note, **more)
+
+
+def tell_unread(images: Opened, remarks: Remarks, common: Common) -> None:
+    """What could not be read of images that were opened and not loaded."""
+    if images.unread:
+        tell_skipped(remarks.skipped, common.note)
 
 
 def load_side(

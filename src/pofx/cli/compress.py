@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from pofx.cli.common import Answer, Common, Flag, load_model
+from pofx.cli.common import Answer, BulkFlags, Common, Flag, load_model, tell_skipped
 
 
 def compress(
@@ -18,6 +18,7 @@ def compress(
     block: int = 256,
     check: Literal["block", "image"] = "block",
     embed_model: Flag = False,
+    bulk: BulkFlags = BulkFlags(),
     common: Common = Common(),
 ) -> Answer:
     """Images into a lossless file, as small as the model is good.
@@ -34,22 +35,22 @@ def compress(
         embed_model: put the model inside: one file is all that is needed to read it.
     """
     from pofx.tasks._integer_form import IntegerForm
-    from pofx.tasks.compress import compress as task
+    from pofx.workflows.bulk import Coding, compressed
     from pofx.workflows.compress import gather
 
+    by = bulk.open()
     model = load_model(run, common)
     form = IntegerForm.of(model)
     gathered = gather(images, form.space)
-    x = gathered.x(form.space)
+    tell_skipped(gathered.skipped, common.note)
+    job = Coding(run, "cpu", images, block, check)
     with common.progress("compressing") as progress:
-        found = task(
-            form, x, out, stored=gathered.stored, names=gathered.names, block=block, check=check, embed_model=embed_model, progress=progress
-        )
+        found = compressed(job, form, gathered, by=by, out=out, embed_model=embed_model, progress=progress)
     lines = [f"{gathered.heading}: {found.images} image{'s' * (found.images != 1)} in {found.size:,} bytes"]
     if found.dims:
         over = found.bits_per_dim / (found.ideal / found.dims) - 1
         lines.append(
-            f"bits/dim of the file = {found.bits_per_dim:.4f}, {over:+.2%} on what the model says ({found.dims:,} sub-pixels, {x.numel():,} bytes raw)"
+            f"bits/dim of the file = {found.bits_per_dim:.4f}, {over:+.2%} on what the model says ({found.dims:,} sub-pixels, {found.dims:,} bytes raw)"
         )
     if found.initial:
         lines.append(

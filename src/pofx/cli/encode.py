@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from pofx.cli.common import Answer, Common, DataFlags, Flag, load_images, load_model, run_info
+from pofx.cli.common import Answer, BulkFlags, Common, DataFlags, Flag, load_model, open_images, run_info, tell_unread
 
 if TYPE_CHECKING:
     from pofx.tasks.invert import Inversion
@@ -18,12 +17,13 @@ def encode(
     data: str,
     /,
     *,
-    out: Annotated[Path | None, Parameter(name=["-o", "--out"])] = None,
+    out: Annotated[str | None, Parameter(name=["-o", "--out"])] = None,
     sample: Flag = False,
     layer: str | None = None,
     seed: int = 0,
     steps: int = 200,
     restarts: int = 4,
+    bulk: BulkFlags = BulkFlags(),
     data_flags: DataFlags = DataFlags(),
     common: Common = Common(),
 ) -> Answer:
@@ -35,8 +35,9 @@ def encode(
 
     Args:
         run: a run folder or a Hub id.
-        data: name[:part][:transform], a folder, .npz, .npy, IDX or Parquet.
-        out: .parquet, .csv or .jsonl with columns id, z0, z1, …; .npz (z, id, y) or .npy (z).
+        data: name[:part][:transform], a folder, .npz, .npy, IDX or Parquet, also at s3://….
+        out: .parquet, .csv or .jsonl with columns id, z0, z1, …; .npz (z, id, y) or .npy (z);
+            also at s3://….
         layer: features of this layer in the place of codes, e.g. critic of a GAN; NAME@4 pools a map over a 4×4 grid. A wrong name lists
             those there are.
         sample: a draw from q(z|x) in place of its mean.
@@ -44,19 +45,21 @@ def encode(
         steps: of an inversion, from each start.
         restarts: starts of an inversion for each image; the best is kept.
     """
-    from pofx.tasks.encode import encode as task
+    from pofx.workflows.bulk import Encoding, encoded
 
+    by = bulk.open()
     model = load_model(run, common)
-    images = load_images(data, model.space, data_flags, common, run_info(run))
+    images = open_images(data, model.space, data_flags, common, run_info(run))
+    job = Encoding(run, by.device(common.device), data, data_flags, None, sample, layer, seed, steps, restarts)
     with common.progress("encoding") as progress:
-        result = task(
-            model, images.split, out=out, sample=sample, layer=layer, seed=seed, steps=steps, restarts=restarts, progress=progress
-        )
-    facts = result.to_json()
-    unit = "numbers each" if result.kind.startswith("features") else "latent dimensions"
-    text = f"{images.heading}: {facts['n']} images, {facts['latent_dims']} {unit}, z = {result.kind}"
-    tail = f"{result.path}" if result.path else "Add -o FILE.parquet for one row per image."
-    return Answer({"run": run, "data": images.heading} | facts, [text, *inverted(result.inversion), tail])
+        found, remarks = encoded(job, model, images, by=by, out=out, progress=progress)
+    tell_unread(images, remarks, common)
+    facts = found.to_json()
+    unit = "numbers each" if found.kind.startswith("features") else "latent dimensions"
+    text = f"{remarks.heading}: {found.n} images, {found.latent_dims} {unit}, z = {found.kind}"
+    tail = f"{found.path}" if found.path else "Add -o FILE.parquet for one row per image."
+    answer = {"run": run, "data": remarks.heading} | facts | {"skipped": remarks.skipped}
+    return Answer(answer, [text, *inverted(found.inversion), tail])
 
 
 def inverted(found: Inversion | None) -> list[str]:

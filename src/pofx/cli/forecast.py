@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from pofx.cli.common import Answer, Common, DataFlags, RunData, load_images, load_model, run_info
 from pofx.errors import InputError
+from pofx.numbers import SIGNS
 
 if TYPE_CHECKING:
     from pofx.cli.common import Loaded
@@ -93,7 +94,6 @@ def _series(spec: str, space: ImageSpace, keep: int | None, flags: DataFlags, in
 
 
 def _lines(found: Forecast, heading: str) -> list[str]:
-    from pofx.model import SIGNS
 
     many = len(found.futures)
     chosen = f"{many} of {found.of} series" if many < found.of else f"{many} series"

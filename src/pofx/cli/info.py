@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pofx.cli.common import Answer, Common, load_model, run_info
+from pofx.numbers import SIGNS
 
 
 def info(run: str, /, *, common: Common = Common()) -> Answer:
@@ -11,7 +12,6 @@ def info(run: str, /, *, common: Common = Common()) -> Answer:
     Args:
         run: a run folder or a Hub id.
     """
-    from pofx.model import SIGNS
     from pofx.tasks.info import info as task
     from pofx.training.progress import kind_of
 

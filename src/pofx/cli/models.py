@@ -22,30 +22,49 @@ HEADS = {
 
 
 def models(
-    *, tree: Annotated[Flag, Parameter(help="The taxonomy instead; what is not built yet is in grey.")] = False, common: Common = Common()
+    *,
+    tree: Annotated[Flag, Parameter(help="The taxonomy instead; what is not built yet is in grey.")] = False,
+    here: Annotated[
+        str | None, Parameter(help="A model: where it stands in the taxonomy, what it can tell, its paper and its file.")
+    ] = None,
+    common: Common = Common(),
 ) -> Answer:
     """What each model can tell and accepts."""
-    return _tree() if tree else _table()
+    if here is not None:
+        return _here(here)
+    return Answer(catalog.taxonomy().to_json(), lambda console: console.print(drawn_tree())) if tree else _table()
 
 
-def _tree() -> Answer:
-    taxonomy = catalog.taxonomy()
+def _here(name: str) -> Answer:
+    from pofx.model import capabilities
+
+    cls = catalog.get(name)
+    name = catalog.name_of(cls)
+    can, file = capabilities(cls), f"{cls.__module__.replace('.', '/')}.py"
+    facts = {"model": name, "class": cls.__name__, "family": list(cls.family), "capabilities": can, "paper": cls.paper, "file": file}
 
     def draw(console: Any) -> None:
-        from rich.tree import Tree
+        console.print(drawn_tree(name))
+        console.print(f"\ncan    {', '.join(HEADS.get(c, c.lower()) for c in can)}\npaper  {cls.paper}\nfile   {file}")
 
-        def grow(node: Any, branch: catalog.Branch) -> None:
-            for leaf in branch.leaves:
-                label = f"{leaf.class_name}  (pofx train {leaf.name})" if leaf.built else f"{leaf.class_name}  (not yet)"
-                node.add(label, style="" if leaf.built else "bright_black")
-            for name, below in branch.branches.items():
-                grow(node.add(name), below)
+    return Answer(facts, draw)
 
-        root = Tree("models of images")
-        grow(root, taxonomy)
-        console.print(root)
 
-    return Answer(taxonomy.to_json(), draw)
+def drawn_tree(here: str | None = None) -> Any:
+    """The taxonomy as rich draws it; with a sign at a model."""
+    from rich.tree import Tree
+
+    def grow(node: Any, branch: catalog.Branch) -> None:
+        for leaf in branch.leaves:
+            label = f"{leaf.class_name}  (pofx train {leaf.name})" if leaf.built else f"{leaf.class_name}  (not yet)"
+            sign = "  ← you are here" if leaf.name == here else ""
+            node.add(label + sign, style="bold" if sign else "" if leaf.built else "bright_black")
+        for name, below in branch.branches.items():
+            grow(node.add(name), below)
+
+    root = Tree("models of images")
+    grow(root, catalog.taxonomy())
+    return root
 
 
 def _table() -> Answer:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from pofx.cli.common import Answer, Common, DataFlags, Flag, RunData, load_images, load_model, run_info, table
+from pofx.cli.common import Answer, BulkFlags, Common, DataFlags, Flag, RunData, load_images, load_model, open_images, run_info, table
 from pofx.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def outliers(
     stride: int | None = None,
     samples: int = 1,
     seed: int = 0,
+    bulk: BulkFlags = BulkFlags(),
     data_flags: DataFlags = DataFlags(),
     common: Common = Common(),
 ) -> Answer:
@@ -57,14 +59,17 @@ def outliers(
         samples: draws per image, for a model that gives a bound.
         seed: of those draws.
     """
+    from pofx.tasks._files import TABLES, check_out
     from pofx.tasks._tiles import check_tile
-    from pofx.tasks.outliers import outliers as task
+    from pofx.tasks.outliers import calibrate, check_promise
+    from pofx.workflows.bulk import Weighing, weighed
     from pofx.workflows.outliers import apart, calibrating, calibration_of, check_apart, copies, repeated, resizing, wall, write_page
 
+    by = bulk.open()
     model = load_model(run, common)
     info = run_info(run)
     step = check_tile(tile, stride, model.space)
-    images = load_images(data, model.space, data_flags, common, info, tiled=True, stride=step)
+    images = open_images(data, model.space, data_flags, common, info, tiled=True, stride=step)
     own = info.load_data(common.note)
     good = None if calib is None else load_images(calib, model.space, data_flags, common, info, tiled=True, stride=step)
     calibration, notes = calibration_of(
@@ -82,50 +87,54 @@ def outliers(
         notes += _background(background, info, calibration, common)
     resized = resizing(info.transforms, images.transforms) if step is None else None
     notes += [note for note in (resized, copies(calibration, alpha, guarantee)) if note is not None]
-    notes += repeated(images.split, own, calibration, None if some is None else some.split)
-    if skipped := images.split.skipped:
-        notes.append(f"{len(skipped)} files could not be read and were not judged, e.g. {skipped[0]}.")
     for note in notes:
         common.note(f"Note: {note}")
-    with common.progress("scoring") as progress:
-        result = task(
-            model,
-            images.images,
-            calib=normal,
-            center=center,
-            train=own.train,
-            alpha=alpha,
-            guarantee=guarantee,
-            fdr=fdr,
-            statistics=statistics,
-            background=behind,
-            known=None if some is None else some.images,
-            stream=stream,
-            out=out,
-            samples=samples,
-            seed=seed,
-            progress=progress,
-        )
-    page = None
+    check_promise(images.images, normal, alpha=alpha, guarantee=guarantee, fdr=fdr)
     if out is not None:
-        with common.progress("maps") as progress:
-            shown = wall(model, images.images, result, calib=normal, background=behind, seed=seed, progress=progress)
-        page = write_page(
-            out / "index.html", run=run, heading=images.heading, levels=model.space.levels, found=result, shown=shown, notes=notes
-        )
+        check_out(out / "scores.parquet", TABLES)
+    alarm = calibrate(
+        model,
+        calib=normal,
+        center=center,
+        train=own.train,
+        statistics=statistics,
+        background=behind,
+        known=None if some is None else some.images,
+        samples=samples,
+        seed=seed,
+    )
+    job, page = Weighing(run, by.device(common.device), data, data_flags, step, alarm), None
+    with contextlib.ExitStack() as stack:
+        with common.progress("scoring") as progress:
+            found, remarks = stack.enter_context(weighed(job, model, images, by=by, out=out, progress=progress))
+        more = repeated(found.keys, own, calibration, None if some is None else some.split)
+        if remarks.skipped:
+            more.append(f"{len(remarks.skipped)} files could not be read and were not judged, e.g. {remarks.skipped[0]}.")
+        for note in more:
+            common.note(f"Note: {note}")
+        notes += more
+        result = alarm.verdict(found, alpha=alpha, guarantee=guarantee, fdr=fdr, stream=stream)
+        if out is not None:
+            result = result.save(out, type(model).__name__)
+            with common.progress("maps") as progress:
+                shown = wall(model, found.images(images), result, calib=normal, background=behind, seed=seed, progress=progress)
+            page = write_page(
+                out / "index.html", run=run, heading=remarks.heading, levels=model.space.levels, found=result, shown=shown, notes=notes
+            )
     facts = result.to_json()
     lines = table("oddest", "score", "p", "", right=("score", "p"))
     for row in facts["oddest"][:10]:
         lines.add_row(row["id"], f"{row['score']:.4g}", f"{row['p_value']:.4f}", "odd" if row["outlier"] else "")
     n = facts["n"]
     rule = f"false discovery rate ≤ {fdr:g}" if fdr is not None else f"p ≤ {result.cut:.4g}"
-    head = f"{images.heading}: {facts['outliers']} of {n} image{'s' * (n != 1)} are odd ({rule})"
+    head = f"{remarks.heading}: {facts['outliers']} of {n} image{'s' * (n != 1)} are odd ({rule})"
     text = [head, result.promise, f"evidence: {' + '.join(result.used)}", "", lines, ""]
     if result.drift is not None:
         alarm = result.drift.alarm
         text += ["no drift" if alarm is None else f"drift: the alarm is at image {alarm + 1}, {result.ids[alarm]}", ""]
     text.append(f"{result.path}\n{page}" if page else "Add -o DIR for one row per image and a page that shows where.")
-    return Answer({"run": run, "data": images.heading, "page": None if page is None else str(page)} | facts | {"notes": notes}, text)
+    answer = {"run": run, "data": remarks.heading, "page": None if page is None else str(page)} | facts
+    return Answer(answer | {"notes": notes, "skipped": remarks.skipped}, text)
 
 
 def _background(background: str, info: RunData, calib: Split, common: Common) -> list[str]:

@@ -34,6 +34,19 @@ def progress(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int],
         yield from _lines(what)
 
 
+class _Rate:
+    """Of this process alone, since it was first told: an earlier one may have begun the work."""
+
+    def __init__(self) -> None:
+        self.first: tuple[int, float] | None = None
+
+    def __call__(self, done: int) -> float:
+        """Of `done` until now, a second; 0 as long as nothing is."""
+        if self.first is None:
+            self.first = done, time.monotonic()
+        return (done - self.first[0]) / max(time.monotonic() - self.first[1], 1e-9)
+
+
 def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -45,28 +58,27 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    start = time.monotonic()
+    rate = _Rate()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None, rate="")
 
         def report(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, rate=f"{done / max(time.monotonic() - start, 1e-9):.3g}/s")
+            bar.update(task, completed=done, total=total, rate=f"{rate(done):.3g}/s")
 
         yield report
 
 
 def _lines(what: str) -> Iterator[Callable[[int, int], None]]:
-    start = last = time.monotonic()
+    last, rate = time.monotonic(), _Rate()
 
     def report(done: int, total: int) -> None:
         nonlocal last
-        now = time.monotonic()
-        if now - last < EVERY or not done:
+        now, speed = time.monotonic(), rate(done)
+        if now - last < EVERY or not speed:
             return
         last = now
-        rate = done / (now - start)
         print(
-            f"{what}: {done}/{total} ({100 * done / max(total, 1):.0f} %), {rate:.3g}/s, {duration((total - done) / rate)} left",
+            f"{what}: {done}/{total} ({100 * done / max(total, 1):.0f} %), {speed:.3g}/s, {duration((total - done) / speed)} left",
             file=sys.stderr,
             flush=True,
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from pofx.cli.common import Answer, Common, Flag, table
+from pofx.numbers import SIGNS
 
 if TYPE_CHECKING:
     from pofx.workflows.reproduce import Recipe, Reproduction
@@ -87,8 +88,6 @@ def _limit(expected: Mapping[str, Any]) -> str:
 
 
 def _text(result: Reproduction) -> list[Any]:
-    from pofx.model import SIGNS
-
     found, expected = result.found, result.recipe.expected
     part = found[expected["split"]]
     verdict = "met" if found["met"] else "missed"

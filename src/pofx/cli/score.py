@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from pofx.cli.common import Answer, Common, DataFlags, load_images, load_model, run_info
+from pofx.cli.common import Answer, BulkFlags, Common, DataFlags, load_model, open_images, run_info, tell_unread
 from pofx.numbers import with_error
 
 
@@ -16,12 +15,13 @@ def score(
     data: str,
     /,
     *,
-    out: Annotated[Path | None, Parameter(name=["-o", "--out"])] = None,
+    out: Annotated[str | None, Parameter(name=["-o", "--out"])] = None,
     samples: int = 1,
     estimate: int = 0,
     tile: int | None = None,
     stride: int | None = None,
     seed: int = 0,
+    bulk: BulkFlags = BulkFlags(),
     data_flags: DataFlags = DataFlags(),
     common: Common = Common(),
 ) -> Answer:
@@ -31,27 +31,32 @@ def score(
 
     Args:
         run: a run folder or a Hub id.
-        data: name[:part][:transform], a folder, .npz, .npy, IDX or Parquet.
-        out: .parquet, .csv or .jsonl.
+        data: name[:part][:transform], a folder, .npz, .npy, IDX or Parquet, also at s3://….
+        out: .parquet, .csv or .jsonl, also at s3://….
         samples: draws per image, for a model that gives a bound.
         estimate: importance-weighted estimate over this many draws instead of the bound.
         tile: for photographs larger than the model: the size of its images.
         stride: pixels from one tile to the next; half a tile by default.
         seed: of those draws.
     """
+    from pofx.model import SIGNS
     from pofx.tasks._tiles import check_tile
-    from pofx.tasks.score import score as task
+    from pofx.workflows.bulk import Scoring
+    from pofx.workflows.bulk import score as work
 
+    by = bulk.open()
     model = load_model(run, common)
-    images = load_images(data, model.space, data_flags, common, run_info(run), tiled=True, stride=check_tile(tile, stride, model.space))
+    step = check_tile(tile, stride, model.space)
+    images = open_images(data, model.space, data_flags, common, run_info(run), tiled=True, stride=step)
+    job = Scoring(run, by.device(common.device), data, data_flags, step, samples, estimate, seed)
     with common.progress("scoring") as progress:
-        result = task(model, images.images, out=out, samples=samples, estimate=estimate, seed=seed, progress=progress)
-    s = result.score
-    given = "" if s.given is None else f", given {s.given.name}"
-    nats, bits = (with_error(mean.mean, mean.se, digits) for mean, digits in zip(result.cost, (2, 4), strict=True))
+        found, remarks = work(job, model, images, by=by, out=out, progress=progress)
+    tell_unread(images, remarks, common)
+    nats, bits = (with_error(mean.mean, mean.se, digits) for mean, digits in ((found.nats, 2), (found.bits_per_dim, 4)))
+    given = "" if model.given is None else f", given {model.given.name}"
     lines = [
-        f"{images.heading}: {len(result.ids)} image{'s' * (len(result.ids) > 1)}",
-        f"bits/dim {s.sign} {bits}, nats {s.sign} {nats} on average ({s.kind}{given})",
+        f"{remarks.heading}: {found.n} image{'s' * (found.n > 1)}",
+        f"bits/dim {SIGNS[found.kind]} {bits}, nats {SIGNS[found.kind]} {nats} on average ({found.kind}{given})",
     ]
-    lines.append(f"{result.path}" if result.path else "Add -o scores.csv for one row per image.")
-    return Answer({"run": run, "data": images.heading} | result.to_json(), "\n".join(lines))
+    lines.append(f"{found.path}" if found.path else "Add -o scores.csv for one row per image.")
+    return Answer({"run": run, "data": remarks.heading} | found.to_json() | {"skipped": remarks.skipped}, "\n".join(lines))

@@ -9,6 +9,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -49,6 +50,9 @@ def train(
     extend: Flag = False,
     dry_run: Flag = False,
     checkpoint_seconds: float | None = None,
+    devices: int | None = None,
+    nodes: int | None = None,
+    strategy: Literal["auto", "ddp"] = "auto",
     data_flags: DataFlags = DataFlags(),
     common: Common = Common(),
 ) -> Answer:
@@ -64,7 +68,7 @@ def train(
         epochs: budget: passes over the training images.
         steps: budget: optimizer steps.
         minutes: budget: the rate is measured first, then the number of steps is fixed.
-        batch_size: images per step.
+        batch_size: images per step, of all processes together.
         lr: learning rate.
         optimizer: in the place of the model's own; a learning rate fits one optimizer.
         seed: of initial weights, order and noise.
@@ -80,10 +84,14 @@ def train(
         extend: add the budget to a finished run.
         dry_run: show the plan and stop.
         checkpoint_seconds: between checkpoints, 30 by default.
+        devices: processes on this machine, one per GPU; 1 by default, or what torchrun or srun has started.
+        nodes: machines; more than one need torchrun or srun.
+        strategy: of several processes: ddp.
     """
     return run(model, data, {}, out=out, epochs=epochs, steps=steps, minutes=minutes, batch_size=batch_size, lr=lr, optimizer=optimizer, seed=seed,
                average=average, precision=precision, threads=threads, augment=augment, labels=labels, label_seed=label_seed, init_from=init_from,
-               logger=logger, extend=extend, dry_run=dry_run, checkpoint_seconds=checkpoint_seconds, data_flags=data_flags, common=common)  # fmt: skip
+               logger=logger, extend=extend, dry_run=dry_run, checkpoint_seconds=checkpoint_seconds, devices=devices, nodes=nodes, strategy=strategy,
+               data_flags=data_flags, common=common)  # fmt: skip
 
 
 def run(model: str, spec: str, settings: dict[str, Any], *, data_flags: DataFlags, common: Common, **arguments: Any) -> Answer:
@@ -92,7 +100,10 @@ def run(model: str, spec: str, settings: dict[str, Any], *, data_flags: DataFlag
 
     from pofx.training import TrainingPlan
     from pofx.training import train as train_model
+    from pofx.training.processes import helper
 
+    if helper():
+        common = replace(common, quiet=True)
     cls = catalog.get(model)
     data = data_flags.load(spec, common)
     known = settings_of(catalog.name_of(cls))
@@ -106,6 +117,8 @@ def run(model: str, spec: str, settings: dict[str, Any], *, data_flags: DataFlag
         data = data.few_labels(labels, seed=label_seed, unlabelled=learns_unlabelled(made))
     arguments |= {"augment": listed(arguments["augment"]), "logger": listed(arguments["logger"])}
     result = train_model(made, data, device=common.device, quiet=common.quiet, **arguments)
+    if helper():
+        raise SystemExit(0)  # the first process answers
     if isinstance(result, TrainingPlan):
         return Answer(result.to_json(), str(result))
     return Answer({"run": str(result.path), "model": model, "data": data.heading, "metrics": dict(result.metrics)}, str(result.path))

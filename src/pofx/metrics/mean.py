@@ -47,6 +47,38 @@ class Mean:
         return {"mean": self.mean, "se": None if math.isnan(self.se) else self.se}
 
 
+@dataclass
+class Moments:
+    """What the mean of numbers that come in pieces is made of (Chan, Golub and LeVeque 1983); equal for equal pieces.
+
+    >>> import torch
+    >>> found = Moments()
+    >>> for piece in torch.tensor([1.0, 2.0, 3.0, 7.0]).split(3):
+    ...     found.add(piece)
+    >>> found.mean, Mean.of(torch.tensor([1.0, 2.0, 3.0, 7.0]))
+    (Mean(mean=3.25, se=1.3149778198382918), Mean(mean=3.25, se=1.3149778198382918))
+    """
+
+    n: int = 0
+    middle: float = 0.0
+    squares: float = 0.0
+
+    def add(self, values: Tensor) -> None:
+        """Numbers `(n,)` more."""
+        if not len(values):
+            return
+        values = values.double()
+        n, middle = len(values), float(values.mean())
+        apart, total = middle - self.middle, self.n + n
+        self.squares += float((values - middle).square().sum()) + apart * apart * self.n * n / total
+        self.middle += apart * n / total
+        self.n = total
+
+    @property
+    def mean(self) -> Mean:
+        return Mean(self.middle, math.sqrt(self.squares / (self.n - 1) / self.n) if self.n > 1 else math.nan)
+
+
 def cost_json(nats: Mean | None, bits_per_dim: Mean | None) -> dict[str, Any]:
     """A mean cost as every verb that measures one gives it: both None where there is no likelihood.
 

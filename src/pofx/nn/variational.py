@@ -253,7 +253,7 @@ class Variational(BitsBack, Sampler, Features):
         e = self.explain(read, epsilon, context, noise)
         parameters = e.parameters()
         if self.scale == "optimal":
-            self._follow(x, parameters, value)
+            self._follow(x, parameters, value, step)
         reconstruction = -self._log_likelihood(x, parameters, value).reshape(k, n)
         kl = e.q.kl()
         distortion = reconstruction.mean()
@@ -263,8 +263,8 @@ class Variational(BitsBack, Sampler, Features):
             cost = ((reconstruction.mean(0) + kl.reshape(k, n, -1).sum(2).mean(0)) / bits).mean()
             logs = {"bits_per_dim": cost, "kl": nats, "reconstruction": distortion.detach()}
         if k == 1:
-            rate = kl.mean(0)
-            loss = distortion + beta * (rate.clamp(min=self.free_bits) if self.free_bits else rate).sum()
+            rate = step.mean(kl).clamp(min=self.free_bits) if self.free_bits else kl.mean(0)
+            loss = distortion + beta * rate.sum()
         else:
             log_ratio = _log_ratio(e, epsilon).reshape(k, n)
             loss = (math.log(k) - torch.logsumexp(beta * log_ratio - reconstruction, 0)).mean()
@@ -273,9 +273,9 @@ class Variational(BitsBack, Sampler, Features):
         return loss / self.dims, logs
 
     @torch.no_grad()
-    def _follow(self, x: Tensor, parameters: Tensor, given: Tensor | None) -> None:
+    def _follow(self, x: Tensor, parameters: Tensor, given: Tensor | None, step: Context) -> None:
         """While training, the scale is the optimum of the batch (Rybkin et al. 2021, eq. 7): σ² is the mean squared error."""
-        self.log_scale.copy_(self._moment(self._errors(x, parameters, given) / len(x)))
+        self.log_scale.copy_(self._moment(step.mean(self._errors(x, parameters, given)[None] / len(x))))
 
     def _errors(self, x: Tensor, parameters: Tensor, given: Tensor | None) -> Tensor:
         """(x − μ)² on [−1, 1], mean over the unknown sub-pixels of a channel, sum over images: `(C,)`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,17 +71,15 @@ def read(run: str, path: str, model: ImageModel, info: RunData) -> Picked:
     from pofx.workflows.loading import Conversions, load_side
 
     space = model.space
-    levels = None if space.levels == 256 else space.levels
-    as_it_is = Conversions(gray=space.channels == 1, levels=levels)
-    resized = Conversions(size=f"{space.height}x{space.width}", gray=space.channels == 1, levels=levels)
+    resized = Conversions.into(space)
     try:
-        loaded, is_value = load_side(path, model, as_it_is, info, told=False)
+        loaded, is_value = load_side(path, model, replace(resized, size=None), info, told=False)
         said = ""
     except InputError:
         loaded, is_value = load_side(path, model, resized, info, told=False)
         said = f", resized to {space.height} × {space.width}"
     x = loaded.split.take(torch.arange(1))[0]
-    flags = {} if levels is None else {"levels": levels}
+    flags = {} if resized.levels is None else {"levels": resized.levels}
     name = f"{Path(path).name}{said}"
     return Picked(run, None if is_value else x, None, x if is_value else None, "image.png", name, flags, _png(x[0], space.levels))
 

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.context import Context
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pofx.data import Split
     from pofx.model import ImageModel
 
-T = TypeVar("T")
 SIDE = 280  # screen pixels of a picture of one image
 
 
@@ -92,14 +91,11 @@ def choose_run(shelf: Shelf, wanted: Wanted, *, label: str = "Run") -> Choice:
     def fill() -> tuple[Any, str]:
         shelf.wait()
         cards = shelf.cards()
-        fitting = [card for card in cards if wanted.fits(card)]
-        choices = [
-            (card.text + ("" if card in fitting else f" (cannot {wanted.to})"), card.path)
-            for card in [*fitting, *(c for c in cards if c not in fitting)]
-        ]
-        if fitting:
-            return gr.Dropdown(choices=choices, value=fitting[0].path), ""
-        return gr.Dropdown(choices=choices, value=None), _none(cards, wanted)
+        fits = {card.path: wanted.fits(card) for card in cards}
+        choices = [(card.text, card.path) for card in cards if fits[card.path]]
+        first = choices[0][1] if choices else None
+        choices += [(f"{card.text} (cannot {wanted.to})", card.path) for card in cards if not fits[card.path]]
+        return gr.Dropdown(choices=choices, value=first), "" if first else _none(cards, wanted)
 
     assert Context.root_block is not None
     Context.root_block.load(fill, None, [run, note], show_progress="hidden")
@@ -132,15 +128,11 @@ def read_upload(path: str, model: ImageModel) -> Tensor:
     Raises:
         InputError: it cannot be read or converted.
     """
-    from pofx.workflows.loading import Conversions, load_images
-
-    space = model.space
-    flags = Conversions(
-        size=f"{space.height}x{space.width}", gray=space.channels == 1, levels=None if space.levels == 256 else space.levels
-    )
     import torch
 
-    return load_images(path, space, flags).split.take(torch.arange(1))[0]
+    from pofx.workflows.loading import Conversions, load_images
+
+    return load_images(path, model.space, Conversions.into(model.space)).split.take(torch.arange(1))[0]
 
 
 def one_of(split: Split, number: float | None) -> int:

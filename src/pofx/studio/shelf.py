@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pofx.errors import CapabilityError, InputError
+from pofx.numbers import SIGNS
 
 if TYPE_CHECKING:
     from pofx.data import Data, Split
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 MODEL = "model.json"
 HELD = 4  # models and data sets that are kept in memory
-SIGNS = {"exact": "=", "lower bound": "≤", "estimate": "≈"}
 
 
 @dataclass(frozen=True)
@@ -201,16 +201,6 @@ class Shelf:
         with self.computing():
             return load_images(spec.strip(), self.model(path).space, Conversions(), self.info(path)).split
 
-    def unable(self, path: str, *wanted: str, to: str) -> str:
-        """Why a run cannot do what needs one of these capabilities, as one sentence; "" where it can."""
-        from pofx.model import CAPABILITIES, require
-
-        try:
-            require(self.model(path), *(CAPABILITIES[name] for name in wanted), to=to)
-        except (CapabilityError, InputError) as error:
-            return str(error)
-        return ""
-
 
 @dataclass(frozen=True)
 class Wanted:
@@ -240,9 +230,11 @@ class Wanted:
 
     def unable(self, shelf: Shelf, path: str) -> str:
         """Why a run on the shelf cannot, as one sentence; "" where it can."""
+        from pofx.model import require
+
         try:
-            if self.also(shelf.card(path)):
-                return ""
-        except InputError as error:
+            if not self.also(shelf.card(path)):
+                require(shelf.model(path), *self.classes(), to=self.to)
+        except (CapabilityError, InputError) as error:
             return str(error)
-        return shelf.unable(path, *self.capabilities, to=self.to)
+        return ""

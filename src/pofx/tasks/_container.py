@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pofx.errors import InputError
@@ -205,17 +205,21 @@ def _model(payload: bytes) -> bytes | None:
     return found if stream.eof else None
 
 
-def write(header: Header, parts: Sequence[Block | Stored], names: Sequence[str] | None, model: bytes | None) -> Iterator[bytes]:
-    """The file, piece by piece. The index holds the header, and how long each chunk before it is."""
+def write(header: Header, parts: Iterable[Block | Stored], names: Sequence[str] | None, model: bytes | None) -> Iterator[bytes]:
+    """The file, piece by piece; parts may come from elsewhere one by one. The index holds the header, and how long each chunk before it is."""
     yield MAGIC
     head, at, entries = header.to_bytes(), len(MAGIC), []
-    chunks = [(HEADER, head)]
-    if model is not None:
-        chunks.append((MODEL, packed_model(model)))
-    chunks += [(BLOCK if isinstance(p, Block) else STORED, p.to_bytes()) for p in parts]
-    if names is not None:
-        chunks.append((NAMES, zlib.compress(names_json(names), 9)))
-    for kind, payload in chunks:
+
+    def chunks() -> Iterator[tuple[bytes, bytes]]:
+        yield HEADER, head
+        if model is not None:
+            yield MODEL, packed_model(model)
+        for part in parts:
+            yield (BLOCK if isinstance(part, Block) else STORED), part.to_bytes()
+        if names is not None:
+            yield NAMES, zlib.compress(names_json(names), 9)
+
+    for kind, payload in chunks():
         piece = chunk(kind, payload)
         yield piece
         at += len(piece)

@@ -70,8 +70,7 @@ class Drawing:
         self._check(fixed, None if view is None else view.reshape(-1, space.dims)[0].cpu())
         self._fixed, self._x, self._entropy = fixed, x, torch.full((space.dims,), math.nan)
         self.uniforms = Noise(seed, torch.tensor([number])).uniform("x", space.dims)[0]
-        self.todo = [k for k, group in enumerate(self.groups) if not bool(fixed[group].all())]
-        self.step, self._group = 0, 0
+        self.step, self.steps, self._group = 0, sum(not bool(fixed[group].all()) for group in self.groups), 0
         rows = known_rows(fixed[None], space)
         with torch.inference_mode(), evaluating(self.model), one_thread():
             self._steps = self.model.begin(1, value)
@@ -86,10 +85,6 @@ class Drawing:
             if open_yet and bool(here.any()):
                 raise InputError("What is kept must come before what is drawn: choose a pixel that is drawn already.")
             open_yet = open_yet or not bool(own[group].all())
-
-    @property
-    def steps(self) -> int:
-        return len(self.todo)
 
     @property
     def x(self) -> Tensor:

@@ -6,7 +6,8 @@ import csv
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ def check_out(path: str | Path, suffixes: Sequence[str], *, folder: bool = False
     kinds = ", ".join(suffixes) + (" or a folder" if folder else "")
     if path.suffix.lower() not in suffixes and not (folder and path.suffix == ""):
         raise InputError(f"Cannot write {path}: the ending says the form, and it can be {kinds}. Try -o {path.with_suffix(suffixes[0])}")
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
+        raise InputError(f"Cannot write {path}: here only files on a disk can be written. Write it to one, and copy it from there.")
     if path.suffix and path.is_dir():
         raise InputError(f"{path} is a folder; give a file, e.g. -o {path / ('out' + suffixes[0])}")
     parent = path.parent if path.suffix else path
@@ -58,20 +61,38 @@ def write_text(path: Path, text: str) -> None:
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any]], metadata: Mapping[str, str] | None = None) -> None:
     """Columns of equal length as Parquet, CSV or JSONL, chosen by the suffix; `metadata` goes into Parquet's schema."""
-    rows = zip(*columns.values(), strict=True)
+    write_tables(path, [columns], metadata)
+
+
+def write_tables(path: Path, pieces: Iterable[Mapping[str, Sequence[Any]]], metadata: Mapping[str, str] | None = None) -> None:
+    """`write_table` of a table that comes in pieces, the same columns in each; one at a time is in memory."""
     with writing(path) as temporary:
         if path.suffix.lower() == ".parquet":
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            table = pa.table(dict(columns)).replace_schema_metadata({f"pofx.{k}": v for k, v in (metadata or {}).items()})
-            pq.write_table(table, temporary)
+            _write_parquet(temporary, pieces, metadata or {})
         elif path.suffix.lower() == ".csv":
             with temporary.open("w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file)
-                writer.writerow(columns)
-                writer.writerows(rows)
+                for k, columns in enumerate(pieces):
+                    if not k:
+                        writer.writerow(columns)
+                    writer.writerows(zip(*columns.values(), strict=True))
         else:
             with temporary.open("w", encoding="utf-8") as file:
-                for row in rows:
-                    file.write(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n")
+                for columns in pieces:
+                    for row in zip(*columns.values(), strict=True):
+                        file.write(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n")
+
+
+def _write_parquet(path: Path, pieces: Iterable[Mapping[str, Sequence[Any]]], metadata: Mapping[str, str]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    writer = None
+    try:
+        for columns in pieces:
+            table = pa.table(dict(columns)).replace_schema_metadata({f"pofx.{k}": v for k, v in metadata.items()})
+            writer = writer or pq.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()

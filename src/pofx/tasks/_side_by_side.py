@@ -19,8 +19,9 @@ from torch import Tensor
 from pofx.catalog import name_of
 from pofx.metrics.mean import Mean, cost_json
 from pofx.metrics.sharpness import Sharpness
-from pofx.model import SAMPLE_CHUNK, SIGNS, ImageModel, LatentVariable, Progress, Sampler, Score, capabilities
+from pofx.model import SAMPLE_CHUNK, ImageModel, LatentVariable, Progress, Sampler, Score, capabilities
 from pofx.noise import Noise
+from pofx.numbers import SIGNS
 from pofx.tasks._decoding import means
 from pofx.tasks._samples import SampleQuality, Yardstick, draws, sharpness_json, sharpness_of, views_in_turn
 from pofx.tasks.bulk import Images

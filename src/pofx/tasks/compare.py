@@ -20,7 +20,8 @@ from torch import Tensor
 
 from pofx.errors import InputError
 from pofx.metrics.mean import Mean, cost_json
-from pofx.model import SIGNS, ExactLikelihood, Features, ImageModel, LowerBound, Progress, Sampler, Score
+from pofx.model import ExactLikelihood, Features, ImageModel, LowerBound, Progress, Sampler, Score
+from pofx.numbers import SIGNS
 from pofx.tasks._samples import viewed, yardstick
 from pofx.tasks._side_by_side import Claim, Entry, claims, entry, timed_draws
 from pofx.tasks.bulk import Images, as_images, subset

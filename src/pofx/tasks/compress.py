@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pofx.errors import InputError, RunError
 from pofx.model import BitsBack, Codable, ImageModel, Progress, RangeCoded
+from pofx.space import ImageSpace
 from pofx.tasks._bits_back import Chain, encode_chain
 from pofx.tasks._blocks import decode_block, flat_order
 from pofx.tasks._container import MOST_AT_ONCE, MOST_IMAGES, MOST_NAMES, Block, Header, Stored, names_json, packed_model, write
@@ -106,12 +107,20 @@ def compress(
     ...     bool((decompress(found.path).x == x).all())
     True
     """
-    from pofx import __version__
 
     path = check_out(out, (SUFFIX,))
     form = model if isinstance(model, IntegerForm) else IntegerForm.of(model)
-    space, stored = form.space, dict(stored or {})
-    x, n = space.check(x).cpu(), len(x) + len(stored)
+    stored = dict(stored or {})
+    n = len(form.space.check(x)) + len(stored)
+    check_file(form.space, n, names, block=block, check=check)
+    if not all(0 <= at < n for at in stored):
+        raise InputError(f"Stored images have places 0 … {n - 1}, found {min(stored)} … {max(stored)}.")
+    coded = sorted(code(form, x, stored, block=block, check=check, progress=progress), key=lambda c: c.part.first)
+    return assemble(form, path, coded, n, names=names, block=block, check=check, embed_model=embed_model)
+
+
+def check_file(space: ImageSpace, n: int, names: Sequence[str] | None, *, block: int, check: str) -> None:
+    """Raise InputError where `n` images of a space, with these names, cannot be one file."""
     if not 1 <= block <= MOST_IMAGES or block * space.dims > MOST_AT_ONCE:
         raise InputError(f"block={block} must be 1 … {min(MOST_IMAGES, MOST_AT_ONCE // space.dims)}, e.g. --block {BLOCK}")
     if check not in ("block", "image"):
@@ -120,36 +129,90 @@ def compress(
         raise InputError(f"{len(names)} names for {n} images.")
     if names is not None and len(names_json(names)) > MOST_NAMES:
         raise InputError(f"The names of {n} images are more than {MOST_NAMES:,} bytes. Compress them into several files.")
-    if any(len(data) >= 2**32 - 64 for data in stored.values()):
-        raise InputError("A file of 4 GB or more cannot be stored beside images.")
-    if not all(0 <= at < n for at in stored):
-        raise InputError(f"Stored images have places 0 … {n - 1}, found {min(stored)} … {max(stored)}.")
-    header = Header(form.id, space.shape, space.levels, n, block, check, __version__)
-    parts: list[Block | Stored] = [Stored(at, data) for at, data in stored.items()]
-    ideal, initial, done = 0.0, 0, 0
-    for first, images in _blocks(x, sorted(stored), block):
-        coded, own, start = encode_block(form, images, first, check)
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A part of a file: a block with its sub-pixels, the bits that they have under the model, and those that its stream starts with; or a stored
+    file, of which all three are 0."""
+
+    part: Block | Stored
+    dims: int = 0
+    ideal: float = 0.0
+    initial: int = 0
+
+
+def code(
+    form: IntegerForm,
+    x: Tensor,
+    stored: Mapping[int, bytes],
+    *,
+    first: int = 0,
+    block: int = BLOCK,
+    check: str = "block",
+    progress: Progress | None = None,
+) -> Iterator[Coded]:
+    """Images whose places follow one another from `first` on: those in `stored`, and all others in turn from `x`. Each block is decoded again.
+
+    Raises:
+        InputError: a stored file of 4 GB.
+        RunError: what was decoded is not what was given.
+    """
+    x = form.space.check(x).cpu()
+    for at, data in stored.items():
+        if len(data) >= 2**32 - 64:
+            raise InputError("A file of 4 GB or more cannot be stored beside images.")
+        yield Coded(Stored(at, data))
+    done = 0
+    for at, images in _blocks(x, sorted(place - first for place in stored), block):
+        coded, own, start = encode_block(form, images, first + at, check)
         if not torch.equal(decode_block(form, coded), images):
             raise RunError(
-                f"Images {first} … {first + len(images) - 1} do not come back as they were, and nothing was written: this machine computes wrongly, "
-                "or pofx does. Please report it, with pofx info and the processor's name."
+                f"Images {first + at} … {first + at + len(images) - 1} do not come back as they were, and nothing was written: this machine computes "
+                "wrongly, or pofx does. Please report it, with pofx info and the processor's name."
             )
-        parts.append(coded)
-        ideal, initial, done = ideal + own, initial + start, done + len(images)
+        yield Coded(coded, images.numel(), own, start)
+        done += len(images)
         if progress is not None:
             progress(done, len(x))
-    parts.sort(key=lambda part: part.first)
+
+
+def assemble(
+    form: IntegerForm,
+    path: Path,
+    coded: Iterable[Coded],
+    n: int,
+    *,
+    names: Sequence[str] | None = None,
+    block: int = BLOCK,
+    check: str = "block",
+    embed_model: bool = False,
+) -> Compressed:
+    """Parts in the order of their places → the file; one part at a time is in memory."""
+    from pofx import __version__
+
+    header = Header(form.id, form.space.shape, form.space.levels, n, block, check, __version__)
     inside = form.to_bytes() if embed_model else None
     beside = None if embed_model else path.with_name(model_name(form.id))
     if beside is not None and not (beside.is_file() and beside.read_bytes() == form.to_bytes()):  # one that is damaged is no use
         with writing(beside) as temporary:
             temporary.write_bytes(form.to_bytes())
+    stored = kept = dims = initial = 0
+    ideal = 0.0
+
+    def parts() -> Iterator[Block | Stored]:
+        nonlocal stored, kept, dims, initial, ideal
+        for c in coded:
+            if isinstance(c.part, Stored):
+                stored, kept = stored + 1, kept + len(c.part.to_bytes()) + 9
+            dims, ideal, initial = dims + c.dims, ideal + c.ideal, initial + c.initial
+            yield c.part
+
     with writing(path) as temporary, temporary.open("wb") as file:
-        for piece in write(header, parts, names, inside):
+        for piece in write(header, parts(), names, inside):
             file.write(piece)
     model_size = 0 if inside is None else len(packed_model(inside)) + 9
-    kept = sum(len(part.to_bytes()) + 9 for part in parts if isinstance(part, Stored))
-    return Compressed(path, n, len(stored), x.numel(), path.stat().st_size, model_size, kept, ideal, initial, form.id, beside)
+    return Compressed(path, n, stored, dims, path.stat().st_size, model_size, kept, ideal, initial, form.id, beside)
 
 
 def model_name(identity: str) -> str:

@@ -44,10 +44,39 @@ class Codes:
     path: Path | None = None
     inversion: Inversion | None = None
 
+    @property
+    def columns(self) -> dict[str, list]:
+        """id, z0, z1, …, and of an inversion what the codes are worth, a row for each image."""
+        columns: dict[str, list] = {"id": list(self.ids)} | {f"z{j}": self.z[:, j].tolist() for j in range(self.z.shape[1])}
+        return columns | {name: values.tolist() for name, values in self.worth.items()}
+
+    @property
+    def worth(self) -> dict[str, Tensor]:
+        """Of codes by inversion, `(n,)` each: their squared error and their norm."""
+        return {} if self.inversion is None else {"squared_error": self.inversion.squared_error, "norm": self.inversion.norm}
+
+    @property
+    def summary(self) -> CodesSummary:
+        return CodesSummary(len(self.ids), self.z.shape[1], self.kind, self.path, self.inversion)
+
+    def to_json(self) -> dict[str, Any]:
+        return self.summary.to_json()
+
+
+@dataclass(frozen=True)
+class CodesSummary:
+    """What is said of the codes of n images together."""
+
+    n: int
+    latent_dims: int
+    kind: str
+    path: Path | str | None = None
+    inversion: Inversion | None = None
+
     def to_json(self) -> dict[str, Any]:
         return {
-            "n": len(self.ids),
-            "latent_dims": self.z.shape[1],
+            "n": self.n,
+            "latent_dims": self.latent_dims,
             "kind": self.kind,
             "inversion": None if self.inversion is None else self.inversion.to_json(),
             "out": None if self.path is None else str(self.path),
@@ -163,19 +192,18 @@ def encode(
 
 
 def _write(path: Path, found: Codes, images: Images, seed: int, model: str) -> None:
-    worth = {} if found.inversion is None else {"squared_error": found.inversion.squared_error, "norm": found.inversion.norm}
     if path.suffix.lower() in TABLES:
-        columns: dict[str, Sequence[Any]] = {"id": found.ids}
-        columns |= {f"z{j}": found.z[:, j].tolist() for j in range(found.z.shape[1])}
-        columns |= {name: values.tolist() for name, values in worth.items()}
-        write_table(path, columns, {"model": model, "kind": found.kind, "seed": str(seed)})
-        return
-    z = found.z.numpy()
+        write_table(path, found.columns, {"model": model, "kind": found.kind, "seed": str(seed)})
+    elif path.suffix.lower() == ".npy":
+        with writing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, found.z.numpy(), allow_pickle=False)
+    else:
+        save_arrays(path, found, everything(images)[1], seed)
+
+
+def save_arrays(path: Path, found: Codes, y: Tensor | None, seed: int) -> None:
+    """Codes as .npz: z, id, kind and seed, what codes by inversion are worth, and labels where there are any."""
+    arrays: dict[str, Any] = {"z": found.z.numpy(), "id": np.array(found.ids), "kind": np.array(found.kind), "seed": np.array(seed)}
+    arrays |= {name: values.numpy() for name, values in found.worth.items()} | ({} if y is None else {"y": y.numpy()})
     with writing(path) as temporary, temporary.open("wb") as file:
-        if path.suffix.lower() == ".npy":
-            np.save(file, z, allow_pickle=False)
-            return
-        arrays: dict[str, Any] = {"z": z, "id": np.array(found.ids), "kind": np.array(found.kind), "seed": np.array(seed)}
-        arrays |= {name: values.numpy() for name, values in worth.items()}
-        y = everything(images)[1]
-        np.savez_compressed(file, allow_pickle=False, **arrays, **({} if y is None else {"y": y.numpy()}))
+        np.savez_compressed(file, allow_pickle=False, **arrays)

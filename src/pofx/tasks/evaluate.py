@@ -21,7 +21,6 @@ from pofx.metrics.calibration import Calibration, calibration, tempered
 from pofx.metrics.mean import Mean, cost_json
 from pofx.metrics.memorization import Evidence, Memorization, copies, membership
 from pofx.model import (
-    SIGNS,
     Decoder,
     Encoder,
     ExactLikelihood,
@@ -34,6 +33,7 @@ from pofx.model import (
     Sampler,
     Score,
 )
+from pofx.numbers import SIGNS
 from pofx.tasks._samples import SampleQuality, draws, viewed, yardstick
 from pofx.tasks.bulk import Images, as_images, everything, per_image, subset
 from pofx.tasks.reconstruct import squared_errors

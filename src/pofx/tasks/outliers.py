@@ -144,6 +144,13 @@ class Outliers:
             "out": None if self.path is None else str(self.path),
         }
 
+    def save(self, folder: str | Path, model: str) -> Outliers:
+        """Write `scores.csv` and `scores.parquet` into a folder; the answer knows where the latter is."""
+        metadata = {"model": model, "alpha": str(self.alpha), "guarantee": self.guarantee, "calibration": str(len(self.calibration))}
+        metadata |= {"threshold": repr(self.threshold)} | ({} if self.fdr is None else {"fdr": str(self.fdr)})
+        self.write(Path(folder) / "scores.csv")
+        return replace(self, path=self.write(Path(folder) / "scores.parquet", **metadata))
+
     def write(self, path: Path, **metadata: str) -> Path:
         """id, score, p_value, outlier, rank, and each statistic, as Parquet, CSV or JSONL."""
         columns: dict[str, Sequence[Any]] = {
@@ -206,6 +213,18 @@ def verdicts(
 
 
 @dataclass(frozen=True)
+class Weighed:
+    """Images with their scores, of no verdict yet.
+
+    Attributes: ids; score `(n,)` float64, higher is odder; statistics `(n, k)`, what it was made of; of tiles, those of the oddest one.
+    """
+
+    ids: Sequence[str]
+    score: Tensor
+    statistics: Tensor
+
+
+@dataclass(frozen=True)
 class Alarm:
     """What decides which images are odd, before any is judged: made once by `calibrate`, it judges any number of images, each alike whatever its company.
 
@@ -223,6 +242,25 @@ class Alarm:
     tiles: int = 1
     tried: dict[str, float] = field(default_factory=dict)
 
+    def weigh(self, model: ImageModel, images: Images | Tensor, *, progress: Progress | None = None) -> Weighed:
+        """Scores of images: what can be done in parts, in any order."""
+        images = as_images(images)
+        table = measure(model, images, self.names, self.known, progress=progress)
+        score = self.oddness(table)
+        at = _speaking(images, score)
+        return Weighed(list(whole(images).ids), score[at], table.values[at])
+
+    def verdict(
+        self, weighed: Weighed, *, alpha: float = 0.05, guarantee: Guarantee = "marginal", fdr: float | None = None, stream: bool = False
+    ) -> Outliers:
+        """p-values and verdicts of all images together; arguments and errors are those of `outliers`."""
+        shown = dict(zip(self.names, weighed.statistics.unbind(1), strict=True))
+        found = verdicts(
+            weighed.ids, weighed.score, self.scores, shown, alpha=alpha, guarantee=guarantee, fdr=fdr, stream=stream, seed=self.known.seed
+        )
+        used = self.oddness.groups or tuple(STATISTICS[n].group for n in self.names[:1])
+        return replace(found, used=used, tried=self.tried, tiles=self.tiles)
+
     def judge(
         self,
         model: ImageModel,
@@ -235,14 +273,7 @@ class Alarm:
         progress: Progress | None = None,
     ) -> Outliers:
         """Scores, p-values and verdicts; arguments and errors are those of `outliers`. Another alpha later needs no new scores: `verdicts`."""
-        images = as_images(images)
-        table = measure(model, images, self.names, self.known, progress=progress)
-        score = self.oddness(table)
-        at, ids = _speaking(images, score), list(whole(images).ids)
-        shown = {name: table.column(name)[at] for name in self.names}
-        found = verdicts(ids, score[at], self.scores, shown, alpha=alpha, guarantee=guarantee, fdr=fdr, stream=stream, seed=self.known.seed)
-        used = self.oddness.groups or tuple(STATISTICS[n].group for n in self.names[:1])
-        return replace(found, used=used, tried=self.tried, tiles=self.tiles)
+        return self.verdict(self.weigh(model, images, progress=progress), alpha=alpha, guarantee=guarantee, fdr=fdr, stream=stream)
 
 
 def calibrate(
@@ -339,17 +370,7 @@ def outliers(
     0
     """
     images, calib, center = as_images(images), as_images(calib), as_images(center)
-    each, other = (of.each if isinstance(of, Tiles) else 1 for of in (images, calib))
-    if each != other:
-        raise InputError(
-            f"An image has {each} tiles and a calibration image {other}: the guarantee is of images of one size. "
-            "Give good photographs of the same size: --calib DATA"
-        )
-    rank(alpha, len(whole(calib)), guarantee)
-    if fdr is not None:
-        benjamini_hochberg(torch.ones(1), fdr)
-        if guarantee != "marginal":
-            raise InputError(f"--fdr {fdr:g} is a guarantee of its own, over the folder; leave out --guarantee {guarantee}.")
+    check_promise(images, calib, alpha=alpha, guarantee=guarantee, fdr=fdr)
     if out is not None:
         check_out(Path(out) / "scores.parquet", TABLES)
     alarm = calibrate(
@@ -364,12 +385,22 @@ def outliers(
         seed=seed,
     )
     found = alarm.judge(model, images, alpha=alpha, guarantee=guarantee, fdr=fdr, stream=stream, progress=progress)
-    if out is None:
-        return found
-    metadata = {"model": type(model).__name__, "alpha": str(alpha), "guarantee": guarantee, "calibration": str(len(found.calibration))}
-    metadata |= {"threshold": repr(found.threshold)} | ({} if fdr is None else {"fdr": str(fdr)})
-    found.write(Path(out) / "scores.csv")
-    return replace(found, path=found.write(Path(out) / "scores.parquet", **metadata))
+    return found if out is None else found.save(out, type(model).__name__)
+
+
+def check_promise(images: Images, calib: Images, *, alpha: float, guarantee: Guarantee, fdr: float | None) -> None:
+    """Raise InputError where what is asked for cannot be guaranteed by these calibration images."""
+    each, other = (of.each if isinstance(of, Tiles) else 1 for of in (images, calib))
+    if each != other:
+        raise InputError(
+            f"An image has {each} tiles and a calibration image {other}: the guarantee is of images of one size. "
+            "Give good photographs of the same size: --calib DATA"
+        )
+    rank(alpha, len(whole(calib)), guarantee)
+    if fdr is not None:
+        benjamini_hochberg(torch.ones(1), fdr)
+        if guarantee != "marginal":
+            raise InputError(f"--fdr {fdr:g} is a guarantee of its own, over the folder; leave out --guarantee {guarantee}.")
 
 
 def _speaking(images: Images, score: Tensor) -> Tensor:

@@ -38,6 +38,28 @@ class ReceptiveField:
         return self.past & ~self.seen
 
 
+def before(model: ImageModel, row: int, column: int, channel: int) -> tuple[Autoregressive, int, Tensor]:
+    """The model, the flat number of a sub-pixel into (C, H, W), and which come before its group in `order()`, bool `(dims,)`.
+
+    Raises:
+        CapabilityError: no autoregressive model.
+        InputError: there is no such sub-pixel, or the model conditions on a view.
+    """
+    asked = require(model, Autoregressive, to="show what a pixel sees")
+    c, h, w = model.space.shape
+    if not (0 <= channel < c and 0 <= row < h and 0 <= column < w):
+        raise InputError(f"There is no sub-pixel (channel {channel}, row {row}, column {column}) in images of {c}×{h}×{w}.")
+    if model.given is not None:
+        raise InputError("What a pixel sees is shown for models of p(x); make this one without given=.")
+    flat = (channel * h + row) * w + column
+    past = torch.zeros(model.space.dims, dtype=torch.bool)
+    for group in asked.order():
+        if bool((group == flat).any()):
+            break
+        past[group] = True
+    return asked, flat, past
+
+
 def receptive_field(model: ImageModel, row: int, column: int, channel: int = 0, *, draws: int = 3) -> ReceptiveField:
     """The receptive field of one sub-pixel.
 
@@ -53,18 +75,8 @@ def receptive_field(model: ImageModel, row: int, column: int, channel: int = 0, 
     >>> receptive_field(FVBN(ImageSpace(1, 2, 3, levels=2)), 1, 0).seen.int().tolist()
     [[[1, 1, 1], [0, 0, 0]]]
     """
-    asked = require(model, Autoregressive, to="show what a pixel sees")
+    asked, flat, past = before(model, row, column, channel)
     c, h, w = model.space.shape
-    if not (0 <= channel < c and 0 <= row < h and 0 <= column < w):
-        raise InputError(f"There is no sub-pixel (channel {channel}, row {row}, column {column}) in images of {c}×{h}×{w}.")
-    if model.given is not None:
-        raise InputError("The receptive field is shown for models of p(x); make this one without given=.")
-    flat = (channel * h + row) * w + column
-    past = torch.zeros(model.space.dims, dtype=torch.bool)
-    for group in asked.order():
-        if bool((group == flat).any()):
-            break
-        past[group] = True
     seen = torch.zeros(model.space.dims, dtype=torch.bool)
     twin = copy.deepcopy(asked).double().cpu()
     for draw in range(draws):

@@ -46,15 +46,45 @@ class Scores:
         """Mean nats and mean bits/dim."""
         return Mean.of(self.score.nats), Mean.of(self.score.bits_per_dim)
 
-    def to_json(self) -> dict:
+    @property
+    def columns(self) -> dict[str, list]:
+        """id, nats, bits_per_dim and kind, a row for each image."""
         s = self.score
-        given = None if s.given is None else repr(s.given)
+        return {"id": list(self.ids), "nats": s.nats.tolist(), "bits_per_dim": s.bits_per_dim.tolist(), "kind": [s.kind] * len(self.ids)}
+
+    @property
+    def summary(self) -> CostSummary:
+        s = self.score
+        return CostSummary(len(self.ids), s.kind, None if s.given is None else repr(s.given), mean_dims(s), *self.cost, self.path)
+
+    def to_json(self) -> dict:
+        return self.summary.to_json()
+
+
+@dataclass(frozen=True)
+class CostSummary:
+    """What is said of the costs of n images together.
+
+    Attributes:
+        given: the view of a conditional model, in words.
+        dims: sub-pixels of an image that were paid for, their mean where that differs.
+    """
+
+    n: int
+    kind: Kind
+    given: str | None
+    dims: int | float
+    nats: Mean
+    bits_per_dim: Mean
+    path: Path | str | None = None
+
+    def to_json(self) -> dict:
         return {
-            "n": len(self.ids),
-            "kind": s.kind,
-            "given": given,
-            "dims": mean_dims(s),
-            **cost_json(*self.cost),
+            "n": self.n,
+            "kind": self.kind,
+            "given": self.given,
+            "dims": self.dims,
+            **cost_json(self.nats, self.bits_per_dim),
             "out": None if self.path is None else str(self.path),
         }
 
@@ -141,15 +171,10 @@ def score(
     if isinstance(images, Tiles):
         result = _of_photographs(result, images)
     ids = list(whole(images).ids)
+    found = Scores(ids, result, path)
     if path is not None:
-        columns = {
-            "id": ids,
-            "nats": result.nats.tolist(),
-            "bits_per_dim": result.bits_per_dim.tolist(),
-            "kind": [result.kind] * len(ids),
-        }
-        write_table(path, columns, {"model": type(model).__name__, "given": repr(result.given), "dims": str(mean_dims(result))})
-    return Scores(ids, result, path)
+        write_table(path, found.columns, {"model": type(model).__name__, "given": repr(result.given), "dims": str(mean_dims(result))})
+    return found
 
 
 def _of_photographs(tiles: Score, images: Tiles) -> Score:

@@ -33,7 +33,6 @@ SECONDS, LAST = 8.0, 2.5  # of the whole animation at most, and of its last fram
 _GAP, _EMPTY, _KNOWN, _PAPER, _INK = (204, 204, 204), ((250, 250, 250), (222, 228, 236)), (110, 150, 190), (255, 255, 255), (0, 0, 0)
 _FIXED = np.array([_GAP, *_EMPTY, _KNOWN, _PAPER, _INK], np.uint8)
 _HEAT = 48  # colours of the entropy, dark to bright
-_ANCHORS = np.array([(0, 0, 20), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)])
 _LINE = 15  # screen pixels of a line of text
 
 
@@ -167,7 +166,7 @@ def _sheet(trace: Trace, most: int | None) -> tuple[NDArray[np.int32], NDArray[n
     entropy = trace.entropy.numpy()
     heat = np.nan_to_num(entropy / math.log(trace.levels) * (_HEAT - 1)).round().clip(0, _HEAT - 1).astype(np.int32) + len(_FIXED)
     heat = np.where(np.isnan(entropy), 3, heat)
-    palette = np.concatenate([_FIXED, _heat(), colours])
+    palette = np.concatenate([_FIXED, pictures.heat(np.linspace(0, 1, _HEAT), 1.0), colours])
     # A series is a stripe, and its entropy the stripe below it.
     series = w > 3 * h
     high = 192 if n == 1 else 96 if n <= 16 else 48
@@ -197,11 +196,6 @@ def _sheet(trace: Trace, most: int | None) -> tuple[NDArray[np.int32], NDArray[n
         shown[top : top + height, left : left + width] = when
     a, b = np.indices(final.shape) // max(2, across // 2)
     return final, shown, ((a + b) % 2 + 1).astype(np.int32), palette
-
-
-def _heat() -> NDArray[np.uint8]:
-    at = np.linspace(0, len(_ANCHORS) - 1, _HEAT)
-    return np.stack([np.interp(at, range(len(_ANCHORS)), channel) for channel in _ANCHORS.T], 1).round().astype(np.uint8)
 
 
 def _indices(rgb: NDArray[np.uint8], most: int | None) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:

@@ -6,13 +6,15 @@ import base64
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pofx import pictures
 from pofx.numbers import with_error
+from pofx.tasks._files import write_text, writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -186,6 +188,15 @@ def inked(color: str = GREY) -> AbstractContextManager[None]:
     settings |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), color)
     settings |= {"axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
     return rc_context(settings)
+
+
+def put(path: Path, figure: Callable[[], Figure] | None, text: Callable[[], str]) -> None:
+    """Write the figure alone where there is one and the path ends in .png, else the page; only what is written is made."""
+    if figure is None or path.suffix.lower() != ".png":
+        write_text(path, text())
+        return
+    with inked("#3a3f45"), writing(path) as temporary:
+        figure().savefig(temporary, format="png", dpi=200, facecolor="white")
 
 
 def drawing(figure: Figure, caption: str = "") -> str:

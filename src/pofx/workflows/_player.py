@@ -1,6 +1,7 @@
-"""A game in motion inside a page: frames as numbers, drawn by a few lines of plain script, with a slider. No network and no library.
+"""Something in motion inside a page: frames as numbers, drawn by a few lines of plain script, with a slider. No network and no library.
 
-In one dimension curves are SVG lines; in two, densities and D are painted cell by cell, with draws of the generator on them. Colours are those of the page,
+`framed` is the slider and its button around any drawing; `player` is the game of a GAN: in one dimension curves are SVG lines; in two, densities
+and D are painted cell by cell, with draws of the generator on them. Colours are those of the page,
 so that light and dark follow the reader's own setting; without script the last frame is there as it was.
 """
 
@@ -8,7 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from html import escape
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +43,16 @@ SCRIPT = """(() => {
 const root = document.currentScript.parentElement, data = JSON.parse(root.querySelector("script[type='application/json']").textContent);
 const slider = root.querySelector("input"), button = root.querySelector("button"), out = root.querySelector("output");
 let timer = null;
-const line = ys => ys.map((y, i) => y === null ? null : (data.x[i] / 10) + "," + (y / 10)).filter(v => v).join(" ");
+function show(i) { slider.value = i; out.innerHTML = data.frames[i].words; draw(data.frames[i]); }
+DRAW
+function stop() { clearInterval(timer); timer = null; button.textContent = "▶ play"; }
+button.onclick = () => { if (timer) return stop(); if (+slider.value >= data.frames.length - 1) show(0); button.textContent = "❚❚ pause";
+  timer = setInterval(() => +slider.value < data.frames.length - 1 ? show(+slider.value + 1) : stop(), 160); };
+slider.oninput = () => { stop(); show(+slider.value); };
+show(data.frames.length - 1);
+})();"""
+
+GAME = """const line = ys => ys.map((y, i) => y === null ? null : (data.x[i] / 10) + "," + (y / 10)).filter(v => v).join(" ");
 const rgb = hex => [1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16));
 function paint(canvas, values, side, colour) {
   const context = canvas.getContext("2d"), small = new OffscreenCanvas(side, side), inner = small.getContext("2d");
@@ -50,10 +62,7 @@ function paint(canvas, values, side, colour) {
   context.drawImage(small, 0, 0, canvas.width, canvas.height); return context;
 }
 const digits = text => Array.from(text, c => c.charCodeAt(0) - 35);
-function show(i) {
-  const f = data.frames[i];
-  slider.value = i;
-  out.innerHTML = f.words;
+function draw(f) {
   if (data.d === 1) {
     for (const name of ["q", "d", "s"]) { const el = root.querySelector("." + name); if (el && f[name]) el.setAttribute("points", line(f[name])); }
     return;
@@ -66,13 +75,7 @@ function show(i) {
     return v < 0 ? [0, 0, 0, 0] : [...c, Math.round(510 * Math.abs(t - .5))]; };
   if (f.d) paint(maps[1], digits(f.d), data.side, two);
   paint(maps[maps.length - 1], digits(f.s), data.side, two);
-}
-function stop() { clearInterval(timer); timer = null; button.textContent = "▶ play"; }
-button.onclick = () => { if (timer) return stop(); if (+slider.value >= data.frames.length - 1) show(0); button.textContent = "❚❚ pause";
-  timer = setInterval(() => +slider.value < data.frames.length - 1 ? show(+slider.value + 1) : stop(), 160); };
-slider.oninput = () => { stop(); show(+slider.value); };
-show(data.frames.length - 1);
-})();"""
+}"""
 
 
 def words(frame: Frame) -> str:
@@ -91,13 +94,27 @@ def words(frame: Frame) -> str:
 def player(game: Game) -> str:
     """The frames of a game, to be looked through."""
     body, data = _lines(game) if game.p.d == 1 else _maps(game)
-    last = len(game.frames) - 1
+    return framed(body, data, GAME, label="step of the game")
+
+
+def framed(body: str, data: Mapping[str, Any], draw: str, *, label: str) -> str:
+    """A drawing with a slider below it, as HTML.
+
+    Args:
+        body: what is drawn on, as it is without script.
+        data: `frames`, each with its `words` (HTML) and whatever else `draw` needs of it.
+        draw: script that holds `function draw(f)`, of one frame; `root` is the element around the body, `data` these data.
+        label: of the slider, for a screen reader.
+    """
+    last = len(data["frames"]) - 1
     bar = (
         '<div class="bar"><button type="button">▶ play</button>'
-        f'<input type="range" min="0" max="{last}" value="{last}" aria-label="step of the game"></div><output>{words(game.last)}</output>'
+        f'<input type="range" min="0" max="{last}" value="{last}" aria-label="{escape(label)}"></div>'
+        f"<output>{data['frames'][-1]['words']}</output>"
     )
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
-    return f'{STYLE}\n<div class="player">{body}{bar}<script type="application/json">{text}</script>\n<script>{SCRIPT}</script></div>'
+    script = SCRIPT.replace("DRAW", draw)
+    return f'{STYLE}\n<div class="player">{body}{bar}<script type="application/json">{text}</script>\n<script>{script}</script></div>'
 
 
 def _key(names: list[tuple[str, str]]) -> str:

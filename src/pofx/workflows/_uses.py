@@ -27,7 +27,6 @@ from pofx.tasks.heat_maps import HeatMaps, bit_maps, has_map
 from pofx.tasks.score import costs
 from pofx.tasks.trace import Trace, trace
 from pofx.workflows import _page as html
-from pofx.workflows.outliers import coloured
 
 if TYPE_CHECKING:
     from pofx.data import Data
@@ -50,7 +49,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class Uses:
-    """What was tried, or None where a model cannot, or it would take too long.
+    """What was tried, or None where a model cannot, it would take too long, or nobody asked.
 
     Attributes:
         drawn: samples with the entropy of each sub-pixel.
@@ -59,10 +58,10 @@ class Uses:
         packed: test images as a file.
     """
 
-    drawn: Trace | None
-    completed: tuple[Completion, ...]
-    labels: tuple[Tensor, Tensor] | None
-    packed: Packed | None
+    drawn: Trace | None = None
+    completed: tuple[Completion, ...] = ()
+    labels: tuple[Tensor, Tensor] | None = None
+    packed: Packed | None = None
 
 
 def uses(model: ImageModel, data: Data, *, limit: int, seed: int = 0) -> Uses:
@@ -114,7 +113,7 @@ def drawn_part(u: Uses) -> str:
         return ""
     levels = u.drawn.levels
     x = pictures.rgb(u.drawn.x, levels)
-    heat = np.stack([coloured((e.nanmean(0) / math.log(levels)).nan_to_num(0).numpy(), 1.0) for e in u.drawn.entropy])
+    heat = np.stack([pictures.heat((e.nanmean(0) / math.log(levels)).nan_to_num(0).numpy(), 1.0) for e in u.drawn.entropy])
     if x.shape[2] != heat.shape[2]:  # channels side by side
         return ""
     sheet = pictures.sheet(np.concatenate([x, heat]), len(x), scale=html.enlarged(u.drawn.x, 56))
@@ -198,6 +197,6 @@ def maps_of(model: ImageModel, x: Tensor) -> HeatMaps | None:
 def with_map(x: Tensor, maps: HeatMaps, levels: int, i: int, top: float) -> Image.Image:
     """Image i beside its map."""
     shown = pictures.rgb(x[i : i + 1], levels)[0]
-    heat = coloured(maps.smoothed[i, 0].numpy(), top)
+    heat = pictures.heat(maps.smoothed[i, 0].numpy(), top)
     gap = np.full((len(shown), 1, 3), pictures.GAP, np.uint8)
     return Image.fromarray(np.concatenate([shown, gap, heat], 1))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pofx.model import ImageModel, LatentVariable, Progress, require
-from pofx.tasks._files import check_out, write_text, writing
+from pofx.tasks._files import check_out
 from pofx.tasks.bound import (
     DRAWS,
     GRADIENT_DRAWS,
@@ -516,9 +516,6 @@ def bound(
         name, image, model, x, found, growth(LATENTS, seed=seed), decoder_growth(seed=seed, say=tell) if decoders else (), together,
         tuple(places), paths or {},
     )  # fmt: skip
-    if target is not None and target.suffix.lower() == ".png":
-        with html.inked("#3a3f45"), writing(target) as temporary:
-            posterior_figure(found).savefig(temporary, format="png", dpi=200, facecolor="white")
-    elif target is not None:
-        write_text(target, render(made))
+    if target is not None:
+        html.put(target, lambda: posterior_figure(found), lambda: render(made))
     return made

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pofx.data import load_images
-from pofx.data.decode import SUFFIXES, Refused, decode, header
+from pofx.data import Split, load_images
+from pofx.data.cache import stamp
+from pofx.data.decode import SUFFIXES, Refused, decode, header, in_parallel
 from pofx.data.files import walk
 from pofx.errors import InputError, RunError
 from pofx.pictures import rgb
@@ -24,33 +27,85 @@ from pofx.tasks._files import writing
 from pofx.tasks.decompress import Decompressed
 
 
-@dataclass
-class Gathered:
-    """Images in the order in which they were named.
+@dataclass(frozen=True)
+class Files:
+    """Image files, as they are."""
 
-    Attributes:
-        fit: uint8 `(C, H, W)` each, those that the model holds.
-        stored: the files of the others, by place.
-        names: of all; None where none of them has one.
-        raw: bytes of all pixels, of the images as they are.
-        heading: what they are.
-    """
-
-    fit: list[Tensor] = field(default_factory=list)
-    stored: dict[int, bytes] = field(default_factory=dict)
-    names: list[str] | None = None
-    headings: list[str] = field(default_factory=list)
+    paths: list[Path]
 
     def __len__(self) -> int:
-        return len(self.fit) + len(self.stored)
+        return len(self.paths)
 
     @property
-    def heading(self) -> str:
-        return ", ".join(self.headings)
+    def stamp(self) -> str:
+        return stamp(self.paths)
 
-    def x(self, space: ImageSpace) -> Tensor:
-        """Those that the model holds, uint8 `(n, C, H, W)`."""
-        return torch.stack(self.fit) if self.fit else torch.zeros(0, *space.shape, dtype=torch.uint8)
+    def read(self, start: int, stop: int, space: ImageSpace) -> list[Tensor | bytes]:
+        def one(path: Path) -> Tensor | bytes:
+            x = _held(path, space)
+            return path.read_bytes() if x is None else torch.from_numpy(x)
+
+        return list(in_parallel(one, self.paths[start:stop]))
+
+
+@dataclass(frozen=True)
+class Set:
+    """Images of a set."""
+
+    split: Split
+    space: ImageSpace
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    @property
+    def stamp(self) -> str:
+        return sha256(self.split.keys.tobytes()).hexdigest()
+
+    def read(self, start: int, stop: int, space: ImageSpace) -> list[Tensor | bytes]:
+        x, _ = self.split.take(torch.arange(start, stop))
+        return list(x) if self.space == space else [png(image.numpy()) for image in x]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Images in the order in which they were named, read when their turn comes.
+
+    Attributes:
+        space: of the model.
+        pieces: files, or sets.
+        names: of all; None where none of them has one.
+        heading: what they are.
+        skipped: rows of sets that could not be read, "name: reason".
+    """
+
+    space: ImageSpace
+    pieces: tuple[Files | Set, ...]
+    names: list[str] | None
+    heading: str
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pieces))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the files, or of the pixels of sets."""
+        return sha256(" ".join(piece.stamp for piece in self.pieces).encode()).hexdigest()[:32]
+
+    def slice(self, start: int, stop: int) -> tuple[Tensor, dict[int, bytes]]:
+        """Images start … stop−1: those that the model holds, uint8 `(n, C, H, W)` in turn, and the files of the others by their place."""
+        fit, stored, at = [], {}, 0
+        for piece in self.pieces:
+            first, last = max(start - at, 0), min(stop - at, len(piece))
+            if first < last:
+                for k, found in enumerate(piece.read(first, last, self.space), at + first):
+                    if isinstance(found, bytes):
+                        stored[k] = found
+                    else:
+                        fit.append(found)
+            at += len(piece)
+        return torch.stack(fit) if fit else torch.zeros(0, *self.space.shape, dtype=torch.uint8), stored
 
 
 def gather(specs: Sequence[str], space: ImageSpace) -> Gathered:
@@ -64,38 +119,33 @@ def gather(specs: Sequence[str], space: ImageSpace) -> Gathered:
     """
     if not specs:
         raise InputError("No images were named, e.g. pofx compress RUN photos/ -o set.pofx")
-    found = Gathered()
+    pieces: list[Files | Set] = []
+    names: list[str] = []
+    headings: list[str] = []
+    skipped: list[str] = []
     for spec in specs:
         path = Path(spec).expanduser()
+        found: list[tuple[Path, str]] = []
         if path.is_dir():
-            files = sorted(p for p in walk(path) if p.suffix.lower() in SUFFIXES)
-            if files:
-                prefix = f"{path.name}/" if len(specs) > 1 else ""
-                _add_files(found, [(f, prefix + f.relative_to(path).as_posix()) for f in files], space, spec)
-                continue
+            prefix = f"{path.name}/" if len(specs) > 1 else ""
+            found = [(p, prefix + p.relative_to(path).as_posix()) for p in sorted(walk(path)) if p.suffix.lower() in SUFFIXES]
         elif path.suffix.lower() in SUFFIXES and path.is_file():
-            _add_files(found, [(path, path.name)], space, spec)
-            continue
-        _add_set(found, spec, space)
-    if found.names is not None and len(set(found.names)) != len(found.names):
-        twice = next(name for name in found.names if found.names.count(name) > 1)
-        raise InputError(f"Two images would be {twice!r} in one file. Name the folder that holds both.")
-    return found
-
-
-def _add_files(found: Gathered, files: Sequence[tuple[Path, str]], space: ImageSpace, spec: str) -> None:
-    if found.names is None:
-        if len(found):
-            raise InputError("Files have names and sets have none: compress them into two files.")
-        found.names = []
-    for path, name in files:
-        x = _held(path, space)
-        if x is None:
-            found.stored[len(found)] = path.read_bytes()
+            found = [(path, path.name)]
+        if found:
+            pieces.append(Files([p for p, _ in found]))
+            names += [name for _, name in found]
+            headings.append(f"{spec} ({len(found)} file{'s' * (len(found) != 1)})")
         else:
-            found.fit.append(torch.from_numpy(x))
-        found.names.append(name)
-    found.headings.append(f"{spec} ({len(files)} file{'s' * (len(files) != 1)})")
+            some = _set(spec, space)
+            pieces.append(some)
+            headings.append(some.split.heading)
+            skipped += some.split.skipped
+        if len({type(piece) for piece in pieces}) > 1:
+            raise InputError("Files have names and sets have none: compress them into two files.")
+    if len(set(names)) != len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise InputError(f"Two images would be {twice!r} in one file. Name the folder that holds both.")
+    return Gathered(space, tuple(pieces), names or None, ", ".join(headings), tuple(skipped))
 
 
 def _held(path: Path, space: ImageSpace) -> NDArray[np.uint8] | None:
@@ -112,19 +162,11 @@ def _held(path: Path, space: ImageSpace) -> NDArray[np.uint8] | None:
         return None
 
 
-def _add_set(found: Gathered, spec: str, space: ImageSpace) -> None:
-    if found.names is not None:
-        raise InputError("Files have names and sets have none: compress them into two files.")
+def _set(spec: str, space: ImageSpace) -> Set:
     split, its = load_images(spec)
-    for x, _ in split.batches(256):
-        if its == space:
-            found.fit.extend(x)
-            continue
-        if its.channels not in (1, 3):
-            raise InputError(f"{spec} holds {its}, the model {space}; images of {its.channels} channels cannot be stored as PNG.")
-        for image in x:
-            found.stored[len(found)] = png(image.numpy())
-    found.headings.append(split.heading)
+    if its != space and its.channels not in (1, 3):
+        raise InputError(f"{spec} holds {its}, the model {space}; images of {its.channels} channels cannot be stored as PNG.")
+    return Set(split, its)
 
 
 def png(x: NDArray[np.uint8]) -> bytes:

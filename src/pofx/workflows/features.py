@@ -131,6 +131,10 @@ class Turned:
         return 4 * len(self.split)
 
     @property
+    def in_memory(self) -> bool:
+        return self.split.in_memory
+
+    @property
     def ids(self) -> Sequence[str]:
         return [f"{name}#{k}" for name in self.split.ids for k in range(4)]
 

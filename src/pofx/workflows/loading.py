@@ -5,7 +5,7 @@ What the shells share (the command line, the studio, the service): each says in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from pofx.errors import InputError, nearest
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
-    from pofx.data import Data, Split
+    from pofx.data import Data, Split, Unread
     from pofx.model import ImageModel
     from pofx.space import ImageSpace
     from pofx.tasks.bulk import Images
@@ -47,6 +49,11 @@ class Conversions:
     drop_labels: str | None = None
     strict: bool = False
 
+    @classmethod
+    def into(cls, space: ImageSpace) -> Conversions:
+        """All that can make other images into those of a space."""
+        return cls(f"{space.height}x{space.width}", None if space.levels == 256 else space.levels, space.channels == 1)
+
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of `load_data` and `load_images`."""
         return {
@@ -74,18 +81,29 @@ def tell_skipped(files: Sequence[str], say: Say) -> None:
 class Loaded:
     """Images that a verb was given: `heading` names them with their part and transforms; `part` is one of the set's, or "all".
 
-    `images`: the same images, or their tiles where they are larger than the model and tiles were asked for."""
+    `images`: the same images, or their tiles where they are larger than the model and tiles were asked for. `rows`, int64
+    `(n,)`, says which they are of all that were opened."""
 
     split: Split
     heading: str
     part: str
     images: Images
+    rows: NDArray[np.int64]
 
     @property
     def transforms(self) -> tuple[str, ...]:
         """Their conversions, as the heading names them."""
-        inside = self.split.heading.partition(" [")[2].rstrip("]")
-        return tuple(inside.split(", ")) if inside else ()
+        return named_in(self.split.heading)
+
+
+def named_in(heading: str) -> tuple[str, ...]:
+    """The conversions that a heading names.
+
+    >>> named_in("mnist test [size 8x8, gray]"), named_in("digits")
+    (('size 8x8', 'gray'), ())
+    """
+    inside = heading.partition(" [")[2].partition("]")[0]
+    return tuple(inside.split(", ")) if inside else ()
 
 
 def load_images(
@@ -106,18 +124,51 @@ def load_images(
     Raises:
         InputError: they are not; the flags that convert them are in the message. There is no image of that number.
     """
+    from pofx.data import load_images
+
+    return _images(load_images, spec, space, flags, run, say, told, tiled, stride).slice()
+
+
+def open_images(
+    spec: str,
+    space: ImageSpace,
+    flags: Conversions = Conversions(),
+    run: RunData | None = None,
+    *,
+    say: Say = nobody,
+    tiled: bool = False,
+    stride: int | None = None,
+) -> Opened:
+    """`load_images` for work that goes over them once: many files are read when their slice is (`pofx.data.open_images`)."""
+    from pofx.data import open_images
+
+    return _images(open_images, spec, space, flags, run, say, True, tiled, stride)
+
+
+def _images(
+    read: Callable[..., tuple[Any, ImageSpace]],
+    spec: str,
+    space: ImageSpace,
+    flags: Conversions,
+    run: RunData | None,
+    say: Say,
+    told: bool,
+    tiled: bool,
+    stride: int | None,
+) -> Opened:
     import numpy as np
 
-    from pofx.data import load_images, parse
+    from pofx.data import parse
     from pofx.data.sources import is_name
-    from pofx.tasks._tiles import Tiles
 
     base, mark, number = spec.rpartition("#")
     chosen = int(number) if mark and number.removeprefix("-").isdecimal() and not Path(spec).expanduser().exists() else None
     spec = spec if chosen is None else base
+    if chosen is not None:
+        from pofx.data import load_images as read  # one of them
     # Letters are numbered by the run's alphabet, not by that of the text in hand, and values are read on its scale.
     kept: dict[str, Any] = {} if run is None else {key: run.stored.get(key) for key in ("alphabet", "scale")}
-    split, found = load_images(spec, **flags.arguments(), **kept)
+    split, found = read(spec, **flags.arguments(), **kept)
     tell_skipped(split.skipped, say)
     as_tile = replace(found, height=space.height, width=space.width)
     if (found if stride is None else as_tile) != space:
@@ -133,8 +184,85 @@ def load_images(
         chosen %= len(split)
         split, heading = split.select(np.array([chosen])), f"{heading} #{chosen}"
     parsed = parse(spec)
-    images = split if stride is None else Tiles(split, space, (found.height, found.width), stride)
-    return Loaded(split, heading, parsed.part or ("test" if is_name(parsed.base) else "all"), images)
+    part = parsed.part or ("test" if is_name(parsed.base) else "all")
+    return Opened(split, heading, part, None if stride is None else (space, (found.height, found.width), stride))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Images that a verb was given and goes over slice by slice; `heading` and `part` are those of `Loaded`.
+
+    `tile`: the space, the size and the stride of `Tiles`, or None."""
+
+    split: Split | Unread
+    heading: str
+    part: str
+    tile: tuple[ImageSpace, tuple[int, int], int] | None
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    @property
+    def unread(self) -> bool:
+        """Whether images are read when their slice is."""
+        from pofx.data import Split
+
+        return not isinstance(self.split, Split)
+
+    @property
+    def transforms(self) -> tuple[str, ...]:
+        """Conversions, as far as they are known, as the heading names them."""
+        return named_in(self.heading)
+
+    def with_transforms(self, more: Collection[str]) -> str:
+        """The heading, with conversions that other images needed."""
+        from pofx.data.unread import heading
+
+        return heading(self.heading.partition(" [")[0], (*self.transforms, *sorted(more))) if more else self.heading
+
+    @property
+    def each(self) -> int:
+        """Tiles of an image."""
+        from pofx.tasks._tiles import Tiles
+
+        return self.images.each if isinstance(self.images, Tiles) else 1
+
+    @property
+    def images(self) -> Images:
+        """All of them, or their tiles."""
+        return self._tiled(self.split)
+
+    def _tiled(self, images: Images) -> Images:
+        from pofx.tasks._tiles import Tiles
+
+        return images if self.tile is None else Tiles(images, *self.tile)
+
+    def slice(self, start: int = 0, stop: int | None = None) -> Loaded:
+        """Images start … stop−1, in memory; all of them as they are."""
+        import numpy as np
+
+        from pofx.data import Split
+
+        stop = len(self) if stop is None else stop
+        if not isinstance(self.split, Split):
+            split, rows = self.split.slice(start, stop)
+            return Loaded(split, split.heading, self.part, self._tiled(split), rows)
+        split = self.split if (start, stop) == (0, len(self)) else self.split.select(np.arange(start, stop)).read()
+        return Loaded(split, self.heading, self.part, self._tiled(split), np.arange(start, stop))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the pixels and labels, or of the files where they are not read yet."""
+        from hashlib import sha256
+
+        from pofx.data import Split
+
+        if not isinstance(self.split, Split):
+            return self.split.fingerprint
+        digest = sha256(self.split.keys.astype("<u8").tobytes())
+        if self.split.y is not None:
+            digest.update(self.split.y.numpy().tobytes())
+        return digest.hexdigest()[:32]
 
 
 def load_side(
@@ -168,18 +296,25 @@ def load_side(
             raise InputError(f"{error}\nOr give {what}: {c}×{h}×{w}.") from error
 
 
+def ways(found: ImageSpace, space: ImageSpace) -> list[str] | None:
+    """The conversions that make images of the space `found` into images of `space`, by name; None where channels do not allow it."""
+    gray = space.channels == 1 and found.channels in (3, 4)
+    if found.channels != space.channels and not gray:
+        return None
+    convert = [f"size {space.height}x{space.width}"] if (found.height, found.width) != (space.height, space.width) else []
+    convert += ["gray"] if gray else []
+    return convert + ([f"levels {space.levels}"] if found.levels > space.levels else [])
+
+
 def _conversion(found: ImageSpace, space: ImageSpace, flags: Conversions, transforms: Sequence[str]) -> str:
     """What makes images of the space `found` into images of `space`, as a sentence."""
     if found.levels < space.levels:
         if flags.levels is not None:
             return f"Leave out --levels {flags.levels}."
         return f"Levels cannot be added: give images of {space.levels} levels."
-    gray = space.channels == 1 and found.channels in (3, 4)
-    if found.channels != space.channels and not gray:
+    convert = ways(found, space)
+    if convert is None:
         return f"Give images of {space.channels} channel{'s' * (space.channels > 1)}."
-    convert = [f"size {space.height}x{space.width}"] if (found.height, found.width) != (space.height, space.width) else []
-    convert += ["gray"] if gray else []
-    convert += [f"levels {space.levels}"] if found.levels != space.levels else []
     same = ", the same conversion that was used in training" if set(convert) <= set(transforms) else ""
     return f"Add {' '.join('--' + name for name in convert)}{same}."
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -30,12 +29,12 @@ from pofx.workflows import _page as html
 
 if TYPE_CHECKING:
     from pofx.data import Data, Split
+    from pofx.data.split import Keys
 
 SHOWN = 24  # oddest images on the page
 RESTORED = 8  # of them that are shown restored
 RESTORED_DIMS = 4096  # above so many sub-pixels drawing anew takes too long for a page
 MAPPED = 500  # calibration images whose maps set the threshold of pixels
-_HEAT = np.array([(18, 18, 30), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], float)  # dark to bright
 
 
 def calibration_of(run: str, own: Data, *, unchanged: bool, good: Split | None = None, spec: str = "") -> tuple[Split, list[str]]:
@@ -101,17 +100,17 @@ def copies(calib: Split, alpha: float, guarantee: Guarantee) -> str | None:
     return f"{said}: the guarantee holds if there are as many copies among new images, and is otherwise one of {different} images."
 
 
-def repeated(images: Split, data: Data, calib: Split, known: Split | None = None) -> list[str]:
-    """Warnings where images to be judged are not new: p-values of such are too large, or mean nothing."""
+def repeated(keys: Keys, data: Data, calib: Split, known: Split | None = None) -> list[str]:
+    """Warnings where images to be judged, by the hashes of their pixels, are not new: p-values of such are too large, or mean nothing."""
     notes = []
     for part, why in (
         [(data.parts[name], f"were in the run's {name} part: the model knows them, and they look less odd than new ones") for name in ("train", "valid")]
         + [(calib, "are calibration images: each is compared with itself, and an odd one raises the threshold")]
         + ([] if known is None else [(known, "are among the known outliers, which chose the score: the guarantee is not of them")])
     ):  # fmt: skip
-        n = int(np.isin(images.keys, part.keys).sum())
+        n = int(np.isin(keys, part.keys).sum())
         if n:
-            notes.append(f"{n} of these {len(images)} images {why}.")
+            notes.append(f"{n} of these {len(keys)} images {why}.")
     return notes
 
 
@@ -251,12 +250,6 @@ def counts(found: Outliers) -> str:
     return html.table(["", ""], rows, caption)
 
 
-def coloured(bits: NDArray[np.float32], top: float) -> NDArray[np.uint8]:
-    """A map `(H, W)` as RGB: 0 and below dark, `top` and above bright."""
-    at = (bits / top).clip(0, 1) * (len(_HEAT) - 1)
-    return np.stack([np.interp(at, range(len(_HEAT)), channel) for channel in _HEAT.T], -1).round().astype(np.uint8)
-
-
 def wall_html(found: Outliers, shown: Wall, levels: int) -> str:
     """The images of a wall with their maps, names and p-values, and what the maps say."""
     x, maps = pictures.rgb(shown.x, levels), shown.maps
@@ -271,7 +264,7 @@ def wall_html(found: Outliers, shown: Wall, levels: int) -> str:
     for k, i in enumerate(map(int, shown.index)):
         parts = [x[k]]
         if maps is not None:
-            parts += [gap, coloured(maps.smoothed[k, 0].numpy(), top)]
+            parts += [gap, pictures.heat(maps.smoothed[k, 0].numpy(), top)]
         if again is not None and k < len(again):
             parts += [gap, again[k]]
         picture = Image.fromarray(np.concatenate(parts, 1))

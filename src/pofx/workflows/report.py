@@ -99,10 +99,12 @@ def gather(
     draw: int | None = None,
     alpha: float = 0.05,
     seed: int = 0,
+    uses: bool = False,
     held_out: bool = False,
 ) -> Findings:
     """Measure everything that a report shows. Needs minutes on large sets: images per split are capped at `limit` (stated).
 
+    uses: try what the model is for on a few images, too.
     held_out: train a fresh critic against the samples (about half a minute).
     """
     notes: list[str] = []
@@ -156,7 +158,7 @@ def gather(
         reconstructions,
         codes,
         odd,
-        _uses.uses(model, data, limit=limit, seed=seed),
+        _uses.uses(model, data, limit=limit, seed=seed) if uses else _uses.Uses(),
         held_out_critic(model, data, seed=seed) if held_out else None,
         features,
         past,
@@ -517,6 +519,7 @@ def report(
         limit=limit,
         draw=draw,
         alpha=alpha,
+        uses=True,
         held_out=features and isinstance(model, Critic) and isinstance(model, Sampler),
     )
     write_text(target, render(f, str(run)))

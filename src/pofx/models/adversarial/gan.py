@@ -197,8 +197,9 @@ class GAN(Sampler, Decoder, Critic, Features):
         real_out, fake_out = turn.real.detach(), turn.fake.detach()
         logs = {"accuracy": (real_out > fake_out).double().mean(), "value": -turn.loss.detach()}
         logs["margin"] = real_out.mean() - fake_out.mean()
-        logs["outputs"] = torch.cat([real_out, fake_out]).std(correction=0)
-        logs["spread"] = fake.std(0).mean() / real.std(0).mean().clamp(min=1e-3) if n > 1 else torch.ones(())
+        logs["outputs"] = _deviation(torch.stack([real_out, fake_out], 1), context, over=(0,))
+        several = n > 1 or context.share < 1
+        logs["spread"] = _deviation(fake, context).mean() / _deviation(real, context).mean().clamp(min=1e-3) if several else torch.ones(())
         if turn.penalty is not None:
             logs["penalty"] = turn.penalty.detach()
         return turn.total, logs
@@ -290,3 +291,12 @@ class GAN(Sampler, Decoder, Critic, Features):
         x = self.space.check(x).to(self.device)
         with evaluating(self.critic):
             return self.critic.net.body(normalised(x, self.space.levels, self.dtype), None)
+
+
+@torch.no_grad()
+def _deviation(x: Tensor, context: Context, over: tuple[int, ...] = ()) -> Tensor:
+    """The standard deviation of `(n, …)` over all images of a step, and over further dimensions of an image."""
+    middle = context.mean(x)
+    middle = middle.mean(over) if over else middle
+    square = context.mean((x - middle).square())
+    return (square.mean(over) if over else square).sqrt()

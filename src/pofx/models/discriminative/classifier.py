@@ -223,24 +223,24 @@ class Classifier(Labeler, Features):
                 f"Labels reach {int(batch.y.max())}; this classifier has {self.classes} classes. Use --classes {int(batch.y.max()) + 1}."
             )
         if self.consistency:
-            return self._consistent(batch.x, batch.y, context.noise)
+            return self._consistent(batch.x, batch.y, context)
         logits = self.out(self._features(batch.x, context.noise))
         loss = F.cross_entropy(logits, batch.y, label_smoothing=self.smoothing)
         return loss, {"accuracy": (logits.argmax(1) == batch.y).double().mean()}
 
-    def _consistent(self, x: Tensor, y: Tensor, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
+    def _consistent(self, x: Tensor, y: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of FixMatch, eq. 3 and 4. Images with a label are taken as images without one too."""
-        told = y >= 0
+        told, noise = y >= 0, context.noise
         named = Noise(noise.seed, noise.images[told.cpu()])
         logits = self.out(self._features(x[told], named))
         right = logits.argmax(1) == y[told]
-        supervised = F.cross_entropy(logits, y[told], label_smoothing=self.smoothing, reduction="sum") / max(1, len(logits))
+        supervised = context.mean_of(F.cross_entropy(logits, y[told], label_smoothing=self.smoothing, reduction="none"), told)
         with torch.no_grad():
             sure, answer = self.out(self._features(x)).softmax(1).max(1)
         mask = (sure >= self.threshold).to(self.dtype)
         strong = self.out(self._features(self._distorted(x, noise), noise))
         other = (F.cross_entropy(strong, answer, reduction="none") * mask).mean()
-        logs = {"accuracy": right.double().sum() / max(1, len(right)), "sure": mask.mean()}
+        logs = {"accuracy": context.mean_of(right.double(), told), "sure": mask.mean()}
         return supervised + self.consistency * other, logs
 
     def _distorted(self, x: Tensor, noise: Noise) -> Tensor:

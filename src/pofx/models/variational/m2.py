@@ -194,10 +194,10 @@ class M2(LowerBound, Sampler, Labeler):
         if not bool(told.all()):
             bound[~told] = self._untold(self._joint(batch.x[~told], 1, seed, beta), log_q[~told])
         right = log_q[told].gather(1, y[told][:, None])[:, 0]
-        share = right.sum() / max(1, len(right))
+        share = context.mean_of(right, told)
         logs = {
             "bits_per_dim": -bound.detach().mean() / (self.dims * math.log(2)),
-            "accuracy": (log_q[told].argmax(1) == y[told]).double().sum() / max(1, len(right)),
+            "accuracy": context.mean_of((log_q[told].argmax(1) == y[told]).double(), told),
         }
         return -(bound.mean() + self.alpha * share) / self.dims, logs
 

@@ -68,11 +68,8 @@ def read(shelf: Shelf, run: str, spec: str, name: str = "") -> tuple[Loaded, lis
     try:
         loaded = load_images(spec, space, Conversions(), info)
     except InputError as error:
-        flags = Conversions(
-            size=f"{space.height}x{space.width}", gray=space.channels == 1, levels=None if space.levels == 256 else space.levels
-        )
         try:
-            loaded = load_images(spec, space, flags, info)
+            loaded = load_images(spec, space, Conversions.into(space), info)
         except InputError:
             raise error from None
     split, heading = loaded.split, loaded.heading
@@ -233,7 +230,7 @@ def build(shelf: Shelf) -> None:
         else:
             loaded, more = _own_test(shelf, path), []
         loaded = few(loaded, most)
-        more += repeated(loaded.split, own, normal)
+        more += repeated(loaded.split.keys, own, normal)
         scoring = Work(shelf, lambda progress: alarm.judge(model, loaded.images, alpha=alpha, progress=progress))
         for at in scoring:
             yield said(how_far("scoring", at))
@@ -279,10 +276,12 @@ def build(shelf: Shelf) -> None:
 
 
 def _own_test(shelf: Shelf, run: str) -> Loaded:
+    import numpy as np
+
     from pofx.workflows.loading import Loaded
 
     test = shelf.data(run).test
-    return Loaded(test, f"{shelf.data(run).heading}, test part", "test", test)
+    return Loaded(test, f"{shelf.data(run).heading}, test part", "test", test, np.arange(len(test)))
 
 
 def own_spec(shelf: Shelf, run: str, part: str = ":test") -> str:

@@ -38,7 +38,6 @@ class Paused:
     x: Tensor
     entropy: Tensor
     fixed: Tensor
-    changed: bool = False
 
 
 def heat(entropy: Tensor, levels: int) -> Any:
@@ -46,10 +45,10 @@ def heat(entropy: Tensor, levels: int) -> Any:
     import torch
     from PIL import Image
 
-    from pofx.workflows.outliers import coloured
+    from pofx import pictures
 
     mean = entropy.nanmean(0)
-    picture = coloured((mean / math.log(levels)).nan_to_num(0).numpy(), 1.0)
+    picture = pictures.heat((mean / math.log(levels)).nan_to_num(0).numpy(), 1.0)
     picture[torch.isnan(mean).numpy()] = (128, 128, 128)
     return Image.fromarray(picture)
 
@@ -92,8 +91,6 @@ def build(shelf: Shelf) -> None:
     def played(drawing: Drawing, before: Paused, seconds: float, levels: int) -> Iterator[tuple[Any, ...]]:
         import torch
 
-        from pofx.model import SIGNS  # noqa: F401  torch is there
-
         per_second = max(1.0, drawing.steps / max(seconds, 0.1))
         begun = time.monotonic()
         while True:
@@ -104,7 +101,6 @@ def build(shelf: Shelf) -> None:
                 x=drawing.x.clone(),
                 fixed=drawing.fixed.clone(),
                 entropy=torch.where(drawing.entropy.isnan(), before.entropy, drawing.entropy),
-                changed=False,
             )
             total = now.x.numel()
             done = int(now.fixed.sum())
@@ -210,6 +206,4 @@ def without_later(model: Any, state: Paused, cell: tuple[int, int], values: list
         if not left:
             break
     fixed = fixed.reshape(model.space.shape) & state.fixed
-    return replace(
-        state, x=torch.where(fixed, x, 0).to(torch.uint8), fixed=fixed, entropy=state.entropy.masked_fill(~fixed, math.nan), changed=True
-    )
+    return replace(state, x=torch.where(fixed, x, 0).to(torch.uint8), fixed=fixed, entropy=state.entropy.masked_fill(~fixed, math.nan))
