@@ -501,11 +501,14 @@ def _recipe(row: Row) -> list[str]:
         given, asked = (", ".join(f"{v:g} {k}" for k, v in budget[key].items()) for key in ("given", "asked"))
         verdict += f"; shorter budget: {given} in place of {asked}"
     verdict += changed(row)
+    title, spent = row["title"], number(row.get("minutes"), ".1f")
+    if begun := row.get("begun"):
+        title, spent = f"{title}, from the weights of `{begun['recipe']}`", f"{begun['minutes']:.1f} + {spent}"
     return [
         f"`{row['recipe']}`",
-        row["title"],
+        title,
         number(row.get("parameters"), ",d"),
-        number(row.get("minutes"), ".1f"),
+        spent,
         on,
         number(row.get("images"), ",d"),
         cost if split == "test" else f"{cost} ({split})",

@@ -98,6 +98,7 @@ def test_recipes_fit_their_models(name: str) -> None:
     assert name.endswith("-gpu") == (recipe.train.get("device") == "cuda")
     assert recipe.budget.get("minutes", 0) <= recipe.minutes
     assert recipe.expected["split"] == "test"
+    assert recipe.train.get("init_from", name) in recipe_names()
     if name == "binarized-mnist-pixelcnn":
         assert 45_000 < sum(p.numel() for p in model.parameters()) < 55_000
 
@@ -232,6 +233,17 @@ def test_a_bound_has_its_estimate_which_is_what_is_compared(tiny: Callable[..., 
     assert "train_kl" in done["curve"][0]
     bound = reproduce(tiny(**changes, stretch='estimate = 3\ncompare = "bound"'), quiet=True).found
     assert bound["found"] == bound["test"]["bits_per_dim"] and "estimate_of_500" not in bound
+
+
+def test_a_recipe_that_starts_from_the_weights_of_another(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    second = tiny("second", seed='seed = 3\ninit_from = "tiny"', steps="steps = 1", lr="lr = 1e-9", average="average = 0")
+    with pytest.raises(InputError, match="Make them first: pofx reproduce tiny --out runs/tiny"):
+        reproduce(second, quiet=True)
+    first = reproduce(tiny(), quiet=True)
+    done = reproduce(second, quiet=True)
+    assert done.found["begun"] == {"recipe": "tiny", "steps": 45, "images": 1440, "minutes": first.found["minutes"]}
+    assert done.found["found"] == pytest.approx(first.found["found"], abs=1e-4)  # a step that moves nothing
+    assert reproduce(second, quiet=True).found["found"] == done.found["found"]  # and it is resumed
 
 
 def test_what_is_expected_may_be_missed(tiny: Callable[..., Path]) -> None:

@@ -93,6 +93,8 @@ def _text(result: Reproduction) -> list[Any]:
     verdict = "met" if found["met"] else "missed"
     shorter = ", a shorter budget than the recipe's" if found["budget"]["shorter"] else ""
     spent = f"{found['steps']:,} steps in {found['minutes']:.1f} minutes{shorter}"
+    if begun := found.get("begun"):
+        spent += f", after {begun['minutes']:.1f} minutes of {begun['recipe']}"
     end = f"{result.path}  (run: {result.run})"
     if "samples" in part:
         s = part["samples"]

@@ -10,7 +10,8 @@
                  Or metric = "shares", split, at_least, draw: of a sampler, the least of precision, recall, density and coverage of `draw`
                  samples, each over what real images get, in the features of the data's own features run
     [settings]   arguments of the model; given = { type = "Label", classes = 10 } as in model.json
-    [train]      arguments of `pofx train`: minutes | steps | epochs, batch_size, lr, optimizer, average, seed, precision, threads, augment, device
+    [train]      arguments of `pofx train`: minutes | steps | epochs, batch_size, lr, optimizer, average, seed, precision, threads, augment, device;
+                 init_from = another recipe, from whose weights training starts: those of its run beside this one, or of results/weights/
     [convert]    arguments of `load_data`: size, levels, gray, keep_labels, drop_labels, split_seed
 
 Training is `pofx.train`: the same call goes on where a killed one stopped. Measured are the averaged weights, on the split that is
@@ -63,6 +64,7 @@ _TRAIN: dict[str, tuple[type, ...]] = {
     "threads": (int,),
     "augment": (list,),
     "device": (str,),
+    "init_from": (str,),
 }
 _CONVERT: dict[str, tuple[type, ...]] = {
     "size": (str, int),
@@ -270,7 +272,8 @@ def plan(recipe: Recipe, *, out: str | Path | None = None, minutes: float | None
     data = load(recipe)
     device = _device(recipe, device, planning=True)
     target = default_out(recipe, minutes) if out is None else Path(out)
-    found = train(recipe.make(data), data, out=target, device=device, dry_run=True, quiet=True, **_arguments(recipe, minutes))
+    asked = _arguments(recipe, minutes, _begin(recipe, target))
+    found = train(recipe.make(data), data, out=target, device=device, dry_run=True, quiet=True, **asked)
     assert isinstance(found, TrainingPlan)
     return found
 
@@ -323,10 +326,9 @@ def reproduce(
     chosen = _device(recipe, device)
     if minutes is not None and say is not None:
         say(f"{recipe.name}: {minutes:g} minutes instead of {_budget_text(recipe)}; the result says so.")
-    model = recipe.make(data)
-    run = train(
-        model, data, out=default_out(recipe, minutes) if out is None else out, device=chosen, quiet=quiet, **_arguments(recipe, minutes)
-    )
+    model, target = recipe.make(data), default_out(recipe, minutes) if out is None else Path(out)
+    begin = _begin(recipe, target)
+    run = train(model, data, out=target, device=chosen, quiet=quiet, **_arguments(recipe, minutes, begin))
     assert isinstance(run, Run)
     # A finished run keeps what it was trained beside; measuring it again says nothing about that.
     memory = run.path / "reproduce.json"
@@ -379,6 +381,11 @@ def reproduce(
         "train": {key: item for key, item in training.get("arguments", {}).items() if key in _TRAIN},
         "budget": {"asked": recipe.budget, "given": given, "shorter": _shorter(recipe, minutes)},
         **{key: training.get(key) for key in kept},
+        **(
+            {}
+            if begin is None
+            else {"begun": {"recipe": begin.name} | {key: read_run(begin).training.get(key) for key in ("steps", "images", "minutes")}}
+        ),
         "planned": {"hardware": recipe.hardware, "minutes": recipe.minutes},
         "load_average": load_average,
         split: measured.to_json() | more | {"seconds": round(time.perf_counter() - begun, 1)},
@@ -436,12 +443,26 @@ def curve(metrics: Path) -> list[dict[str, float]]:
     return [{"step": int(row["step"])} | {name: float(row[name]) for name in wanted if row.get(name)} for row in costs]
 
 
-def _arguments(recipe: Recipe, minutes: float | None) -> dict[str, Any]:
+def _begin(recipe: Recipe, out: Path) -> Path | None:
+    """The run from whose weights a recipe starts, or None; raises InputError where that is still to be made."""
+    name = recipe.train.get("init_from")
+    if name is None:
+        return None
+    beside = out.parent / name
+    for path in (beside, recipe.path.parents[1] / "results" / "weights" / name):
+        if (path / "model.safetensors").is_file():
+            return path
+    raise InputError(
+        f"{recipe.name} starts from the weights of {name}, which are not in {beside}. Make them first: pofx reproduce {name} --out {beside}"
+    )
+
+
+def _arguments(recipe: Recipe, minutes: float | None, begin: Path | None) -> dict[str, Any]:
     """Arguments of `train`."""
     cls, _ = recipe.check_model()
     budget = recipe.budget if minutes is None else {"minutes": minutes}
-    left_out = {*BUDGETS, "device"} | ({"lr"} if "lr" in inspect.signature(cls).parameters else set())
-    return {name: value for name, value in recipe.train.items() if name not in left_out} | budget
+    left_out = {*BUDGETS, "device", "init_from"} | ({"lr"} if "lr" in inspect.signature(cls).parameters else set())
+    return {name: value for name, value in recipe.train.items() if name not in left_out} | budget | {"init_from": begin}
 
 
 def _device(recipe: Recipe, asked: str, *, planning: bool = False) -> str:
