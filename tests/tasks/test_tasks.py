@@ -563,6 +563,29 @@ def test_labels_may_be_those_of_the_reference_and_p_of_x_needs_no_note():
     assert viewed(Noisy(), toy.test, toy)[2] == ""
 
 
+class Obedient(Noisy):
+    """All ones for label 1 and zeros for label 0; every fourth time it is the other way round."""
+
+    def draw(self, given: Tensor | None, noise: Noise, progress: Progress | None) -> Tensor:
+        assert given is not None
+        wanted = torch.where(noise.images % 4 == 0, 1 - given, given)
+        return wanted.to(torch.uint8)[:, None, None, None].expand(-1, *self.space.shape).clone()
+
+
+def test_samples_given_a_label_are_judged_by_it():
+    toy = data(labels=True)
+    found = evaluate(Obedient(given=Label(2)), toy, features=Sums(), draw=200).quality
+    assert found is not None and found.agreement is not None
+    assert found.agreement.samples.mean == 0.75
+    assert found.agreement.real == Mean(1.0, 0.0)  # the labels are the judge's own
+    assert found.to_json()["of_the_asked_class"]["share"] == 0.75
+    wrong = replace(toy, test=Split.of(toy.test.x, 1 - toy.test.y))  # type: ignore[operator]
+    judged = evaluate(Obedient(given=Label(2)), wrong, features=Sums(), draw=200).quality
+    assert judged is not None and judged.agreement is not None and judged.agreement.real == Mean(0.0, 0.0)
+    plain = evaluate(Noisy(), toy, features=Sums(), draw=200).quality
+    assert plain is not None and plain.agreement is None and plain.to_json()["of_the_asked_class"] is None
+
+
 def test_without_features_few_samples_are_drawn_and_their_number_is_said():
     result = evaluate(Noisy(), data())
     assert result.drawn is not None

@@ -124,6 +124,8 @@ def _text(result: Any) -> list[Any]:
         if result.quality.coverage is not None:
             seen = result.quality.coverage
             parts.append(f"classes of the samples: {' '.join(map(str, seen.counts))} (the rarest has {100 * seen.least:.1f} %)")
+        if result.quality.agreement is not None:
+            parts.append(f"as {result.quality.features} labels them, {result.quality.agreement}")
         parts.append("")
     if result.memorization is not None:
         drawn = "" if result.drawn is None or result.memorization.samples is None else f" ({len(result.drawn):,} samples were drawn)"

@@ -103,7 +103,10 @@ def _text(result: Reproduction) -> list[Any]:
         distance = (
             f"Fréchet distance {s['frechet']:.4g} (real images: {s['frechet_of_real_images']:.4g}), {s['n']:,} samples, {s['features']}"
         )
-        return [f"{result.recipe.title}: {spent}", "", said, distance, f"classes of the samples: {s['classes']}", "", end]
+        classes = f"classes of the samples: {s['classes']}"
+        if asked := s["of_the_asked_class"]:
+            classes += f", {asked['share']:.2%} of them the one that was asked for"
+        return [f"{result.recipe.title}: {spent}", "", said, distance, classes, "", end]
     if "accuracy" in part:
         ece = f"expected calibration error {part['calibration']['ece']:.2%}"
         said = f"accuracy {part['accuracy']['mean']:.2%} ± {part['accuracy']['se']:.2%} of {part['n']} images, expected {_limit(expected)}: {verdict}"

@@ -3,7 +3,7 @@
     Fréchet distance, KID     how far the samples' features lie from those of real images
     precision, density        how many samples look real;   recall, coverage: how much of reality they reach
     sharpness                 Laplacian variance, in pixels
-    classes                   where the features model labels
+    classes                   where the features model labels; of p(x | label), how many samples it gives the label that was asked for
 
 Not one of them is a property of the samples alone: n on both sides, the split, the features and how images were resized for them move each
 more than many models do. So all of that is in the result, beside what training images get, as many as there are samples, in the samples' place.
@@ -24,6 +24,7 @@ from pofx.errors import InputError
 from pofx.metrics.frechet import Frechet, frechet
 from pofx.metrics.kid import KernelDistance, kernel_distance
 from pofx.metrics.label_coverage import LabelCoverage, label_coverage
+from pofx.metrics.mean import Mean
 from pofx.metrics.precision_recall import PrecisionRecall, precision_recall
 from pofx.metrics.sharpness import Sharpness, sharpness
 from pofx.model import Features, ImageModel, Labeler, Progress, Sampler
@@ -56,6 +57,27 @@ class RealImages:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """Samples of p(x | label) as the features model labels them, which is wrong now and then: about real images too.
+
+    Attributes:
+        samples: share that get the label they were drawn for.
+        real: share of the reference that get their own label, or None where it has none.
+    """
+
+    samples: Mean
+    real: Mean | None
+
+    def to_json(self) -> dict[str, float | None]:
+        real = self.real or Mean(math.nan, math.nan)
+        return {"share": self.samples.mean, "se": _finite(self.samples.se), "real": _finite(real.mean), "real_se": _finite(real.se)}
+
+    def __str__(self) -> str:
+        real = "" if self.real is None else f"; of real images, {self.real.mean:.2%} ± {self.real.se:.2%} get their own"
+        return f"{self.samples.mean:.2%} ± {self.samples.se:.2%} of the samples get the label they were drawn for{real}"
+
+
+@dataclass(frozen=True)
 class SampleQuality:
     """Samples against real images, in the features of one model.
 
@@ -64,6 +86,7 @@ class SampleQuality:
         frechet, kid, precision_recall: samples against the reference split.
         real: training images (as many) against the same, or None where there are none.
         coverage: classes of the samples, where the features model labels.
+        agreement: its labels of samples of p(x | label) with those that were asked for.
         sharpness: Laplacian variance of samples and of the reference; None below 3×3 pixels.
         space: of the images: their size and levels.
         data, split: what the reference is of.
@@ -76,6 +99,7 @@ class SampleQuality:
     precision_recall: PrecisionRecall
     real: RealImages | None
     coverage: LabelCoverage | None
+    agreement: Agreement | None
     sharpness: Sharpness | None
     space: ImageSpace
     data: str = ""
@@ -125,6 +149,7 @@ class SampleQuality:
             "classes": None if self.coverage is None else list(self.coverage.counts),
             "classes_covered": None if self.coverage is None else self.coverage.covered,
             "least_class_share": None if self.coverage is None else self.coverage.least,
+            "of_the_asked_class": None if self.agreement is None else self.agreement.to_json(),
             "data": self.data,
             "split": self.split,
             "size": [self.space.height, self.space.width],
@@ -157,6 +182,11 @@ def draws(model: Sampler, n: int, like: Images, *, seed: int = 0, progress: Prog
 def views_in_turn(model: ImageModel, n: int, like: Images) -> Tensor | None:
     """The views of `like`'s images in turn, n of them; None for p(x)."""
     return None if model.given is None else model.given.value(*like.take(torch.arange(n) % len(like)))
+
+
+def labels_in_turn(model: ImageModel, n: int, like: Images) -> Tensor | None:
+    """The labels that `draws` gives to a model of p(x | label), `(n,)`; None for any other."""
+    return views_in_turn(model, n, like) if isinstance(model.given, Label) else None
 
 
 def viewed(model: ImageModel, reference: Images, data: Data | None = None, *, seed: int = 0) -> tuple[Images, Images, str]:
@@ -227,28 +257,39 @@ class Yardstick:
     resizing: str
     scale: float
 
-    def measure(self, samples: Tensor) -> SampleQuality:
-        """Samples uint8 `(n, C, H, W)`.
+    def measure(self, samples: Tensor, asked: Tensor | None = None) -> SampleQuality:
+        """Samples uint8 `(n, C, H, W)`; of p(x | label), the labels they were drawn for, `(n,)`.
 
         Raises:
             InputError: images of another space; not more than 3 of them.
         """
         fake = feature_vectors(self.model, samples, layer=self.layer)
-        coverage = None
+        coverage = agreement = None
         if isinstance(self.model, Labeler):
-            labeler = self.model
-            coverage = label_coverage(per_image(labeler, lambda x, _: labeler.label(x).log_prob, samples))
+            log_prob = _labelled(self.model, samples)
+            coverage = label_coverage(log_prob)
+            if asked is not None and int(asked.min()) >= 0:
+                agreement = Agreement(Mean.of(log_prob.argmax(1) == asked.to(log_prob.device)), self._right(self.model))
         return SampleQuality(
             self.name,
             *_distances(fake, self.features, self.scale),
             self.real,
             coverage,
+            agreement,
             sharpness_of(samples, self.reference, self.model.space.levels),
             self.model.space,
             self.data,
             self.split,
             self.resizing,
         )
+
+    def _right(self, labeler: Labeler) -> Mean | None:
+        y = everything(self.reference)[1]
+        return None if y is None else Mean.of(_labelled(labeler, self.reference).argmax(1) == y)
+
+
+def _labelled(labeler: Labeler, images: Images | Tensor) -> Tensor:
+    return per_image(labeler, lambda x, _: labeler.label(x).log_prob, images)
 
 
 def yardstick(

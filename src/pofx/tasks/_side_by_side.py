@@ -23,7 +23,7 @@ from pofx.model import SAMPLE_CHUNK, ImageModel, LatentVariable, Progress, Sampl
 from pofx.noise import Noise
 from pofx.numbers import SIGNS
 from pofx.tasks._decoding import means
-from pofx.tasks._samples import SampleQuality, Yardstick, draws, sharpness_json, sharpness_of, views_in_turn
+from pofx.tasks._samples import SampleQuality, Yardstick, draws, labels_in_turn, sharpness_json, sharpness_of, views_in_turn
 from pofx.tasks.bulk import Images
 
 MEANS = 500  # of p(x | z), at most
@@ -147,7 +147,7 @@ def entry(
 ) -> Entry:
     """The row of a model from its score on the reference and its samples; `like` as in `draws`."""
     x, speed = drawn or (None, None)
-    quality = None if x is None or yardstick is None else yardstick.measure(x)
+    quality = None if x is None or yardstick is None else yardstick.measure(x, labels_in_turn(model, len(x), like))
     sharp = quality.sharpness if quality is not None else None if x is None else sharpness_of(x, reference, model.space.levels)
     return Entry(
         name,

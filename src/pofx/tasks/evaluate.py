@@ -34,7 +34,7 @@ from pofx.model import (
     Score,
 )
 from pofx.numbers import SIGNS
-from pofx.tasks._samples import SampleQuality, draws, viewed, yardstick
+from pofx.tasks._samples import SampleQuality, draws, labels_in_turn, viewed, yardstick
 from pofx.tasks.bulk import Images, as_images, everything, per_image, subset
 from pofx.tasks.reconstruct import squared_errors
 from pofx.tasks.score import costs
@@ -368,7 +368,7 @@ def evaluate(
                     resizing=resizing,
                     published=published,
                 )
-                quality = judge.measure(drawn)
+                quality = judge.measure(drawn, labels_in_turn(model, len(drawn), like))
                 if not quality.frechet.reliable:
                     f = quality.frechet
                     notes.append(

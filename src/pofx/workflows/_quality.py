@@ -44,6 +44,10 @@ def quality_table(measured: Sequence[tuple[str, SampleQuality]]) -> str:
     if first.coverage is not None:
         seen = ["–" if q.coverage is None else f"{q.coverage.covered} of {len(q.coverage.counts)}" for _, q in measured]
         rows.append(["classes seen", *seen, *([""] if real else [])])
+    if any(q.agreement for _, q in measured):
+        given = ["–" if q.agreement is None else f"{q.agreement.samples.mean:.1%}" for _, q in measured]
+        own = next((q.agreement.real for _, q in measured if q.agreement), None)
+        rows.append(["of the class asked for", *given, *(["–" if own is None else f"{own.mean:.1%}"] if real else [])])
     head = ["samples of", *(name for name, _ in measured), *(["real images"] if real else [])]
     caption = (
         f"{first.protocol}. KID: unbiased MMD² with a cubic kernel, ± one standard error. "

@@ -410,7 +410,7 @@ def _samples(
 ) -> tuple[SampleQuality, dict[str, float]]:
     """What `evaluate` measures of a sampler's images in the features of the data's own run, and their shares; copies are not looked for."""
     from pofx.model import Sampler
-    from pofx.tasks._samples import draws, viewed, yardstick
+    from pofx.tasks._samples import draws, labels_in_turn, viewed, yardstick
     from pofx.tasks.bulk import subset
     from pofx.tasks.evaluate import REFERENCE_LIMIT
     from pofx.workflows.features import features_run
@@ -421,7 +421,7 @@ def _samples(
     like, reference, _ = viewed(model, subset(data.test, REFERENCE_LIMIT), data)
     drawn = draws(model, n, like, progress=progress)
     judge = yardstick(features.model, reference, data.train, n, name=features.name, data=data.heading, split="test")
-    found = judge.measure(drawn)
+    found = judge.measure(drawn, labels_in_turn(model, n, like))
     if found.shares is None:
         raise InputError(
             f"{recipe.path}: {data.heading} has {len(data.train)} training images, too few for shares of what real images get."
