@@ -912,6 +912,53 @@ def families(results: Path) -> str:
     return markdown(heads, rows) + f"\n{said}\n"
 
 
+def compared(results: Path) -> str:
+    """The longest run of each family on the same images, from `pofx compare`, with the usual claims held against it."""
+    found = read(results / "compare-fashion-mnist.json")
+    if not found:
+        return missing("pofx compare … --json > results/compare-fashion-mnist.json")
+    rows, names = [], {row["name"]: Path(row["name"]).name for row in found["models"]}
+    for row in found["models"]:
+        samples, bits, speed = row["samples"], row["bits_per_dim"], row["speed"]
+        means = row["sharpness_of_means"]
+        rows.append(
+            [
+                f"`{names[row['name']]}`",
+                "none" if bits is None else f"{SIGNS[row['kind']]} {bits:.3f}",
+                "yes" if row["posterior"] else "no",
+                number(speed["samples_per_second"], ",.0f"),
+                f"{samples['frechet']:.2f}",
+                f"{1000 * samples['kid']:.1f}",
+                *(f"{samples['shares'][key]:.2f}" for key in ("precision", "recall", "density", "coverage")),
+                f"{row['sharpness']['share']:.2f}" + ("" if means is None else f" (E[x given z]: {means['share']:.2f})"),
+            ]
+        )
+    samples, speed = found["models"][0]["samples"], found["models"][0]["speed"]
+    heads = [
+        "run",
+        "bits/dim",
+        "q(z given x)",
+        "samples/s",
+        "Fréchet",
+        "1000 KID",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "sharpness",
+    ]
+    said = (
+        f"{found['n']:,} test images, {speed['n']:,} samples, drawn {speed['batch']} at once at most by {speed['threads']} thread beside other work. "
+        f"Features: {samples['features']}, in which training images have a Fréchet distance of {samples['of_real_images']['frechet']:.2f} and 1000 KID of "
+        f"{1000 * samples['of_real_images']['kid']:.1f}. Precision to sharpness are shares of what real images get; one run each, seed 0."
+    )
+    words = {True: "holds", False: "does not hold", None: "cannot be told"}
+    claims = markdown(["said", "found here", ""], [[c["claim"], c["found"], words[c["holds"]]] for c in found["claims"]], words=3)
+    for path, name in names.items():
+        claims = claims.replace(path, name)
+    return f"{markdown(heads, rows)}\n{textwrap.fill(said, 140, break_on_hyphens=False)}\n\n{claims}"
+
+
 def bulk(results: Path) -> str:
     """Many small images through a small model: this process, and a Ray cluster."""
     found = read(results / "bulk.json")
@@ -1005,7 +1052,7 @@ def duration(hours: float) -> str:
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "scaling": {"bulk": bulk, "counted": counted, "plan": plan},
     "course/taxonomy": {"tree": tree},
-    "course/measured": {"families": families},
+    "course/measured": {"families": families, "compared": compared},
     "autoregressive": {
         "sampling": sampling,
         "depth": depth,
