@@ -73,6 +73,10 @@ class Point:
         p = float(np.mean(accuracies))
         return cls(at, tuple(accuracies), (p * (1 - p) / test) ** 0.5)
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Point:
+        return cls(value["at"], tuple(value["draws"]), value["se_test"])
+
     def to_json(self) -> dict[str, Any]:
         return {"at": self.at, "accuracy": self.mean, "sd": self.sd, "se_test": self.se, "draws": list(self.draws)}
 
