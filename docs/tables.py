@@ -773,13 +773,15 @@ def probe(results: Path) -> str:
     if not found.get("rows"):
         return missing("python benchmarks/few_labels.py probe results/weights/mnist-gan --out results/few-labels.json")
     rows, first = [], found["rows"][0]
+    longest = next(iter(first["curves"].values()))
+    at, draws = [p["at"] for p in longest], len(longest[0]["draws"])
     for row in found["rows"]:
+        other = "" if row["data"] == first["data"] else f", on {row['data']}"
         for name, points in row["curves"].items():
-            what = f"features of `{row['run']}`, {row['dims']:,} numbers" if name == "features" else name
-            rows.append([what, *(f"{100 * p['accuracy']:.2f}" + ("" if p["sd"] is None else f" ± {100 * p['sd']:.2f}") for p in points)])
-    sizes = [f"{p['at']:,} labels" for p in next(iter(first["curves"].values()))]
+            what = f"features of `{row['run']}`, {row['dims']:,} numbers{other}" if name == "features" else name
+            rows.append([what, *accuracies_at(points, at, draws)])
+    sizes = [f"{n:,} labels" for n in at]
     nmi = "; ".join(f"`{row['run']}` {row['clusters']['features']:.3f}" for row in found["rows"])
-    draws = len(next(iter(first["curves"].values()))[0]["draws"])
     text = (
         f"Accuracy on {first['test']:,} test images of {first['data']}, percent, ± standard deviation over {draws} draws"
         + (f"; scratch: the default classifier for {first['steps']} steps" if "scratch" in first["curves"] else "")
@@ -787,6 +789,57 @@ def probe(results: Path) -> str:
         f"{first['clusters']['pixels']:.3f}, {first['clusters']['components']} principal components {first['clusters']['pca']:.3f}."
     )
     return markdown(["", *sizes], rows) + "\n" + text + "\n"
+
+
+def accuracies_at(points: list[Row], sizes: Sequence[int], draws: int) -> list[str]:
+    """A cell for each size: percent ± standard deviation over draws, and how many these were where not as many as `draws`; all labels have one."""
+    found = {p["at"]: p for p in points}
+    cells = []
+    for n in sizes:
+        p = found.get(n)
+        few = p is not None and 1 < len(p["draws"]) < draws
+        sd = "" if p is None or p["sd"] is None else f" ± {100 * p['sd']:.2f}"
+        cells.append("–" if p is None else f"{100 * p['accuracy']:.2f}{sd}" + (f" ({len(p['draws'])} draws)" if few else ""))
+    return cells
+
+
+def unlabelled(results: Path) -> str:
+    """A probe at few labels over the images that its encoder learned from, of `benchmarks/few_labels.py unlabelled`."""
+    found = read(results / "few-labels-unlabelled.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/few_labels.py unlabelled --out results/few-labels-unlabelled.json")
+    rows = found["rows"]
+    first = next(iter(rows[0]["curves"].values()))
+    at = [p["at"] for p in first]
+    body = [
+        [f"features of `{row['model']}`, {name}", *accuracies_at(points, at, len(points[0]["draws"]))]
+        for row in rows
+        for name, points in row["curves"].items()
+    ]
+    text = (
+        f"Accuracy on {rows[0]['test']:,} test images of {rows[0]['data']}, percent, ± standard deviation over {len(first[0]['draws'])} draws of the "
+        f"labelled images, the same for each; each encoder was trained for {rows[0]['steps']:,} steps of 64, one run; {measured(found)}."
+    )
+    return markdown(["", *(f"{n:,} images" for n in at)], body) + f"\n{textwrap.fill(text, 150)}\n"
+
+
+def planning(results: Path) -> str:
+    """What planning in a learned simulator earns, of `benchmarks/planning.py`."""
+    found = read(results / "planning.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/planning.py --out results/planning.json")
+    names = {"random": "random actions", "learned": "plans tried in the learned simulator", "true": "plans tried in the real tanks"}
+    rows = [
+        [names[name], f"{row['reward']['mean']:.2f} ± {row['reward']['se']:.2f}", f"{min(row['seeds']):.2f} … {max(row['seeds']):.2f}"]
+        for name, row in found["rows"].items()
+    ]
+    s = found["settings"]
+    text = (
+        f"Reward a step, minus the distance of the level from its target, of {s['levels']} levels; ± standard error over {s['seeds']} seeds of "
+        f"{s['steps']} steps, and the worst and the best of them. {s['plans']} plans of {s['horizon']} actions are tried at each step; the simulator was "
+        f"trained once, for {found['trained']} steps. {measured(found | {'rows': []})}."
+    )
+    return markdown(["", "reward a step", "by seed"], rows) + f"\n{textwrap.fill(text, 150)}\n"
 
 
 def few_labels(results: Path) -> str:
@@ -1078,9 +1131,9 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "alarms": false_alarms,
         "limits": limits,
     },
-    "few_labels": {"probe": probe, "runs": few_labels},
+    "few_labels": {"probe": probe, "unlabelled": unlabelled, "runs": few_labels},
     "compress": {"codecs": codecs, "speed": codec_speed},
-    "series": {"forecast": forecasts},
+    "series": {"forecast": forecasts, "planning": planning},
     "codes": {"emoji": emoji_pairs},
     "variational": {
         "throughput": throughput,

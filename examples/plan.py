@@ -42,7 +42,7 @@ def play(simulator: Any) -> torch.Tensor:
     return torch.stack(rewards).mean(0)
 
 
-def main(out: str = "runs/plan", *, steps: int = 200) -> dict[str, float]:
+def main(out: str = "runs/plan", *, steps: int = 200) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     state, action = torch.randint(LEVELS, (20_000, 2)), torch.randint(ACTIONS, (20_000,))
     data = pofx.load_data(torch.cat([state, action[:, None], plant(state, action)], 1)[:, None, None].byte(), levels=LEVELS)
@@ -51,8 +51,8 @@ def main(out: str = "runs/plan", *, steps: int = 200) -> dict[str, float]:
     drawn: Any = pofx.train(model, data, out=out, steps=steps, batch_size=64, average=2000, quiet=True).model.sample
     learned = lambda s, a: drawn(len(s), torch.cat([s, a[:, None]], 1)[:, None, None].byte(), seed=next(seeds))[:, 0, 0, 3:].long()  # noqa: E731
     for name, tried in {"random": None, "learned": learned, "true": plant}.items():
-        found[name] = float((each := play(tried)).mean())
-        print(f"{name:8} {found[name]:6.2f} ± {float(each.std()):.2f} a step over {SEEDS} seeds")
+        found[name] = play(tried)
+        print(f"{name:8} {float(found[name].mean()):6.2f} ± {float(found[name].std()):.2f} a step over {SEEDS} seeds")
     return found
 
 

@@ -1,13 +1,21 @@
-"""Code points of emoji as pairs that differ in one thing."""
+"""What benchmarks do beside measuring: pairs of emoji that differ in one thing, rows that are there already."""
 
 from __future__ import annotations
 
+import argparse
 import runpy
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
-EMOJI = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "emoji_pairs.py"))
+from pofx.data import Data, load_data
+from pofx.space import ImageSpace
+from pofx.workflows.few_labels import Efficiency, Point
+
+ROOT = Path(__file__).parents[1]
+EMOJI = runpy.run_path(str(ROOT / "benchmarks" / "emoji_pairs.py"))
 NAMES = [
     "emoji_u1f468_1f3fb_200d_1f9b1",  # man, light skin, curly hair
     "emoji_u1f469_1f3fb_200d_1f9b1",
@@ -35,6 +43,42 @@ def test_families_are_held_out_whole() -> None:
     assert len({EMOJI["held_out"](f) for f in families[:3]}) == 1
     shares = [EMOJI["held_out"]((f"{i:x}",)) for i in range(2000)]
     assert 0.15 < sum(shares) / 2000 < 0.25
+
+
+class Named(str):
+    """The name of a run, with the space of its images."""
+
+    space: ImageSpace
+
+
+def test_few_labels_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are there are not measured again, scratch comes last, and all curves are drawn on one plane."""
+    few = runpy.run_path(str(ROOT / "benchmarks" / "few_labels.py"))
+    inside, asked, data = few["probes"].__globals__, [], load_data("digits")
+
+    def measured(model: Named, data: Data, *, sizes: list[int], methods: tuple[str, ...], draws: int, **_: object) -> Efficiency:
+        asked.append((str(model), methods, tuple(sizes), draws))
+        points = tuple(Point.of(n, [0.5 + 0.001 * n] * draws, 100) for n in sizes)
+        return Efficiency(dict.fromkeys(methods, points), "labels", "digits", str(model), None, 3, 100, 7)
+
+    def named(run: str) -> Named:
+        name = Named(run)
+        name.space = data.space
+        return name
+
+    monkeypatch.setitem(inside, "few_labels", measured)
+    monkeypatch.setitem(inside, "load_model", named)
+    options = argparse.Namespace(runs=["a", "b@late"], sizes=[10, 100], draws=3, steps=7, scratch_sizes=[10], scratch_draws=2)
+    found: list[Any] = []
+    few["probes"](options, data, found, lambda: None)
+    assert asked[:2] == [("a", ("features", "pixels"), (10, 100), 3), ("b", ("features",), (10, 100), 3)]
+    assert asked[2:] == [("a", ("scratch",), (10,), 2)]
+    options.scratch_sizes = None
+    few["probes"](options, data, found, lambda: None)
+    assert asked[3:] == [("a", ("scratch",), (100,), 2)]
+    drawn = few["curves"](found)
+    assert list(drawn.curves) == ["features of a", "pixels", "scratch", "features of b"]
+    assert all([p.at for p in points] == [10, 100] for points in drawn.curves.values())
 
 
 def test_errors_are_of_means_over_families() -> None:

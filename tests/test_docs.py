@@ -61,6 +61,12 @@ def test_tables_are_those_of_the_results(tables: ModuleType, name: str) -> None:
     assert tables.render(name, page) == page, "run `make readme`"
 
 
+def test_sizes_that_were_not_measured_have_dashes_and_fewer_draws_are_said(tables: ModuleType) -> None:
+    points = [{"at": 10, "accuracy": 0.5, "sd": 0.1, "draws": [0] * 5}, {"at": 100, "accuracy": 0.75, "sd": 0.01, "draws": [0, 0]}]
+    more = {"at": 60_000, "accuracy": 0.9, "sd": None, "draws": [0]}
+    assert tables.accuracies_at([*points, more], (10, 100, 1000, 60_000), 5) == ["50.00 ± 10.00", "75.00 ± 1.00 (2 draws)", "–", "90.00"]
+
+
 def test_what_was_not_measured_says_how(tables: ModuleType, tmp_path: Path) -> None:
     page = tables.render("autoregressive", PAGE, tmp_path)
     for name in tables.PAGES["autoregressive"]:

@@ -226,6 +226,7 @@ class ImageModel(nn.Module, ABC):
     accepts_levels: ClassVar[tuple[int, int]] = (2, 256)  # fewest and most
     refuses: ClassVar[dict[type[View], str]] = {}  # views it cannot condition on, with the reason
     younger: ClassVar[tuple[str, ...]] = ()  # tensors that runs of older versions lack; they then stay as a fresh model has them
+    origin: tuple[str, str] | None = None  # the run that `load_model` read, and the hash of its weights; None of a model that was made anew
 
     def __init__(self, space: ImageSpace, given: View | None = None) -> None:
         super().__init__()

@@ -661,6 +661,22 @@ def test_init_from_takes_what_fits_and_says_what_it_left(data: Data, tmp_path: P
         go(data, tmp_path / "c", Namer(data.space), init_from=tmp_path / "a")
 
 
+def test_a_run_does_not_go_on_from_other_weights(data: Data, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 1)):
+        go(data, tmp_path / name, table(data), seed=seed)
+    before = weights(tmp_path / "a")
+    go(data, tmp_path / "tuned", table(data), init_from=tmp_path / "a")
+    assert read_run(tmp_path / "tuned").training["origins"]["init_from"]["run"] == str(tmp_path / "a")
+    go(data, tmp_path / "tuned", table(data), init_from=tmp_path / "a")  # done: the same is no other
+    (tmp_path / "a" / "model.safetensors").write_bytes((tmp_path / "b" / "model.safetensors").read_bytes())
+    assert weights(tmp_path / "a") != before  # else nothing would be tested
+    for more in ({}, {"dry_run": True}, {"extend": True}):
+        with pytest.raises(
+            InputError, match=r"tuned was started from other weights \(init_from: .*/a, weights \w{8}, now .*another --out\.$"
+        ):
+            go(data, tmp_path / "tuned", table(data), init_from=tmp_path / "a", **more)
+
+
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(data: Data, tmp_path: Path) -> None:
     plan = train(table(data), data, out=tmp_path / "a", epochs=3, batch_size=16, dry_run=True)
     assert isinstance(plan, TrainingPlan)

@@ -14,7 +14,7 @@ from pofx.cli import main
 from pofx.data import load_data
 from pofx.errors import InputError
 from pofx.model import Features
-from pofx.training import load_model
+from pofx.training import load_model, train
 from pofx.workflows.few_labels import few_labels, unlabelled
 
 DATA = load_data("digits")
@@ -117,6 +117,23 @@ def test_unfrozen_bodies_move(vae: Path, tmp_path: Path) -> None:
         assert not torch.equal(tuned.start.features(x), whole.features(x))
     meta = json.loads((tmp_path / "c" / "model.json").read_text())
     assert meta["arguments"]["body"]["part"] == "vae" and meta["data"]["spec"]["labels"] == 20
+
+
+def test_a_classifier_does_not_go_on_from_another_body(vae: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other, start = tmp_path / "other", "train classifier digits --labels 20 --steps 3 --threads 1 --quiet"
+    assert main(f"train vae digits --latents 6 --channels 8 --steps 2 --seed 1 --threads 1 --quiet --out {other}".split()) == 0
+    assert main(f"export {other} --encoder -o {tmp_path}/encoder --quiet".split()) == 0
+    assert main(f"{start} --init-from {vae} --out {tmp_path}/c".split()) == 0
+    assert main(f"{start} --init-from {vae} --out {tmp_path}/c".split()) == 0  # done
+    meta = json.loads((tmp_path / "c" / "model.json").read_text())
+    assert meta["training"]["origins"]["body"]["run"] == str(vae)
+    for source in (other, tmp_path / "encoder"):
+        capsys.readouterr()
+        assert main(f"{start} --init-from {source} --out {tmp_path}/c".split()) == 2
+        err = capsys.readouterr().err
+        assert f"was started from other weights (body: the run has {vae}, weights" in err and f"now {source}, weights" in err
+    model = load_model(tmp_path / "c")
+    train(model, load_data("digits").few_labels(20), out=tmp_path / "c", steps=3, threads=1, quiet=True)  # its own parts are no others
 
 
 @pytest.mark.parametrize("model", ["m2 --hidden 16 --layers 1 --channels 4", "classifier --channels 4 --consistency 1"])

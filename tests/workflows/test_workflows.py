@@ -10,16 +10,23 @@ import threading
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from pofx import catalog
 from pofx.data import Data, load_data
 from pofx.errors import InputError
 from pofx.metrics.mean import Mean
+from pofx.model import Bound, evaluating
+from pofx.models.variational.vae import VAE
+from pofx.tasks.bound import aggregate
+from pofx.tasks.bulk import batch_size, everything
 from pofx.tasks.evaluate import evaluate, memorization
+from pofx.tasks.score import costs
 from pofx.training import train
 from pofx.workflows import _page as html
 from pofx.workflows import demo as demo_module
@@ -28,7 +35,7 @@ from pofx.workflows import held_out_critic as critic_module
 from pofx.workflows._history import history
 from pofx.workflows._page import number
 from pofx.workflows.features import Turned, features_run, turned
-from pofx.workflows.report import report
+from pofx.workflows.report import gather, report
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -202,6 +209,36 @@ def test_a_report_is_one_file_that_says_what_the_model_can(name: str, digits: Da
     assert ("nats" in page.text.split("How to make")[0]) == (name != "gan") or name == "gan"
     if name == "gan":
         assert "= " not in re.sub(r"k = 3|seed = ", "", page.text.split("How to make")[0].split("Numbers")[1].split("Samples")[0])
+
+
+def test_a_report_measures_a_bound_once(digits: Data, monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    model = catalog.get("vae").small(digits.space)
+    assert isinstance(model, VAE)
+    seen: list[Tensor] = []
+    whole = VAE.bound
+
+    def counted(self: VAE, x: Tensor, *rest: Any, **more: Any) -> Bound:
+        seen.extend(x)
+        return whole(self, x, *rest, **more)
+
+    monkeypatch.setattr(VAE, "bound", counted)
+    found = gather("vae", model, digits, limit=100, draw=20)
+    images, score = found.scored  # type: ignore[misc]
+    test = everything(images)[0]
+    assert batch_size(digits.space) == len(test) == 100  # else batches are filled up, and images come twice
+    assert [sum(torch.equal(x, one) for x in seen) for one in test] == [1] * 100
+    assert len(seen) == 400  # train, valid, test, and the calibration images of the odd ones
+    monkeypatch.undo()
+    assert torch.equal(score.nats, costs(model, images).nats)
+    assert found.codes is not None and found.codes.aggregate is not None
+    alone, latents = aggregate(model, images), found.evaluation.main.latents
+    for name in ("mean", "log_variance", "z", "rate", "centre", "variance"):
+        assert torch.equal(getattr(found.codes.aggregate, name), getattr(alone, name)), name
+    assert latents is not None and latents.reconstruction.mean == found.codes.aggregate.reconstruction == alone.reconstruction
+    with torch.inference_mode(), evaluating(model):
+        bound, q = model.bound(test), model.posterior(test)
+    assert torch.equal(alone.rate, bound.kl.double().mean(0)) and torch.equal(alone.mean, q.mean.double())
 
 
 def test_a_report_of_a_conditional_model_says_so(digits: Data, quick: Path):

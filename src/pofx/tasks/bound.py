@@ -32,6 +32,7 @@ from pofx.errors import InputError, RunError
 from pofx.metrics.mean import Mean
 from pofx.model import LOG_2PI, Gaussian, ImageModel, LatentVariable, Progress, evaluating, require
 from pofx.noise import Noise, hash_images
+from pofx.tasks._parts import Parts, taken_apart
 from pofx.tasks._quadrature import integrate, mesh, peaks
 from pofx.tasks.bulk import FEWEST, Images, as_images, batch_size, per_image
 
@@ -707,7 +708,9 @@ class Aggregate:
         }
 
 
-def aggregate(model: ImageModel, images: Images | Tensor, *, seed: int = 0, progress: Progress | None = None) -> Aggregate:
+def aggregate(
+    model: ImageModel, images: Images | Tensor, *, seed: int = 0, parts: Parts | None = None, progress: Progress | None = None
+) -> Aggregate:
     """The posteriors of many images together, against the prior they should add up to; for any number of latents.
 
     Its moments are those of the mixture: the variance is that of the means plus the mean of the variances (law of total variance).
@@ -715,6 +718,7 @@ def aggregate(model: ImageModel, images: Images | Tensor, *, seed: int = 0, prog
     Args:
         images: a `Split`, or uint8 `(n, C, H, W)`, n ≥ 2.
         seed: of one draw per image.
+        parts: what `taken_apart` found of these images with this seed, where somebody asked before.
 
     Raises:
         CapabilityError: the model has no Gaussian q(z|x) over latents.
@@ -730,17 +734,16 @@ def aggregate(model: ImageModel, images: Images | Tensor, *, seed: int = 0, prog
     images = as_images(images)
     if len(images) < 2:
         raise InputError(f"An aggregate needs at least two images, found {len(images)}. Give a whole part, e.g. digits:test.")
-    d = latent.latent_dims
+    found = taken_apart(latent, images, seed=seed, progress=progress) if parts is None else parts
+    if len(found.mean) != len(images):
+        raise InputError(f"These are the parts of {len(found.mean)} images, and there are {len(images)}. Leave out parts.")
 
-    def parts(x: Tensor, y: Tensor | None) -> Tensor:
+    def drawn(x: Tensor, y: Tensor | None) -> Tensor:
         batch = latent.batch(x, y)
-        q = latent.posterior(batch.x, batch.given)
-        z = latent.encode(batch.x, batch.given, sample=True, seed=seed)
-        bound = latent.bound(batch.x, batch.given, seed=seed)
-        return torch.cat([q.mean, q.log_variance, z, bound.kl, bound.log_likelihood[:, None]], 1)
+        return latent.encode(batch.x, batch.given, sample=True, seed=seed).double()
 
-    found = per_image(latent, parts, images, progress=progress).double()
-    mean, log_variance, z, kl = found[:, : 4 * d].split(d, 1)
-    cost = Mean.of(-found[:, -1])
+    z = per_image(latent, drawn, images, progress=progress)
+    cost = Mean.of(-found.log_likelihood)
+    mean, log_variance = found.mean, found.log_variance
     variance = mean.var(0, correction=0) + log_variance.exp().mean(0)
-    return Aggregate(mean, log_variance, z, kl.mean(0), mean.mean(0), variance, cost.mean, cost.se)
+    return Aggregate(mean, log_variance, z, found.kl.mean(0), mean.mean(0), variance, cost.mean, cost.se)

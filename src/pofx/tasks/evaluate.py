@@ -34,6 +34,7 @@ from pofx.model import (
     Score,
 )
 from pofx.numbers import SIGNS
+from pofx.tasks._parts import Parts, taken_apart
 from pofx.tasks._samples import SampleQuality, draws, labels_in_turn, viewed, yardstick
 from pofx.tasks.bulk import Images, as_images, everything, per_image, subset
 from pofx.tasks.reconstruct import squared_errors
@@ -167,6 +168,7 @@ class Evaluation:
         quality: samples against real images, where a features model was given.
         notes: what a reader must know.
         measured: for each split, the images that were scored and their scores; not in the JSON.
+        parts: of `split`, the bound in its parts, image by image, of a latent-variable model; not in the JSON.
         drawn: the samples; the JSON holds their number.
     """
 
@@ -181,6 +183,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     measured: dict[str, tuple[Images, Score]] = field(default_factory=dict, repr=False)
     drawn: Tensor | None = field(default=None, repr=False)
+    parts: Parts | None = field(default=None, repr=False)
 
     @property
     def main(self) -> SplitResult:
@@ -199,17 +202,18 @@ class Evaluation:
 
 def _measure(
     model: ImageModel, name: str, images: Images, of: int, *, samples: int, estimate: int, seed: int, progress: Progress | None
-) -> tuple[SplitResult, Score | None]:
+) -> tuple[SplitResult, Score | None, Parts | None]:
     result, score = SplitResult(name, len(images), of), None
+    parts = taken_apart(model, images, samples=samples, seed=seed, progress=progress) if isinstance(model, LatentVariable) else None
     if isinstance(model, ExactLikelihood | LowerBound):
-        score = costs(model, images, samples=samples, seed=seed, progress=progress)
+        score = costs(model, images, samples=samples, seed=seed, progress=progress) if parts is None else parts.score
         result = replace(result, kind=score.kind, nats=Mean.of(score.nats), bits_per_dim=Mean.of(score.bits_per_dim))
         if estimate and isinstance(model, LowerBound):
             better = costs(model, images, estimate=estimate, seed=seed, progress=progress)
             tighter = SplitResult(name, len(images), of, better.kind, Mean.of(better.nats), Mean.of(better.bits_per_dim), k=estimate)
             result = replace(result, estimate=tighter)
-    if isinstance(model, LatentVariable):
-        result = replace(result, latents=_latents(model, images, samples=samples, seed=seed, progress=progress))
+    if parts is not None:
+        result = replace(result, latents=_latents(parts))
     if isinstance(model, Encoder) and isinstance(model, Decoder):
         result = replace(result, squared_error=Mean.of(squared_errors(model, images, progress=progress)))
     if isinstance(model, Labeler) and images.take(torch.tensor([0]))[1] is not None:
@@ -230,19 +234,12 @@ def _measure(
         right, nats, sure, before, _ = judged[judged[:, -1] > 0].unbind(1)
         ece = Calibrated(calibration(sure, right), calibration(before, right), labeler.fitted_temperature())
         result = replace(result, accuracy=Mean.of(right), cross_entropy=Mean.of(nats), calibration=ece)
-    return result, score
+    return result, score, parts
 
 
-def _latents(model: LatentVariable, images: Images, *, samples: int, seed: int, progress: Progress | None) -> Latents:
-    def parts(x: Tensor, y: Tensor | None) -> Tensor:
-        batch = model.batch(x, y)
-        bound = model.bound(batch.x, batch.given, samples=samples, seed=seed)
-        mean = model.posterior(batch.x, batch.given).mean
-        return torch.cat([-bound.log_likelihood[:, None], bound.kl, mean], 1).double()
-
-    d = model.latent_dims
-    reconstruction, kl, means = per_image(model, parts, images, progress=progress).split([1, d, d], 1)
-    return Latents(Mean.of(reconstruction[:, 0]), Mean.of(kl.sum(1)), tuple(kl.mean(0).tolist()), active_units(means))
+def _latents(parts: Parts) -> Latents:
+    kl = parts.kl
+    return Latents(Mean.of(-parts.log_likelihood), Mean.of(kl.sum(1)), tuple(kl.mean(0).tolist()), active_units(parts.mean))
 
 
 def train_images(data: Data, *, seed: int = 0) -> Tensor:
@@ -334,11 +331,14 @@ def evaluate(
     results: dict[str, SplitResult] = {}
     scores: dict[str, Score] = {}
     measured: dict[str, tuple[Images, Score]] = {}
+    parts_of_split: Parts | None = None
     for name, images in parts.items():
         chosen = subset(images, train_limit if name == "train" else limit, seed=seed)
         # The tighter estimate costs k times as much: only the split that the top level describes gets it
         k = estimate if name == split else 0
-        results[name], score = _measure(model, name, chosen, len(images), samples=samples, estimate=k, seed=seed, progress=progress)
+        results[name], score, apart = _measure(model, name, chosen, len(images), samples=samples, estimate=k, seed=seed, progress=progress)
+        if name == split:
+            parts_of_split = apart
         if score is not None:
             scores[name], measured[name] = score, (chosen, score)
 
@@ -381,4 +381,4 @@ def evaluate(
     if not scores:
         notes.append(f"{type(model).__name__} has no likelihood: there are no nats and no bits/dim.")
     given = None if model.given is None else repr(model.given)
-    return Evaluation(name_of(model), heading, split, given, results, gap, flag, quality, tuple(notes), measured, drawn)
+    return Evaluation(name_of(model), heading, split, given, results, gap, flag, quality, tuple(notes), measured, drawn, parts_of_split)

@@ -127,6 +127,15 @@ def costs(
         return torch.stack([-log_prob.double(), paid.double()], 1)
 
     nats, paid = per_image(likelihood, cost, images, progress=progress).unbind(1)
+    return scored(likelihood, images, nats, paid, kind)
+
+
+def scored(model: ImageModel, images: Images, nats: Tensor, paid: Tensor, kind: Kind) -> Score:
+    """A score of costs `(n,)` float64 nats, and of how many sub-pixels each image paid for.
+
+    Raises:
+        RunError: a cost that is not finite; the message names the image.
+    """
     bad = (~nats.isfinite()).nonzero().flatten()
     if len(bad):
         i = int(bad[0])
@@ -134,8 +143,8 @@ def costs(
             f"The score of image {images.ids[i]!r} is {float(nats[i])} ({len(bad)} of {len(nats)} are not finite). "
             "The weights may be damaged, or the run diverged: score it with an earlier checkpoint, or train again with a lower --lr."
         )
-    dims = paid.long() if likelihood.given is not None and likelihood.given.varies else likelihood.dims
-    return Score(nats, kind, dims, likelihood.given)
+    dims = paid.long() if model.given is not None and model.given.varies else model.dims
+    return Score(nats, kind, dims, model.given)
 
 
 def score(

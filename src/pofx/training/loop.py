@@ -51,6 +51,7 @@ from pofx.training.runs import (
     resolve_device,
     save_json,
     save_weights,
+    weights_hash,
 )
 
 if TYPE_CHECKING:
@@ -246,6 +247,7 @@ def train(
         "augment": list(names),
         "init_from": None if init_from is None else str(init_from),
     }
+    origins = _origins(model, init_from)
     _check(model, data, seed, lr, identity["average"], threads, batch, logger)
     doubts = Doubts() if budget is None else check_learnable(model, data)
     if batch_size is not None and batch < batch_size:
@@ -263,10 +265,12 @@ def train(
     chosen = _precision(identity["precision"], where)
     if dry_run:
         doubts.say(quiet)
-        return _dry_run(model, data, plan if budget is None else plan.add(budget), identity, chosen, where, out, batch, extend, processes)
+        return _dry_run(
+            model, data, plan if budget is None else plan.add(budget), identity, origins, chosen, where, out, batch, extend, processes
+        )
     source = None if init_from is None else _weights_of(init_from)
     session = _Session(
-        model, data, out, identity, plan, budget, batch, chosen, where, names, logger, quiet, source, doubts, watch, processes
+        model, data, out, identity, origins, plan, budget, batch, chosen, where, names, logger, quiet, source, doubts, watch, processes
     )
     return session.run(extend, threads, _seconds(checkpoint_seconds))
 
@@ -378,6 +382,20 @@ def _weights_of(path: str | Path) -> tuple[str, dict[str, Tensor]]:
     return f"{info.path} ({info.class_name})", read_weights(info.path)
 
 
+def _origins(model: ImageModel, init_from: str | Path | None) -> dict[str, dict[str, str]]:
+    """What the weights at the start were learned by: for `init_from`, and for each argument that is a model read from a run, that run and the hash
+    of its weights."""
+    found = {}
+    for name, value in model.config().items():
+        many = isinstance(value, list | tuple)
+        for i, part in enumerate(value if many else [value]):
+            if isinstance(part, ImageModel) and part.origin is not None:
+                found[f"{name}.{i}" if many else name] = part.origin
+    if init_from is not None:
+        found["init_from"] = str(init_from), weights_hash(read_run(init_from).path)
+    return {name: {"run": run, "weights": weights} for name, (run, weights) in found.items()}
+
+
 def take_weights(model: ImageModel, tensors: Mapping[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
     """Copy tensors into a model where names and shapes agree: those taken, left in the source, and left fresh in the model."""
     own = model.state_dict()
@@ -397,6 +415,7 @@ class _Session:
     data: Data
     out: Path
     identity: dict[str, Any]
+    origins: dict[str, dict[str, str]]
     plan: Plan
     budget: Budget | None
     batch: int
@@ -439,6 +458,7 @@ class _Session:
     def _look(self, extend: bool, threads: int | None) -> dict[str, Any]:
         """What there is to do, as JSON."""
         self.training: dict[str, Any] = {"arguments": self.identity, "plan": None, "threads": threads, "hardware": hardware(self.device)}
+        self.training |= {"origins": self.origins} if self.origins else {}
         created = not (self.out / JSON).exists()
         finished, plan, step = False, self.plan, None
         if created:
@@ -447,6 +467,7 @@ class _Session:
             info = read_run(self.out)
             plan, arguments = _stored(info)
             _compare(self.out, plan, arguments, self.identity, self.model, adding=extend and info.finished)
+            _compare_origins(self.out, info.training.get("origins") or {}, self.origins)
             self.training |= {k: v for k, v in info.training.items() if k != "hardware"}
             self.training["threads"] = threads or info.training.get("threads")
             self.precision = info.training.get("precision", self.precision)
@@ -757,6 +778,18 @@ def _compare(out: Path, plan: Plan, stored: dict[str, Any], asked: dict[str, Any
         raise InputError(f"{out} was made with other arguments ({'; '.join(found)}). {hint}")
 
 
+def _compare_origins(out: Path, stored: Mapping[str, Mapping[str, str]], asked: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuse to go on from other weights than the run began with. Nothing is said of what only one of them knows: a version before this one did
+    not write it, and a model that is loaded again has its parts from its own run."""
+    for name in stored.keys() & asked.keys():
+        had, now = stored[name], asked[name]
+        if had["weights"] != now["weights"]:
+            raise InputError(
+                f"{out} was started from other weights ({name}: the run has {had['run']}, weights {had['weights'][:8]}, now {now['run']}, "
+                f"weights {now['weights'][:8]}). Name the run that it was started from, or another --out."
+            )
+
+
 def _some(names: Sequence[str]) -> str:
     return (", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")) or "nothing"
 
@@ -875,6 +908,7 @@ def _dry_run(
     data: Data,
     plan: Plan,
     identity: dict[str, Any],
+    origins: dict[str, dict[str, str]],
     precision: str,
     device: torch.device,
     out: Path,
@@ -888,6 +922,7 @@ def _dry_run(
         old, arguments = _stored(info)
         adding = extend and info.finished
         _compare(out, old, arguments, identity, model, adding=adding)
+        _compare_origins(out, info.training.get("origins") or {}, origins)
         plan = old.add(plan.now.budget) if adding else old
         found = checkpoint.found(out)
         state = f"resume from step {int(found[0].stem[5:]) if found else 0}"

@@ -9,6 +9,7 @@ A Hub repository with the first two is a RUN too.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -187,6 +188,9 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> ImageMod
     info = read_run(path)
     model = build(info)
     load_weights(model, info.path)
+    model.origin = str(path), weights_hash(info.path)
+    if isinstance(model, Extract):  # a model that takes it as a part stores what it is of
+        model.part.origin = model.origin
     return model.to(resolve_device(device)).eval()
 
 
@@ -279,19 +283,30 @@ def younger(model: ImageModel) -> list[str]:
     return [f"{prefix}.{name}" if prefix else name for prefix, part in parts for name in part.younger]
 
 
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+def _weights_file(folder: Path) -> Path:
     file = folder / WEIGHTS
     if not file.is_file():
         raise InputError(
             f"{folder} has no {WEIGHTS}: its training was stopped early, or the file is lost. "
             f"Run the same `pofx train … --out {folder}` command again: it goes on from the last checkpoint."
         )
+    return file
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    file = _weights_file(folder)
     try:
         return load_file(file)
     except SafetensorError as error:
         raise InputError(
             f"{file} is damaged: {error}. Run the same `pofx train … --out {folder}` command again, or restore the file."
         ) from error
+
+
+def weights_hash(folder: Path) -> str:
+    """What tells the weights of a run from others: 16 hexadecimal digits of a hash of their file."""
+    with _weights_file(folder).open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

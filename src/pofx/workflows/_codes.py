@@ -10,6 +10,7 @@ import torch
 
 from pofx import pictures
 from pofx.model import ImageModel, LatentVariable
+from pofx.tasks._parts import Parts
 from pofx.tasks.bound import Aggregate, aggregate
 from pofx.tasks.bulk import subset
 from pofx.tasks.latent_map import LatentMap, latent_map
@@ -41,14 +42,14 @@ class Codes:
     aggregate: Aggregate | None
 
 
-def codes(model: ImageModel, data: Data, *, limit: int, seed: int = 0) -> Codes:
-    """Measure and draw on at most `limit` test images.
+def codes(model: ImageModel, data: Data, *, limit: int, parts: Parts | None = None, seed: int = 0) -> Codes:
+    """Measure and draw on at most `limit` test images; `parts` are those of their bound, where `evaluate` found them with this limit and seed.
 
     Raises:
         InputError: there are too few of them, or their codes are all the same.
     """
     test = subset(data.test, limit, seed=seed)
-    found = aggregate(model, test, seed=seed) if isinstance(model, LatentVariable) else None
+    found = aggregate(model, test, seed=seed, parts=parts) if isinstance(model, LatentVariable) else None
     base = subset(test, 1, seed=seed) if model.given is not None else None
     return Codes(
         latent_map(model, test, class_names=data.class_names, seed=seed), traverse(model, test, base=base, rows=ROWS, seed=seed), found

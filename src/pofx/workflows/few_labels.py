@@ -73,6 +73,10 @@ class Point:
         p = float(np.mean(accuracies))
         return cls(at, tuple(accuracies), (p * (1 - p) / test) ** 0.5)
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Point:
+        return cls(value["at"], tuple(value["draws"]), value["se_test"])
+
     def to_json(self) -> dict[str, Any]:
         return {"at": self.at, "accuracy": self.mean, "sd": self.sd, "se_test": self.se, "draws": list(self.draws)}
 
@@ -193,7 +197,10 @@ def _pixels(split: Any, data: Data) -> Tensor:
 
 def _classified(data: Data, rows: Any, steps: int, seed: int, more: Mapping[str, Any]) -> float:
     """Accuracy on test images of a classifier trained on `rows` of train, in a folder that is thrown away."""
-    few = replace(data, train=data.train.select(rows), fingerprint=f"{data.fingerprint}/{len(rows)}/{seed}")
+    none = np.arange(
+        0
+    )  # valid chooses nothing here, and a temperature changes no label: measuring it at each epoch would cost most of the time
+    few = replace(data, train=data.train.select(rows), valid=data.valid.select(none), fingerprint=f"{data.fingerprint}/{len(rows)}/{seed}")
     with tempfile.TemporaryDirectory() as folder:
         model: Any = trained("classifier", few, Path(folder) / "run", steps=steps, seed=seed, classes=data.classes, **more)
     found = per_image(model, lambda x, y: model.label(x).log_prob, data.test).argmax(1)

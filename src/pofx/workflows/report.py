@@ -135,7 +135,7 @@ def gather(
             batch = model.batch(x, y)
             mean = known_again(model, model.decode(model.encode(batch.x, batch.given), batch.given).mean, batch.given, "mean")
         reconstructions = (x, mean.round().clamp(0, data.space.levels - 1).to(torch.uint8).cpu().clone())
-        codes = _codes.codes(model, data, limit=limit, seed=seed)
+        codes = _codes.codes(model, data, limit=limit, parts=evaluation.parts, seed=seed)
     odd = None
     if isinstance(model, ExactLikelihood | LowerBound):
         images, cost = evaluation.measured[evaluation.split]
