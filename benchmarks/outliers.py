@@ -1,11 +1,16 @@
 """What outlier detection is worth: the default, the plain bits/dim, each statistic, and peers, on the same images in the same run.
 
-    python benchmarks/outliers.py --out results/outliers.json [--pairs digits ir-solar …] [--seeds 3] [--minutes 0.4] [--images 2000]
+    python benchmarks/outliers.py --out results/outliers.json [--pairs digits ir-solar …] [--seeds 3] [--minutes 0.4 | --epochs 20] [--images 2000]
 
-Each pair has a model of the normal images, trained for `--minutes` with each seed (or stored weights, where the pair names them). All is fixed
-before a test label is read: the same default for every pair, peers with the settings below. Peers see the same training images and pixels.
-PyOD is not used: its kNN, PCA, MCD, GMM, IForest and AutoEncoder are scikit-learn's here, ECOD is twelve lines below; DeepSVDD was not run.
-A pair and seed that is in the file is not measured again, so the command can be stopped and given again with more.
+Each pair has a model of the normal images, trained for `--minutes` (or `--epochs`, which do not depend on what else the machine does) with each
+seed, or stored weights, where the pair names them. All is fixed before a test label is read: the same default for every pair, peers with the
+settings below. A pair and seed that is in the file is not measured again, so the command can be stopped and given again with more.
+
+Peers are PyOD's, with its settings where `peers` gives none; they see the same training images (5,000 at most) and pixels. PyOD is only of this
+benchmark and no dependency of pofx. Where numba is not installed yet, it comes along:
+
+    pip install pyod                                                            # into the environment, or apart from it:
+    pip install --target peers --no-deps pyod numba llvmlite && export PYTHONPATH=peers
 
 Beside the pairs it measures what no score of pixels can do: normal images mirrored, and the pair `fashion-shirt`, a class among classes that are like it.
 
@@ -16,26 +21,23 @@ AUROC, AUPR (outliers positive) and FPR at 95 % TPR; of several kinds of outlier
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from _record import machine, write
 from numpy.typing import NDArray
 from scipy.stats import betabinom
-from sklearn.covariance import MinCovDet
 from sklearn.decomposition import PCA
-from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
-from sklearn.mixture import GaussianMixture
-from sklearn.neighbors import NearestNeighbors
-from sklearn.neural_network import MLPRegressor
 
 import pofx
 from pofx.data import load_images
@@ -43,10 +45,11 @@ from pofx.tasks import _oddness
 from pofx.tasks._conformal import conformal_p_values, needed, rank
 from pofx.tasks._statistics import Known, chosen, measure, refer
 from pofx.tasks.bulk import Images, TensorImages, everything, subset
+from pofx.training.runs import read_run
 
 ROOT = Path(__file__).resolve().parents[1]
 Vectors = NDArray[np.float64]
-Detector = Callable[[Vectors], Vectors]
+Preparation = Callable[[Vectors], Vectors]
 SPLITS, ALPHAS = 30, (0.01, 0.05)
 
 
@@ -107,50 +110,80 @@ PAIRS = [
 ]  # fmt: skip
 
 
-# Peers, as they stand in the literature ---------------------------------------------------------------------------------
+# Peers ------------------------------------------------------------------------------------------------------------------
 
 
-def distances(train: Vectors) -> Detector:
-    near = NearestNeighbors(n_neighbors=2).fit(train)
-    return lambda x: near.kneighbors(x)[0][:, -1]
+class Detector(Protocol):
+    """What is used of PyOD's `BaseDetector`; a larger score is odder."""
+
+    def fit(self, X: Vectors) -> object: ...
+    def decision_function(self, X: Vectors) -> Vectors: ...
 
 
-def ecod(train: Vectors) -> Detector:
-    """Li et al. 2022, arXiv:2201.00382: tail probabilities of each coordinate, summed; the tail by its skewness, or the larger of the two."""
-    ordered, n = np.sort(train, 0), len(train)
-    away = train - train.mean(0)
-    skew = (away**3).mean(0) / np.maximum(away.std(0), 1e-9) ** 3
-
-    def score(x: Vectors) -> Vectors:
-        left = np.stack([np.searchsorted(ordered[:, j], x[:, j], "right") for j in range(x.shape[1])], 1) / n
-        right = 1 - np.stack([np.searchsorted(ordered[:, j], x[:, j], "left") for j in range(x.shape[1])], 1) / n
-        low, high = -np.log(np.maximum(left, 1 / (n + 1))), -np.log(np.maximum(right, 1 / (n + 1)))
-        return np.maximum(np.maximum(low.sum(1), high.sum(1)), np.where(skew < 0, low, high).sum(1))
-
-    return score
+def pyod(module: str, name: str, *args: Any, **settings: Any) -> Detector:
+    """`pyod.models.MODULE.NAME(…)`, looked up here so that PyOD is asked for only where peers are."""
+    try:
+        return getattr(importlib.import_module(f"pyod.models.{module}"), name)(*args, **settings)
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"benchmarks/outliers.py takes its peers from PyOD, and {error.name!r} is not installed: pip install pyod"
+        ) from error
 
 
-def peers(train: Vectors, seed: int) -> Iterator[tuple[str, Detector]]:
-    """Name and detector, higher is odder."""
-    pca = PCA(0.95, svd_solver="full").fit(train)
-    codes = pca.transform(train)
-    few = PCA(min(10, *train.shape), random_state=seed).fit(train)
-    yield "kNN", distances(train)
-    near = distances(codes)
-    yield "kNN after PCA", lambda x: near(pca.transform(x))
-    nearer = distances(few.transform(train))
-    yield "kNN after PCA-10", lambda x: nearer(few.transform(x))
-    yield "PCA", lambda x: ((x - few.inverse_transform(few.transform(x))) ** 2).sum(1)
-    some = codes[:, :20]
-    mcd = MinCovDet(random_state=seed, support_fraction=0.9).fit(some)
-    yield "MCD", lambda x: mcd.mahalanobis(pca.transform(x)[:, :20])
-    mixture = GaussianMixture(20, reg_covar=1e-3, random_state=seed).fit(some)
-    yield "GMM", lambda x: -mixture.score_samples(pca.transform(x)[:, :20])
-    forest = IsolationForest(random_state=seed).fit(train)
-    yield "IForest", lambda x: -forest.score_samples(x)
-    yield "ECOD", ecod(train)
-    net = MLPRegressor(hidden_layer_sizes=(64, 16, 64), max_iter=30, early_stopping=True, random_state=seed).fit(train, train)
-    yield "AutoEncoder", lambda x: ((x - np.asarray(net.predict(x))) ** 2).sum(1)
+def installed() -> str:
+    try:
+        return version("pyod")
+    except PackageNotFoundError:
+        raise SystemExit("benchmarks/outliers.py takes its peers from PyOD, which is not installed: pip install pyod") from None
+
+
+def peers(train: Vectors, seed: int) -> Iterator[tuple[str, Detector, Preparation]]:
+    """Name, detector that is not fitted yet, and what becomes of pixels (on [0, 1]) before. What differs from PyOD's own settings, and why:
+
+    - kNN: the 2nd neighbour as well as PyOD's 5th, because our own statistic is the 2nd; raw, after PCA to 95 % of the variance, and to 10 components.
+    - PCA: PyOD's divides by the variance of components, which is 0 where a pixel never changes: components of 95 %. Its score is no residual;
+      that of 10 components is `KPCA` with a linear kernel, which is the same thing.
+    - MCD, GMM: of 20 components, since covariances of raw pixels are singular; 90 % of the images are normal to MCD, the mixture has 20 Gaussians.
+    - AutoEncoder: pixels are on [0, 1] already and corners are constant, so they are not standardised; 30 epochs where PyOD has 10.
+    """
+    leading = PCA(0.95, svd_solver="full").fit(train)
+    ten = PCA(min(10, *train.shape), random_state=seed).fit(train)
+
+    def raw(x: Vectors) -> Vectors:
+        return x
+
+    def some(x: Vectors) -> Vectors:
+        return leading.transform(x)[:, :20]
+
+    for label, prepare in (("kNN", raw), ("kNN after PCA", leading.transform), ("kNN after PCA-10", ten.transform)):
+        yield label, pyod("knn", "KNN"), prepare
+        yield f"{label}, 2nd", pyod("knn", "KNN", n_neighbors=2), prepare
+    yield "PCA", pyod("pca", "PCA", n_components=0.95, random_state=seed), raw
+    yield "PCA residual", pyod("kpca", "KPCA", n_components=10, kernel="linear", eigen_solver="arpack", random_state=seed), raw
+    yield "MCD", pyod("mcd", "MCD", support_fraction=0.9, random_state=seed), some
+    yield "GMM", pyod("gmm", "GMM", n_components=20, reg_covar=1e-3, random_state=seed), some
+    yield "IForest", pyod("iforest", "IForest", random_state=seed), raw
+    yield "ECOD", pyod("ecod", "ECOD"), raw
+    yield (
+        "AutoEncoder",
+        pyod("auto_encoder", "AutoEncoder", preprocessing=False, epoch_num=30, random_state=seed, device="cpu", verbose=0),
+        raw,
+    )
+    yield "DeepSVDD", pyod("deep_svdd", "DeepSVDD", train.shape[1], random_state=seed, verbose=0), raw
+
+
+def judged(train: Vectors, images: dict[str, Vectors], seed: int) -> dict[str, dict[str, Any]]:
+    """Quality of each peer and the seconds it took. `images`: normal ones under "", outliers under their kinds.
+
+    All are judged in one call: ECOD counts those that it judges among its own."""
+    ends = np.cumsum([len(v) for v in images.values()])[:-1]
+    every, found = np.concatenate(list(images.values())), {}
+    for name, detector, prepare in peers(train, seed):
+        start = time.perf_counter()
+        detector.fit(prepare(train))
+        scores = dict(zip(images, np.split(detector.decision_function(prepare(every)), ends), strict=True))
+        found[name] = mean([quality(scores[""], s) for kind, s in scores.items() if kind]) | {"seconds": time.perf_counter() - start}
+    return found
 
 
 # Measuring --------------------------------------------------------------------------------------------------------------
@@ -196,18 +229,25 @@ def false_alarms(scores: torch.Tensor, calibration: int) -> list[dict[str, float
     return rows
 
 
+def normal_images(pair: Pair, data: pofx.data.Data) -> Images:
+    """Those of the test part: of the classes that training had."""
+    y, kept = data.test.y, [int(k) for k in pair.load.get("keep_labels", [])]
+    if y is None or not pair.load:
+        return data.test
+    dropped = [int(k) for k in pair.load.get("drop_labels", [])]
+    return data.test.select(np.flatnonzero(np.isin(y.numpy(), kept) if kept else ~np.isin(y.numpy(), dropped)))
+
+
 def run(pair: Pair, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    peer_version = installed()
     data = pofx.load_data(pair.data, **pair.load)
     folder = ROOT / "results" / "weights" / pair.weights if pair.weights else options.runs / f"{pair.name}-{seed}"
     if not pair.weights:
         model = pofx.catalog.get(pair.model)(data.space, **pair.settings)
-        pofx.train(model, data, out=folder, minutes=options.minutes, seed=seed, threads=1)
+        budget = {"epochs": options.epochs} if options.epochs else {"minutes": options.minutes}
+        pofx.train(model, data, out=folder, **budget, seed=seed, threads=1, precision=options.precision)
     model = pofx.load(folder)
-    y, kept = data.test.y, [int(k) for k in pair.load.get("keep_labels", [])]
-    normal = data.test
-    if y is not None and pair.load:
-        dropped = [int(k) for k in pair.load.get("drop_labels", [])]
-        normal = data.test.select(np.flatnonzero(np.isin(y.numpy(), kept) if kept else ~np.isin(y.numpy(), dropped)))
+    normal = normal_images(pair, data)
     # Seeds take other images where there are more than are asked for
     inside = subset(normal, options.images, seed=seed)
     outside = {kind: subset(images, options.images, seed=seed) for kind, images in pair.outliers(data).items()}
@@ -229,22 +269,21 @@ def run(pair: Pair, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     scale = data.space.levels - 1
     vectors = {kind: everything(images)[0].flatten(1).double().numpy() / scale for kind, images in {"": inside, **outside}.items()}
     train = everything(subset(data.train, 5000))[0].flatten(1).double().numpy() / scale
-    others = {}
-    for name, detector in peers(train, seed):
-        scores = {kind: detector(v) for kind, v in vectors.items()}
-        others[name] = mean([quality(scores[""], s) for kind, s in scores.items() if kind])
     return {
         "pair": pair.name,
         "seed": seed,
         "model": type(model).__name__,
-        "minutes": None if pair.weights else options.minutes,
+        "minutes": None if pair.weights or options.epochs else options.minutes,
+        "epochs": None if pair.weights else options.epochs,
+        **({} if pair.weights else {key: read_run(folder).training.get(key) for key in ("steps", "precision")}),
         "weights": pair.weights,
         "normal": len(inside),
         "outliers": {kind: len(images) for kind, images in outside.items()},
         "found": found,
         "by_kind": by_kind,
         "mirrored": mirrored,
-        "peers": others,
+        "peers": judged(train, vectors, seed),
+        "pyod": peer_version,
         "false_alarms": false_alarms(torch.cat([calib, base]), len(calib)),
         "images_per_second": len(inside) / seconds,
         "load": os.getloadavg()[0],
@@ -261,6 +300,8 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=0.4, help="of training, of each model and seed")
+    parser.add_argument("--epochs", type=int, help="in the place of minutes")
+    parser.add_argument("--precision", default="auto", help="of training, as pofx train has it")
     parser.add_argument("--images", type=int, default=2000, help="of each part")
     parser.add_argument("--runs", type=Path, default=Path("runs/outliers"))
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "outliers.json")

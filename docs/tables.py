@@ -664,6 +664,17 @@ def over_seeds(seeds: list[list[Row]], value: Callable[[Row], float]) -> list[fl
     return [sum(map(value, rows)) / len(rows) for rows in seeds]
 
 
+def trained_for(rows: list[Row]) -> dict[str, list[float]]:
+    """Minutes and epochs of those rows that had them."""
+    found = {what: [row[what] for row in rows if row.get(what)] for what in ("minutes", "epochs")}
+    return {what: budgets for what, budgets in found.items() if budgets}
+
+
+def peer_name(name: str, seeds: list[list[Row]]) -> str:
+    """With a star where it is not PyOD's."""
+    return name if "pyod" in seeds[0][0] else f"{name}*"
+
+
 def outlier_quality(results: Path) -> str:
     """The default against raw cost and peers, of `benchmarks/outliers.py`."""
     pairs = outlier_rows(results)
@@ -684,7 +695,7 @@ def outlier_quality(results: Path) -> str:
                 number(asked, "g"),
                 *map(spread, quality),
                 spread(raw),
-                f"{best} {spread(peers[best])}",
+                f"{peer_name(best, seeds)} {spread(peers[best])}",
             ]
         )
     head = [
@@ -700,8 +711,8 @@ def outlier_quality(results: Path) -> str:
     ]
     every = [row for seeds in pairs.values() for part in seeds for row in part]
     rates = [row["images_per_second"] for row in every]
-    note = "Mean ± standard deviation over seeds; models were trained for "
-    note += f"{min(r['minutes'] for r in every if r['minutes'])} to {max(r['minutes'] or 0 for r in every)} minutes, or are those of results/weights. "
+    budgets = [f"{min(b):g} to {max(b):g} {what}" if min(b) < max(b) else f"{min(b):g} {what}" for what, b in trained_for(every).items()]
+    note = f"Mean ± standard deviation over seeds; models were trained for {' or '.join(budgets)}, or are those of results/weights. "
     note += f"Scoring took {min(rates):.0f} to {max(rates):.0f} images/s on one thread of a busy machine; "
     note += f"{measured(read(results / 'outliers.json') | {'rows': every})}."
     return markdown(head, rows, 2) + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
@@ -712,20 +723,51 @@ def outlier_peers(results: Path) -> str:
     pairs = outlier_rows(results)
     if not pairs:
         return missing(OUTLIERS)
-    head, lines = ["AUROC", *(ASKED[name][0] for name in pairs)], []
+    head = ["AUROC", *(ASKED[name][0] for name in pairs)]
+    found: dict[str, dict[str, str]] = {}
     for kind in ("found", "peers"):
-        for label in dict.fromkeys(key for seeds in pairs.values() for key in seeds[0][0][kind]):
-            cells = [
-                spread(over_seeds(seeds, lambda row, label=label, kind=kind: row[kind][label]["auroc"]))
-                if label in seeds[0][0][kind]
-                else "–"
-                for seeds in pairs.values()
-            ]
-            lines.append([f"`{label}`" if kind == "found" else label, *cells])
-    return (
-        markdown(head, lines)
-        + "\nA statistic by itself: larger is taken to be odder. Near 0 it is *inverted*. Below the statistics: peers.\n"
-    )
+        for pair, seeds in pairs.items():
+            for name in seeds[0][0][kind]:
+                cell = spread(over_seeds(seeds, lambda row, name=name, kind=kind: row[kind][name]["auroc"]))
+                found.setdefault(f"`{name}`" if kind == "found" else peer_name(name, seeds), {})[pair] = cell
+    # Statistics, PyOD's peers, others
+    order = sorted(found, key=lambda label: (not label.startswith("`"), label.endswith("*")))
+    lines = [[label, *(found[label].get(pair, "–") for pair in pairs)] for label in order]
+    versions = sorted({row["pyod"] for seeds in pairs.values() for part in seeds for row in part if "pyod" in row})
+    note = "A statistic by itself: larger is taken to be odder. Near 0 it is *inverted*. Below the statistics: peers"
+    note += f", of PyOD {' and '.join(versions)}" if versions else ""
+    starred = "; with a star those of an earlier run, of scikit-learn: kNN is the second neighbour, PCA the residual of ten components, ECOD was our own"
+    note += f"{starred if any(label.endswith('*') for label in order) else ''}."
+    return markdown(head, lines) + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
+
+
+VARIANTS = "python benchmarks/outlier_variants.py --out results/outlier-variants.json"
+
+
+def outlier_variants(results: Path) -> str:
+    """Other ways to make the default, of `benchmarks/outlier_variants.py`."""
+    rows: list[Row] = read(results / "outlier-variants.json").get("rows", [])
+    if not rows:
+        return missing(VARIANTS)
+    pairs = {
+        name: [row for row in rows if row["pair"] == name or (name == "digits" and row["pair"].startswith("digits-"))] for name in ASKED
+    }
+    pairs = {name: own for name, own in pairs.items() if own}
+    head = ["AUROC", *(ASKED[name][0] for name in pairs)]
+    labels = [label for label in rows[0]["auroc"] if not label.startswith("alone: ")]
+    lines = [
+        [label, *(spread(over_seeds([own], lambda row, label=label: row["auroc"][label])) for own in pairs.values())] for label in labels
+    ]
+    alone = [{k: v for k, v in mean_of(own).items() if k.startswith("alone: ")} for own in pairs.values()]
+    best = [max(values.items(), key=lambda found: found[1]) for values in alone]
+    cells = [f"`{name.removeprefix('alone: ')}` {spread([value])}" for name, value in best]
+    return markdown(head, [*lines, ["the best statistic by itself", *cells]])
+
+
+def mean_of(rows: list[Row]) -> dict[str, float]:
+    """Of what all rows have."""
+    shared = [key for key in rows[0]["auroc"] if all(key in row["auroc"] for row in rows)]
+    return {key: sum(row["auroc"][key] for row in rows) / len(rows) for key in shared}
 
 
 def false_alarms(results: Path) -> str:
@@ -1128,6 +1170,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "outliers": {
         "quality": outlier_quality,
         "each": outlier_peers,
+        "variants": outlier_variants,
         "alarms": false_alarms,
         "limits": limits,
     },
