@@ -36,6 +36,19 @@ def test_long_matrices_take_another_way_to_the_same_direction() -> None:
     assert torch.allclose(orthogonalise(g), orthogonalise(g.double()).float(), atol=2e-4)
 
 
+def test_a_step_under_autocast_is_the_step_without() -> None:
+    """The update of a game is made where its net runs in bfloat16; the iteration must not."""
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        p = torch.nn.Parameter(torch.randn(64, 300))
+        p.grad = torch.randn(64, 300) * torch.logspace(0, -4, 300)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            Muon([p]).step()
+        found.append(p.detach())
+    assert torch.equal(*found)
+
+
 def test_a_stack_of_matrices_is_each_of_them() -> None:
     g = torch.randn(4, 5, 9, dtype=torch.double)
     assert torch.allclose(orthogonalise(g), torch.stack([orthogonalise(m) for m in g]), atol=1e-12)

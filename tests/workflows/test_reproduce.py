@@ -335,6 +335,14 @@ def test_the_verb(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str])
     assert "made with other arguments" in capsys.readouterr().err
 
 
+def test_the_verb_shows_the_bound_and_the_estimate_that_is_judged(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    changes = {"model": 'model = "vae"', "layers": 'network = "mlp"', "channels": "hidden = 8", "stretch": "estimate = 3"}
+    assert main(["reproduce", str(tiny(**changes)), "--quiet"]) == 0
+    bound, estimate = (line for line in capsys.readouterr().out.splitlines() if line.startswith("test"))
+    assert "≤" in bound and "met" not in bound
+    assert estimate.startswith("test, k = 3") and "≈" in estimate and estimate.endswith("met")
+
+
 GAME = """
 title = "A tiny GAN"
 model = "gan"

@@ -99,7 +99,8 @@ class Muon(Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                    (self._adam if as_matrices(p) is None else self._muon)(p, p.grad, self.state[p], group)
+                    with torch.autocast(p.device.type, enabled=False):  # in bfloat16 the iteration leaves its band, and ends in NaN
+                        (self._adam if as_matrices(p) is None else self._muon)(p, p.grad, self.state[p], group)
         return loss
 
     @staticmethod

@@ -378,7 +378,7 @@ def reproduce(
             "fingerprint": data.fingerprint,
             "counts": {name: len(part) for name, part in data.parts.items()},
         },
-        "train": {key: item for key, item in training.get("arguments", {}).items() if key in _TRAIN},
+        "train": {key: item for key, item in training.get("arguments", {}).items() if key in _TRAIN and key != "init_from"},
         "budget": {"asked": recipe.budget, "given": given, "shorter": _shorter(recipe, minutes)},
         **{key: training.get(key) for key in kept},
         **(
