@@ -1,4 +1,4 @@
-"""Training throughput of the GAN against a plain script of the same nets, and what a gradient penalty costs: float32, in one process by turns.
+"""Training throughput of the GAN against a plain script of the same nets, and what a gradient penalty costs, in one process by turns.
 
     python benchmarks/throughput_gan.py [--out results/throughput-gan.json] [--threads 1] [--quick]
 
@@ -6,7 +6,8 @@
             detach, backward, `torch.optim.Adam`. The same layers, weights and images.
 "eager"     all of `Game.play` but reading the batch, with the same Adam: keyed noise, dequantization, two generated batches, losses, backward,
             the norms of the gradients and the checks that they are finite, Adam, averaged weights, logs.
-"defaults"  the same with what `pofx.train` switches on by itself: channels-last, and Adam in one pass.
+"float32"   the same with what `pofx.train` switches on by itself in this precision: channels-last, and Adam in one pass.
+"defaults"  the same with --precision auto: bfloat16 where the processor has instructions for it (the row says which it was).
 "penalty"   one critic step of WGAN-GP, and of Relativistic with R1 and R2, against the same loss without the penalty.
 """
 
@@ -32,6 +33,7 @@ from pofx.model import Batch, Context
 from pofx.models import GAN
 from pofx.models.adversarial.losses import Loss, NonSaturating, Relativistic, WassersteinGP
 from pofx.noise import Noise
+from pofx.training.loop import chosen_precision
 
 BATCH, CHANNELS, LATENTS = 64, 32, 64
 
@@ -126,9 +128,14 @@ def main() -> None:
     x = pofx.load_data(options.data).train.take(torch.arange(20 * BATCH))[0]
     repeats, rows = 3 if options.quick else 15, []
 
-    def add(what: str, ours: list[float], base: list[float], images: int) -> None:
+    def add(what: str, ours: list[float], base: list[float], images: int, precision: str = "float32") -> None:
         ratio = [b / a for a, b in zip(ours, base, strict=True)]
-        found = {"what": what, "images_per_second": round(images / statistics.median(ours), 1), "load": os.getloadavg()[0]}
+        found = {
+            "what": what,
+            "precision": precision,
+            "images_per_second": round(images / statistics.median(ours), 1),
+            "load": os.getloadavg()[0],
+        }
         found |= {"ratio": round(statistics.median(ratio), 3), "ratios": [round(r, 3) for r in ratio]}
         rows.append(found)
         tell(found)
@@ -136,15 +143,19 @@ def main() -> None:
     model = make(NonSaturating())
     plain, steps = Plain(model, x), 4
     eager = Eager(make(NonSaturating()).train(), x, None, BATCH)
-    default = make(NonSaturating()).train()
-    default.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    ours = Steps(default, x, None, BATCH)
-    sides = [lambda: eager.run(steps), lambda: ours.run(steps), lambda: plain.run(steps)]
+    half = chosen_precision("auto", torch.device("cpu")) == "bf16"
+    full, default = (Steps(make(NonSaturating()).train().to(memory_format=torch.channels_last), x, None, BATCH) for _ in range(2))  # type: ignore[call-overload]
+
+    def by_itself() -> float:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            return default.run(steps)
+
+    sides = [lambda: plain.run(steps), lambda: eager.run(steps), lambda: full.run(steps), by_itself]
     turns(sides, 1)
-    a, b, c = turns(sides, repeats)
-    add("plain", c, c, steps * BATCH)
-    add("eager", a, c, steps * BATCH)
-    add("defaults", b, c, steps * BATCH)
+    base, *others = turns(sides, repeats)
+    add("plain", base, base, steps * BATCH)
+    for what, seconds in zip(("eager", "float32", "defaults"), others, strict=True):
+        add(what, seconds, base, steps * BATCH, "bfloat16" if half and what == "defaults" else "float32")
     for loss, without in ((WassersteinGP(), WassersteinGP(penalty=0.0)), (Relativistic(), Relativistic(r1=0.0, r2=0.0))):
         for network, norm in (("dcgan", "layer"), ("modern", None)):
             pair = [make(each, network, norm).to(memory_format=torch.channels_last) for each in (loss, without)]  # type: ignore[call-overload]
@@ -153,7 +164,6 @@ def main() -> None:
     facts = {
         "versions": f"pofx {pofx.__version__}, torch {torch.__version__}",
         **machine(options.threads),
-        "precision": "float32",
         "data": options.data,
         "nets": f"DCGAN, {CHANNELS} channels, batch {BATCH}",
     }

@@ -262,7 +262,7 @@ def train(
     where = processes.on(resolve_device(device))
     quiet = quiet or helper()
     plan = Plan(len(data.train) // batch)
-    chosen = _precision(identity["precision"], where)
+    chosen = chosen_precision(identity["precision"], where)
     if dry_run:
         doubts.say(quiet)
         return _dry_run(
@@ -333,7 +333,7 @@ def _loggers_there(names: Sequence[str]) -> None:
             raise InputError(f"--logger {name}: the package is not installed. Install it: pip install {package}")
 
 
-def _precision(asked: str, device: torch.device) -> str:
+def chosen_precision(asked: str, device: torch.device) -> str:
     """bf16 only where the processor has instructions for it: elsewhere it is emulated, and slower than float32."""
     if asked != "auto":
         return asked
