@@ -27,9 +27,9 @@ from pofx.models import GAN
 from pofx.models.adversarial.losses import Loss, Minimax, Relativistic, WassersteinGP
 from pofx.training import read_run
 
-SAMPLES, BATCH, DRAWN = 10_000, 128, 2_000
-STEPS = {"points-ring": 8_000, "points-grid": 16_000}
-NET: dict[str, Any] = {"network": "mlp", "latents": 2, "hidden": 64, "layers": 6}
+SAMPLES, BATCH, DRAWN = 10_000, 512, 2_000
+STEPS = {"points-ring": 8_000, "points-grid": 20_000}
+NET: dict[str, Any] = {"network": "mlp", "latents": 2, "hidden": 64, "layers": 8}
 GAMES: dict[str, tuple[Loss, dict[str, Any]]] = {
     "minimax": (Minimax(), {"lr": 1e-3}),
     "wasserstein-gp": (WassersteinGP(penalty=0.1), {"lr": 1e-3, "critic_steps": 2}),
