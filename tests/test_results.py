@@ -38,7 +38,8 @@ def test_kept_weights_give_the_recorded_number(run: Path) -> None:
         assert abs(float(right.double().mean()) - p) < 4 * (p * (1 - p) / len(x)) ** 0.5
         return
     if isinstance(model, Sampler) and not isinstance(model, ExactLikelihood | LowerBound):
-        drawn, real = (t.double().flatten(1) for t in (model.sample(1000), data.test.take(torch.randperm(len(data.test))[:1000])[0]))
+        real, labels = data.test.take(torch.randperm(len(data.test))[:1000])
+        drawn, real = (t.double().flatten(1) for t in (model.sample(1000, None if model.given is None else labels), real))
         for moment in (drawn.mean(0), real.mean(0)), (drawn.std(0), real.std(0)):
             assert float(torch.corrcoef(torch.stack(moment))[0, 1]) > 0.97  # learning features to judge it in takes minutes
         return
