@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 from _record import machine, write
-from outliers import PAIRS, Pair, mean, normal_images, quality
+from outliers import Pair, left, mean, normal_images, quality
 from torch import Tensor
 
 import pofx
@@ -165,14 +165,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = json.loads(options.out.read_text())["rows"] if options.out.is_file() else []
-    for seed in range(options.seeds):
-        for pair in PAIRS:
-            done = any(row["pair"] == pair.name and row["seed"] == seed for row in rows)
-            if done or not any(pair.name == p or pair.name.startswith(f"{p}-") for p in options.pairs):
-                continue
-            rows.append(variants(pair, seed, options.runs, options.images))
-            print(pair.name, seed, {name: round(v, 4) for name, v in rows[-1]["auroc"].items()}, flush=True)
-            write(options.out, {"rows": rows} | machine(1))
+    for seed, pair in left(rows, options):
+        rows.append(variants(pair, seed, options.runs, options.images))
+        print(pair.name, seed, {name: round(v, 4) for name, v in rows[-1]["auroc"].items()}, flush=True)
+        write(options.out, {"rows": rows} | machine(1))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import os
 import time
@@ -290,6 +291,14 @@ def run(pair: Pair, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def left(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> Iterator[tuple[int, Pair]]:
+    """Seeds and pairs that were asked for and are not in the file, seed by seed."""
+    done = {(row["seed"], row["pair"]) for row in rows}
+    for seed, pair in itertools.product(range(options.seeds), PAIRS):
+        if (seed, pair.name) not in done and any(pair.name == p or pair.name.startswith(f"{p}-") for p in options.pairs):
+            yield seed, pair
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -308,21 +317,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = json.loads(options.out.read_text())["rows"] if options.out.is_file() else []
-    for seed in range(options.seeds):
-        for pair in PAIRS:
-            done = any(row["pair"] == pair.name and row["seed"] == seed for row in rows)
-            if done or not any(pair.name == p or pair.name.startswith(f"{p}-") for p in options.pairs):
-                continue
-            row = run(pair, seed, options)
-            rows.append(row)
-            best = max(row["peers"], key=lambda name: row["peers"][name]["auroc"])
-            print(
-                f"{pair.name} seed {seed}: default {row['found']['default']['auroc']:.4f}, best peer {best} {row['peers'][best]['auroc']:.4f}",
-                {name: round(v["auroc"], 3) for name, v in row["found"].items()},
-                [(f["alpha"], round(f["mean"], 4), f["inside_band"]) for f in row["false_alarms"]],
-                flush=True,
-            )
-            write(options.out, {"rows": rows} | machine(1))
+    for seed, pair in left(rows, options):
+        row = run(pair, seed, options)
+        rows.append(row)
+        best = max(row["peers"], key=lambda name: row["peers"][name]["auroc"])
+        print(
+            f"{pair.name} seed {seed}: default {row['found']['default']['auroc']:.4f}, best peer {best} {row['peers'][best]['auroc']:.4f}",
+            {name: round(v["auroc"], 3) for name, v in row["found"].items()},
+            [(f["alpha"], round(f["mean"], 4), f["inside_band"]) for f in row["false_alarms"]],
+            flush=True,
+        )
+        write(options.out, {"rows": rows} | machine(1))
 
 
 if __name__ == "__main__":

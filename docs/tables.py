@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from pofx.catalog import entries
 from pofx.cli.models import drawn_tree
 from pofx.numbers import SIGNS
+from pofx.workflows.reproduce import judged
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, RESULTS, RECIPES = ROOT / "docs", ROOT / "results", ROOT / "recipes"
@@ -498,8 +499,9 @@ def _recipe(row: Row) -> list[str]:
     metric, split = expected["metric"], expected.get("split", "test")
     unit, form = UNITS[metric]
     part = row.get(split) or {}
-    if "estimate" in part and expected.get("compare") != "bound":
-        part, unit = part["estimate"], f"{unit}, k = {part['estimate']['k']:,}"
+    part = judged(part, expected)
+    if "k" in part:
+        unit = f"{unit}, k = {part['k']:,}"
     se = (part.get("nats") or {}).get("se") if metric == "nats" else part.get("bits_per_dim_se")
     sign = SIGNS.get(part.get("kind", "exact"), "≈")
     cost = f"{sign} {row['found']:{form}}" + ("" if se is None else f" ± {se:{form}}") + f" {unit}"
@@ -989,6 +991,11 @@ def tree(results: Path) -> str:
     return f"```text\n{drawn.get()}```\n"
 
 
+def bits_of(row: Row) -> str:
+    """Its bits/dim with the sign of their kind, of a result of `evaluate` or `compare`."""
+    return "none" if row["bits_per_dim"] is None else f"{SIGNS[row['kind']]} {row['bits_per_dim']:.3f}"
+
+
 def families(results: Path) -> str:
     """One model of each family on the same digits, from `make demo`."""
     found = read(results / "demo.json")
@@ -996,12 +1003,12 @@ def families(results: Path) -> str:
         return missing("make figures")
     rows = []
     for name, row in found["results"].items():
-        samples, bits = row["samples"], row["bits_per_dim"]
+        samples = row["samples"]
         shares = samples["shares"]
         rows.append(
             [
                 f"`{name}`",
-                "none" if bits is None else f"{SIGNS[row['kind']]} {bits:.3f}",
+                bits_of(row),
                 f"{samples['frechet']:.0f}",
                 *(f"{shares[key]:.2f}" for key in ("precision", "recall", "density", "coverage")),
                 f"{samples['sharpness']['share']:.2f}",
@@ -1025,12 +1032,12 @@ def compared(results: Path) -> str:
         return missing("pofx compare … --json > results/compare-fashion-mnist.json")
     rows, names = [], {row["name"]: Path(row["name"]).name for row in found["models"]}
     for row in found["models"]:
-        samples, bits, speed = row["samples"], row["bits_per_dim"], row["speed"]
+        samples, speed = row["samples"], row["speed"]
         means = row["sharpness_of_means"]
         rows.append(
             [
                 f"`{names[row['name']]}`",
-                "none" if bits is None else f"{SIGNS[row['kind']]} {bits:.3f}",
+                bits_of(row),
                 "yes" if row["posterior"] else "no",
                 number(speed["samples_per_second"], ",.0f"),
                 f"{samples['frechet']:.2f}",

@@ -88,6 +88,8 @@ def _limit(expected: Mapping[str, Any]) -> str:
 
 
 def _text(result: Reproduction) -> list[Any]:
+    from pofx.workflows.reproduce import judged
+
     found, expected = result.found, result.recipe.expected
     part = found[expected["split"]]
     verdict = "met" if found["met"] else "missed"
@@ -112,13 +114,13 @@ def _text(result: Reproduction) -> list[Any]:
         said = f"accuracy {part['accuracy']['mean']:.2%} ± {part['accuracy']['se']:.2%} of {part['n']} images, expected {_limit(expected)}: {verdict}"
         return [f"{result.recipe.title}: {spent}", "", said, ece, "", end]
     shown = table("part", "images", "nats", "± se", "bits/dim", "expected", "", right=("images", "nats", "bits/dim"))
-    judged = part["estimate"] if "estimate" in part and expected.get("compare") != "bound" else part
+    decisive = judged(part, expected)
     for row in (part, part.get("estimate")):
         if row is None:
             continue
         sign, nats, k = SIGNS[row["kind"]], row["nats"], f", k = {row['k']:,}" if "k" in row else ""
         error = "" if nats["se"] is None else f"{nats['se']:.3f}"
-        verdicts = (f"{expected['metric']} {_limit(expected)}", verdict) if row is judged else ("", "")
+        verdicts = (f"{expected['metric']} {_limit(expected)}", verdict) if row is decisive else ("", "")
         shown.add_row(
             expected["split"] + k, str(row["n"]), f"{sign} {nats['mean']:.3f}", error, f"{sign} {row['bits_per_dim']:.4f}", *verdicts
         )

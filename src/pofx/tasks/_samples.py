@@ -11,6 +11,7 @@ more than many models do. So all of that is in the result, beside what training 
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from dataclasses import dataclass
@@ -269,7 +270,7 @@ class Yardstick:
             log_prob = _labelled(self.model, samples)
             coverage = label_coverage(log_prob)
             if asked is not None and int(asked.min()) >= 0:
-                agreement = Agreement(Mean.of(log_prob.argmax(1) == asked.to(log_prob.device)), self._right(self.model))
+                agreement = Agreement(Mean.of(log_prob.argmax(1) == asked.to(log_prob.device)), self._right)
         return SampleQuality(
             self.name,
             *_distances(fake, self.features, self.scale),
@@ -283,9 +284,12 @@ class Yardstick:
             self.resizing,
         )
 
-    def _right(self, labeler: Labeler) -> Mean | None:
+    @functools.cached_property
+    def _right(self) -> Mean | None:
+        """The share of the reference whose own label the features model gives; the same for all that is measured."""
+        assert isinstance(self.model, Labeler)
         y = everything(self.reference)[1]
-        return None if y is None else Mean.of(_labelled(labeler, self.reference).argmax(1) == y)
+        return None if y is None else Mean.of(_labelled(self.model, self.reference).argmax(1) == y)
 
 
 def _labelled(labeler: Labeler, images: Images | Tensor) -> Tensor:

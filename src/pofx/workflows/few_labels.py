@@ -197,10 +197,10 @@ def _pixels(split: Any, data: Data) -> Tensor:
 
 def _classified(data: Data, rows: Any, steps: int, seed: int, more: Mapping[str, Any]) -> float:
     """Accuracy on test images of a classifier trained on `rows` of train, in a folder that is thrown away."""
-    none = np.arange(
-        0
-    )  # valid chooses nothing here, and a temperature changes no label: measuring it at each epoch would cost most of the time
-    few = replace(data, train=data.train.select(rows), valid=data.valid.select(none), fingerprint=f"{data.fingerprint}/{len(rows)}/{seed}")
+    # Valid chooses nothing here, and a temperature changes no label: measuring it at each epoch would cost most of the time.
+    few = replace(
+        data, train=data.train.select(rows), valid=data.valid.select(np.arange(0)), fingerprint=f"{data.fingerprint}/{len(rows)}/{seed}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         model: Any = trained("classifier", few, Path(folder) / "run", steps=steps, seed=seed, classes=data.classes, **more)
     found = per_image(model, lambda x, y: model.label(x).log_prob, data.test).argmax(1)

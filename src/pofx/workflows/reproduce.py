@@ -381,11 +381,7 @@ def reproduce(
         "train": {key: item for key, item in training.get("arguments", {}).items() if key in _TRAIN and key != "init_from"},
         "budget": {"asked": recipe.budget, "given": given, "shorter": _shorter(recipe, minutes)},
         **{key: training.get(key) for key in kept},
-        **(
-            {}
-            if begin is None
-            else {"begun": {"recipe": begin.name} | {key: read_run(begin).training.get(key) for key in ("steps", "images", "minutes")}}
-        ),
+        **({} if begin is None else {"begun": _begun(begin)}),
         "planned": {"hardware": recipe.hardware, "minutes": recipe.minutes},
         "load_average": load_average,
         split: measured.to_json() | more | {"seconds": round(time.perf_counter() - begun, 1)},
@@ -399,6 +395,11 @@ def reproduce(
     }
     write_text(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return Reproduction(recipe, run.path, path, found)
+
+
+def judged(part: Mapping[str, Any], expected: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of what was measured of a split, as JSON, what is held against the expectation: the estimate, unless there is none or the bound is named."""
+    return part["estimate"] if "estimate" in part and expected.get("compare") != "bound" else part
 
 
 def _reached(value: float, limit: float, rises: bool) -> bool:
@@ -455,6 +456,13 @@ def _begin(recipe: Recipe, out: Path) -> Path | None:
     raise InputError(
         f"{recipe.name} starts from the weights of {name}, which are not in {beside}. Make them first: pofx reproduce {name} --out {beside}"
     )
+
+
+def _begun(run: Path) -> dict[str, Any]:
+    from pofx.training import read_run
+
+    training = read_run(run).training
+    return {"recipe": run.name} | {key: training.get(key) for key in ("steps", "images", "minutes")}
 
 
 def _arguments(recipe: Recipe, minutes: float | None, begin: Path | None) -> dict[str, Any]:
