@@ -11,8 +11,9 @@ beside this one (`throughput_pythae.py`); the two take turns, one waiting while 
             noise, loss, backward pass, the norm of the gradient and clipping, the checks that both are finite, Adam, averaged weights, logs.
             Theirs is `BaseTrainer.train_step`: loss, backward pass, Adam, the check for NaN; not its progress bar.
 "training"  each library's trainer as it comes, except for the number of epochs and the threads: shuffling, reading and assembling batches
-            of 64, the steps, and once an epoch validation on the same images and what is kept (ours: a checkpoint on the disk; theirs: a
-            copy of the best model in memory). The rate is that of the epochs after the first, over the training images.
+            (of 64 on both sides; with our defaults as many as the model takes of a large set), the steps, and once an epoch validation on
+            the same images and what is kept (ours: a checkpoint on the disk; theirs: a copy of the best model in memory). The rate is that
+            of the epochs after the first, over the training images.
 
 Both losses are compared on the first batch before anything is timed.
 """
@@ -56,12 +57,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "convolutional": {"settings": {"channels": 32, "layers": 4}, "widths": [32, 64, 128, 128], "sizes": [28, 14, 7, 4, 2]},
 }
 STEPS = {"mlp": 100, "convolutional": 8}  # a turn
-IMAGES = {"mlp": 40_000, "convolutional": 3_000, "mlp, Muon": 8_000}  # of which about 7 in 10 are trained, so that an epoch takes seconds
+IMAGES = {"mlp": 40_000, "convolutional": 3_000}  # of which about 7 in 10 are trained, so that an epoch takes seconds
 EPOCHS = 2
 INCLUDED = {
     "step": "batches ready. pofx: noise, loss, backward, gradient norm, clipping, checks, Adam, averaged weights, logs. "
     "pythae: loss, backward, Adam, check for NaN",
-    "training": "second epoch of each library's own trainer: shuffling, batches of 64, steps, validation of the same images, and pofx's checkpoint",
+    "training": "second epoch of each library's own trainer: shuffling, batches, steps, validation of the same images, and pofx's checkpoint. "
+    "pythae: batches of 64; pofx: what the row says",
 }
 
 
@@ -186,40 +188,44 @@ def step_row(worker: Worker, network: str, net: dict[str, Any], images: np.ndarr
     return row(network, "step", BATCH, steps * BATCH, *found)
 
 
-def train_ours(network: str, data: Data, folder: Path, threads: int, optimizer: str | None, precision: str = "32") -> float:
-    """Seconds per epoch after the first, by the clock that the run itself keeps."""
+def train_ours(network: str, data: Data, folder: Path, threads: int, optimizer: str | None, precision: str, batch: int) -> float:
+    """Seconds per epoch after the first, by the clock that the run itself keeps. An epoch leaves out what fills no batch; the seconds are for all."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
         run = Path(out) / "run"
-        pofx.train(make(network), data, out=run, epochs=EPOCHS, threads=threads, precision=precision, optimizer=optimizer, quiet=True)
+        options = {"threads": threads, "precision": precision, "optimizer": optimizer, "batch_size": batch}
+        pofx.train(make(network), data, out=run, epochs=EPOCHS, quiet=True, **options)
         ends = [float(row["minutes"]) for row in read_csv(run / "metrics.csv") if row.get("valid_nats")]
     assert len(ends) == EPOCHS
-    return 60 * (ends[-1] - ends[0]) / (EPOCHS - 1)
+    n = len(data.train)
+    return 60 * (ends[-1] - ends[0]) / (EPOCHS - 1) * n / (n // batch * batch)
 
 
 def training_rows(
     worker: Worker, network: str, net: dict[str, Any], images: np.ndarray, folder: Path, threads: int, repeats: int
 ) -> list[dict[str, Any]]:
-    default = make(network).objectives()[0].optimizer.name
+    model = make(network)
+    default, batch = model.objectives()[0].optimizer.name, model.batch_size
     data = pofx.load_data(images[: IMAGES[network]])
-    less = pofx.load_data(images[: IMAGES.get(f"{network}, {default}", IMAGES[network])])  # the rate is the same
     n, files = len(data.train), {}
     for part in ("train", "valid"):
         files[part] = str(folder / f"{part}.npy")
         np.save(files[part], data.parts[part].take(torch.arange(len(data.parts[part])))[0].numpy())
-    own, muon, theirs, adam = turns(
+    own, single, small, theirs, adam = turns(
         [
-            lambda: train_ours(network, less, folder, threads, None, "auto") * n / len(less.train),
-            lambda: train_ours(network, less, folder, threads, None) * n / len(less.train),
+            lambda: train_ours(network, data, folder, threads, None, "auto", batch),
+            lambda: train_ours(network, data, folder, threads, None, "32", batch),
+            lambda: train_ours(network, data, folder, threads, None, "auto", 64),
             lambda: worker.ask("train", epochs=EPOCHS, net=net, **files),
-            lambda: train_ours(network, data, folder, threads, "Adam"),
+            lambda: train_ours(network, data, folder, threads, "Adam", "32", 64),
         ],
         repeats,
     )
     precision = {"bf16": "bfloat16", "32": "float32"}[chosen_precision("auto", torch.device("cpu"))]
     return [
-        row(network, f"training, our defaults: {default}, {precision}", 64, n, own, theirs),
-        row(network, f"training, {default}, float32", 64, n, muon, theirs),
-        row(network, "training, Adam, float32", 64, n, adam, theirs),
+        row(network, f"training, our defaults: {default}, {precision}, batches of {batch}", batch, n, own, theirs),
+        row(network, f"training, {default}, float32, batches of {batch}", batch, n, single, theirs),
+        row(network, f"training, {default}, {precision}, batches of 64", 64, n, small, theirs),
+        row(network, "training, Adam, float32, batches of 64", 64, n, adam, theirs),
     ]
 
 

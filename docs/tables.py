@@ -330,6 +330,28 @@ def throughput(results: Path) -> str:
     return markdown(head, rows, words=2) + f"\n{found.get('versions', '')}; {measured(found)}.\n"
 
 
+def vae_defaults(results: Path) -> str:
+    """What batches and optimizers bring in the same minutes, of `benchmarks/vae_defaults.py`."""
+    found = read(results / "vae-defaults.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/vae_defaults.py --out results/vae-defaults.json")
+    rows = [
+        [
+            f"{row['network']}, {row['data']}",
+            f"{row['optimizer']}, lr {row['lr']:g}",
+            f"{row['batch']}",
+            f"{row['minutes']:g}",
+            number(row["steps"], ",d"),
+            f"{row['valid_nats']:,.2f}",
+        ]
+        for row in sorted(found["rows"], key=lambda row: (["mlp", "convolutional", "residual"].index(row["network"]), row["valid_nats"]))
+    ]
+    return (
+        markdown(["network", "optimizer", "images a step", "minutes", "steps", "bound on valid, nats"], rows, words=2)
+        + f"\nOne seed; {measured(found)}.\n"
+    )
+
+
 def throughput_gan(results: Path) -> str:
     """A training step of the GAN against a plain script's, of `benchmarks/throughput_gan.py`."""
     found = read(results / "throughput-gan.json")
@@ -1197,6 +1219,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "series": {"forecast": forecasts, "planning": planning},
     "codes": {"emoji": emoji_pairs},
     "variational": {
+        "defaults": vae_defaults,
         "throughput": throughput,
         "recipes": partial(recipes, family="variational"),
     },

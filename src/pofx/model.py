@@ -103,6 +103,7 @@ class Context:
 
     `extended`: the budget in hand was added to a run that had come to its end; what is warmed up at the start of a run is warm.
     `share`: of the images of the step, those that this process holds; `total` sums a tensor over the processes.
+    `shared`: what one player of the step leaves for those who move after it; each step begins with none.
     """
 
     step: int
@@ -111,6 +112,7 @@ class Context:
     extended: bool = False
     share: float = 1.0
     total: Callable[[Tensor], Tensor] = _alone
+    shared: dict[str, Tensor] = field(default_factory=dict)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over all images of the step, of `(n, …)` for those that are here: `(…)`. A loss that is not linear in a mean over its batch
@@ -185,6 +187,20 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def requiring(module: nn.Module) -> Iterator[None]:
+    """Let all parameters of a module require gradients, whoever's turn it is, and record what is done with them."""
+    still = [p for p in module.parameters() if not p.requires_grad]
+    for p in still:
+        p.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for p in still:
+            p.requires_grad_(False)
+
+
+@contextmanager
 def one_thread() -> Iterator[None]:
     """For steps of sampling: they are many small operations, and waking a second thread for each costs more than it brings
     (2.5 times the time on two cores)."""
@@ -226,6 +242,7 @@ class ImageModel(nn.Module, ABC):
     accepts_levels: ClassVar[tuple[int, int]] = (2, 256)  # fewest and most
     refuses: ClassVar[dict[type[View], str]] = {}  # views it cannot condition on, with the reason
     younger: ClassVar[tuple[str, ...]] = ()  # tensors that runs of older versions lack; they then stay as a fresh model has them
+    batch_size: int = 64  # images per training step, where none is asked for and there are enough
     origin: tuple[str, str] | None = None  # the run that `load_model` read, and the hash of its weights; None of a model that was made anew
 
     def __init__(self, space: ImageSpace, given: View | None = None) -> None:

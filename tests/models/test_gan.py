@@ -19,7 +19,9 @@ from pofx.space import ImageSpace
 from pofx.testing import random_batch, random_images
 from pofx.views import Gray, Half, Label, Top, View
 
-CONTEXT = Context(0, 0.0, Noise(0, torch.arange(8)))
+
+def context(step: int = 0) -> Context:
+    return Context(step, 0.0, Noise(0, torch.arange(8)))
 
 
 def test_asking_for_a_likelihood_says_what_a_gan_can_give() -> None:
@@ -32,16 +34,62 @@ def test_asking_for_a_likelihood_says_what_a_gan_can_give() -> None:
 def test_a_critic_that_is_certain_still_has_a_finite_loss_and_a_gradient() -> None:
     model = GAN(ImageSpace(1, 4, 4), loss=NonSaturating(), latents=4, channels=8, stages=1)
     model.critic.net.out.bias.data.fill_(-500.0)
-    loss, _ = model.objectives()[1].loss(random_batch(model, 8), CONTEXT)
+    loss, _ = model.objectives()[1].loss(random_batch(model, 8), context())
     loss.backward()
     assert torch.isfinite(loss) and any(bool(p.grad.any()) for p in model.generator.parameters() if p.grad is not None)
 
 
 def test_fakes_are_detached_in_the_critic_step() -> None:
     model = GAN.small(ImageSpace(1, 4, 4))
-    loss, _ = model.objectives()[0].loss(random_batch(model, 8), CONTEXT)
+    loss, _ = model.objectives()[0].loss(random_batch(model, 8), context())
     loss.backward()
     assert all(p.grad is None for p in model.generator.parameters())
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("view", [None, Label(3)])
+def test_players_who_move_in_one_step_share_a_pass_of_the_generator(view: View | None, half: bool) -> None:
+    """The gradient is that of a pass of its own, also where the critic's turn froze the generator and moved the critic in between."""
+    model = make("dcgan", NonSaturating(), view=view).train()
+    model = model.float() if half else model
+    critic, generator = model.objectives()
+    batch, together, alone = random_batch(model, 8), context(), context()
+    passes, found = [], []
+    model.generator.net.register_forward_hook(lambda *_: passes.append(1))
+
+    def generator_turn(step: Context) -> None:
+        model.zero_grad()
+        loss = generator.loss(batch, step)[0]
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in model.generator.parameters())])
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        for p in model.generator.parameters():
+            p.requires_grad_(False)
+        critic.loss(batch, together)[0].backward()
+        assert all(not p.requires_grad for p in model.generator.parameters())
+        with torch.no_grad():
+            for p in model.critic.parameters():
+                p.sub_(0.1 * p.grad)  # type: ignore[operator]
+        for p in model.critic.parameters():
+            p.requires_grad_(False)
+        for p in model.generator.parameters():
+            p.requires_grad_(True)
+        generator_turn(together)
+        assert len(passes) == 1 and not together.shared
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        generator_turn(alone)
+    assert len(passes) == 2 and bool(found[0][1].any())
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_a_step_of_the_critic_alone_keeps_no_way_back_through_the_generator() -> None:
+    model = GAN.small(ImageSpace(1, 4, 4))
+    model.critic_steps = 3
+    batch, steps = random_batch(model, 8), [context(step) for step in range(3)]
+    for step in steps:
+        model.objectives()[0].loss(batch, step)
+    assert [list(step.shared) for step in steps] == [[], [], ["fake"]]
 
 
 def test_known_pixels_are_pasted_into_what_the_critic_sees() -> None:
@@ -74,9 +122,10 @@ def test_every_net_learns_in_every_conditional_form(network: Network, view: View
     model = make(network, LeastSquares(), view=view)
     batch = random_batch(model, 8)
     reached: set[str] = set()
+    step = context()
     for objective in model.objectives():
         model.zero_grad()
-        loss, _ = objective.loss(batch, CONTEXT)
+        loss, _ = objective.loss(batch, step)
         loss.backward()
         mine = {id(p) for p in objective.parameters.parameters()}
         reached |= {name for name, p in model.named_parameters() if id(p) in mine and p.grad is not None and bool(p.grad.any())}
@@ -117,7 +166,7 @@ def test_where_the_published_normalisation_is_forbidden_another_takes_its_place(
 @pytest.mark.parametrize("network", ["dcgan", "residual", "modern"])
 def test_other_normalisations_take_a_penalty(network: Network, norm: Normalisation) -> None:
     model = make(network, WassersteinGP(), norm)
-    loss, logs = model.objectives()[0].loss(random_batch(model, 8), CONTEXT)
+    loss, logs = model.objectives()[0].loss(random_batch(model, 8), context())
     loss.backward()
     assert torch.isfinite(loss) and float(logs["penalty"]) > 0
     if norm == "spectral":  # after enough power iterations every weight has norm 1
@@ -243,7 +292,7 @@ def test_diffaugment_and_a_view_of_planes_are_refused() -> None:
     with pytest.raises(InputError, match="unmoved"):
         GAN(ImageSpace(1, 8, 8), Top(2), diffaugment="geometry")
     model = GAN(ImageSpace(1, 8, 8), Label(3), diffaugment="all", channels=4, latents=2)
-    assert torch.isfinite(model.objectives()[0].loss(random_batch(model, 8), CONTEXT)[0])
+    assert torch.isfinite(model.objectives()[0].loss(random_batch(model, 8), context())[0])
 
 
 def test_a_collapse_is_said_once_while_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,7 @@ from pofx.model import (
     Features,
     Gaussian,
     Objective,
+    OptimizerName,
     OptimizerSpec,
     Progress,
     Sampler,
@@ -79,6 +80,7 @@ class Variational(BitsBack, Sampler, Features):
     """
 
     draw_batch: ClassVar = 64
+    optimizer: OptimizerName = "Muon"
 
     def __init__(
         self,
@@ -234,7 +236,7 @@ class Variational(BitsBack, Sampler, Features):
     # Training --------------------------------------------------------------------------------------------------------
 
     def objectives(self) -> Sequence[Objective]:
-        return [Objective("elbo", self, self._loss, optimizer=OptimizerSpec("Muon", lr=self.lr, betas=(0.9, 0.99)))]
+        return [Objective("elbo", self, self._loss, optimizer=OptimizerSpec(self.optimizer, lr=self.lr, betas=(0.9, 0.99)))]
 
     def _weight(self, step: Context) -> float:
         """β of this step."""

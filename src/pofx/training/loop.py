@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from pofx.data import Data
     from pofx.training.module import Game
 
-BATCH = 64  # images per step, unless a model class states its own `batch_size`
+STEPS = 100  # that an epoch has at least, where a model would take more than 64 images a step
 HALF_LIFE = 10_000  # images: of the averaged weights
 CHECKPOINT_SECONDS = 30.0
 SAMPLES = 64
@@ -192,8 +192,8 @@ def train(
         epochs, steps, minutes: the budget, exactly one; none where the model has no objective, its parts being trained already. With
             minutes the rate is measured in the first 5 % of the time, then the number of steps is fixed; starting up and drawing samples.png
             come on top.
-        batch_size: images per step, of all processes together; by default 64, or what the model's class states as `batch_size`; at most the training set.
-            The rest of an epoch that fills no batch is left out; each epoch leaves out others.
+        batch_size: images per step, of all processes together; by default the model's `batch_size`, and of small sets fewer: an epoch has
+            100 steps, but for batches of 64; at most the training set. The rest of an epoch that fills no batch is left out; each epoch leaves out others.
         lr: in the place of every objective's own learning rate.
         optimizer: "Muon", "AdamW", "Adam", "RMSprop" or "SGD", in the place of every objective's own. A learning rate fits one optimizer.
         seed: of order and noise.
@@ -298,7 +298,9 @@ def _batch_size(model: ImageModel, data: Data, asked: int | None) -> int:
         raise InputError(f"{data.heading} has no training images; at least one is needed. See what is there with: pofx data {data.name}")
     if asked is not None and (not isinstance(asked, int) or asked < 1):
         raise InputError(f"--batch-size {asked}: it must be a whole number of at least 1, e.g. --batch-size 64")
-    return min(getattr(type(model), "batch_size", BATCH) if asked is None else asked, n)
+    if asked is None:
+        asked = min(model.batch_size, max(ImageModel.batch_size, n // STEPS))
+    return min(asked, n)
 
 
 def _check(

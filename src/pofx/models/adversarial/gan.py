@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 
 from pofx.errors import InputError
 from pofx.likelihoods import normalised
-from pofx.model import Batch, Context, Critic, Decoder, Features, Objective, OptimizerSpec, Progress, Sampler, evaluating
+from pofx.model import Batch, Context, Critic, Decoder, Features, Objective, OptimizerSpec, Progress, Sampler, evaluating, requiring
 from pofx.models.adversarial import networks
 from pofx.models.adversarial.losses import Loss, Relativistic, WassersteinGP
 from pofx.models.adversarial.networks import Network, Normalisation
@@ -151,15 +151,19 @@ class GAN(Sampler, Decoder, Critic, Features):
 
     # The game --------------------------------------------------------------------------------------------------------
 
+    @property
+    def every(self) -> int:
+        """Steps of the critic to one of the generator."""
+        return self.loss.steps if self.critic_steps is None else self.critic_steps
+
     def objectives(self) -> Sequence[Objective]:
         spec = self.loss.optimizer
         if self.lr is not None:
             spec = OptimizerSpec(spec.name, self.lr, spec.betas, spec.weight_decay, spec.schedule, spec.warmup)
-        steps = self.loss.steps if self.critic_steps is None else self.critic_steps
         after = (lambda: self.loss.after(self.critic)) if self.loss.constrains else None
         return [
             Objective("critic", self.critic, self._critic_loss, optimizer=spec, clip=None, after=after),
-            Objective("generator", self.generator, self._generator_loss, every=steps, optimizer=spec, clip=None),
+            Objective("generator", self.generator, self._generator_loss, every=self.every, optimizer=spec, clip=None),
         ]
 
     def _fake(self, batch: Batch, noise: Noise, site: str) -> Tensor:
@@ -189,8 +193,12 @@ class GAN(Sampler, Decoder, Critic, Features):
     def _critic_loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         noise, n = context.noise, len(batch.x)
         real = self._real(batch, noise)
-        with torch.no_grad():
-            fake = self._fake(batch, noise, "z/critic")
+        both = (context.step + 1) % self.every == 0
+        with requiring(self.generator) if both else torch.no_grad():
+            fake = self._fake(batch, noise, "z")
+        if both:  # the generator moves next, and is judged by the same images: its pass is made once
+            context.shared["fake"] = fake
+            fake = fake.detach()
         u = noise.uniform("between", 1)[:, 0].to(real)
         seen = self._seen(real, noise, "critic/real"), self._seen(fake, noise, "critic/fake")
         turn = self.loss.against(lambda x: self._judge(x, batch.given, n), *seen, u, apart=self._apart)
@@ -206,7 +214,8 @@ class GAN(Sampler, Decoder, Critic, Features):
 
     def _generator_loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         noise, n = context.noise, len(batch.x)
-        fake = self._seen(self._fake(batch, noise, "z/generator"), noise, "generator/fake")
+        made = context.shared.pop("fake", None)
+        fake = self._seen(self._fake(batch, noise, "z") if made is None else made, noise, "generator/fake")
         out = self._judge(fake, batch.given, n)
         real = out
         if self.loss.needs_real:
