@@ -103,12 +103,12 @@ class MLPGenerator(nn.Module):
         return self.start(z)
 
     def early(self, z: Tensor, context: Tensor | None) -> Tensor:
-        return F.leaky_relu(self.first(z) + self.given[0](context), SLOPE)
+        return F.leaky_relu(conditioning.added(self.first(z), self.given[0], context), SLOPE)
 
     def forward(self, z: Tensor, context: Tensor | None) -> Tensor:
         h = self.early(z, context)
         for layer, given in zip(self.layers, list(self.given)[1:], strict=True):
-            h = F.leaky_relu(layer(h) + given(context), SLOPE)
+            h = F.leaky_relu(conditioning.added(layer(h), given, context), SLOPE)
         return self.out(h).reshape(-1, *self.space.shape)
 
 
@@ -122,8 +122,7 @@ class MLPCritic(Critic):
     def body(self, x: Tensor, context: Tensor | None) -> Tensor:
         h = x.flatten(1)
         for layer, given in zip(self.layers, self.given, strict=True):
-            h = layer(h) if context is None else layer(h) + given(context)
-            h = F.leaky_relu(h, SLOPE)
+            h = F.leaky_relu(conditioning.added(layer(h), given, context), SLOPE)
         return h
 
 
@@ -152,7 +151,7 @@ class DCGANGenerator(nn.Module):
         return self._layer(0, self.first(z).reshape(len(z), -1, *self.sizes[0]), context)
 
     def _layer(self, i: int, h: Tensor, context: Tensor | None) -> Tensor:
-        h = F.relu(self.norms[i](h) + conditioning.project(self.given[i], context, self.sizes[i]))
+        h = F.relu(conditioning.added(self.norms[i](h), self.given[i], context))
         return self.up[i](h)[:, :, : self.sizes[i + 1][0], : self.sizes[i + 1][1]]
 
     def forward(self, z: Tensor, context: Tensor | None) -> Tensor:
@@ -171,7 +170,6 @@ class DCGANCritic(Critic):
         sizes = sizes_of(space, stages)
         widths = widths_of(channels, len(sizes) - 1)
         super().__init__(widths[-1] * sizes[-1][0] * sizes[-1][1], context, bias)
-        self.sizes = sizes[1:]
         self.down = nn.ModuleList(
             nn.Conv2d(a, b, 5, s, padding=2, bias=i == 0 or norm in ("none", "spectral"))
             for i, (a, b, s) in enumerate(zip([space.channels, *widths], widths, strides(sizes), strict=False))
@@ -181,8 +179,8 @@ class DCGANCritic(Critic):
 
     def body(self, x: Tensor, context: Tensor | None) -> Tensor:
         h = x
-        for down, norm, given, size in zip(self.down, self.norms, self.given, self.sizes, strict=True):
-            h = F.leaky_relu(norm(down(h)) + conditioning.project(given, context, size), SLOPE)
+        for down, norm, given in zip(self.down, self.norms, self.given, strict=True):
+            h = F.leaky_relu(conditioning.added(norm(down(h)), given, context), SLOPE)
         return h.flatten(1)
 
 
