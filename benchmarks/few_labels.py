@@ -6,9 +6,9 @@
     python benchmarks/few_labels.py picture results/few-labels.json --out docs/pictures/few-labels.png
 
 `probe`: curves of `workflows/few_labels.py` with the features of each run (RUN@LAYER for another layer). A run of other images than DATA holds, such as
-binarized ones, is probed on what it was trained on, and its row says so. What is done is written after each run, and the same command goes on from
-there; training from scratch, the dear part, comes last. `picture`: the curves of `probe`, as a report draws them. `runs`: test accuracy of finished
-classifiers, with the command that trained them read from their folders.
+binarized ones, is probed on what it was trained on, and its row says so. What is done is written after each run, and the same command, with more runs,
+sizes or draws too, goes on from there; training from scratch, the dear part, comes last. `picture`: the curves of `probe`, as a report draws them.
+`runs`: test accuracy of finished classifiers, with the command that trained them read from their folders.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from _record import machine, write
 from pofx.data import Data, load_data
 from pofx.tasks.evaluate import evaluate
 from pofx.training import load_model, read_run
-from pofx.workflows.few_labels import Efficiency, Point, few_labels, unlabelled
+from pofx.workflows.few_labels import SIZES, Efficiency, Point, few_labels, unlabelled
 from pofx.workflows.few_labels import write as draw
 
 
@@ -37,28 +37,41 @@ def say(text: str) -> None:
 
 
 def probes(a: argparse.Namespace, data: Data, found: list[Any], keep: Callable[[], None]) -> None:
-    """A row for each run that has none yet; then, in the first row, training from scratch, size by size."""
+    """A row for each run, with the sizes that it has not yet; then, in the first row, training from scratch, size by size."""
+    wanted = a.sizes or [*SIZES, len(data.train)]
     for name in a.runs:
-        if name in [row["asked"] for row in found]:
+        row = next((row for row in found if row["asked"] == name), None)
+        there = [point["at"] for point in row["curves"]["features"]] if row else []
+        sizes = [n for n in wanted if n not in there]
+        if not sizes:
             continue
         run, _, layer = name.partition("@")
         model, since = load_model(run), time.perf_counter()
-        methods = ("features",) if found else ("features", "pixels")  # pixels do not depend on the run
+        methods = ("features", "pixels") if not found or row is found[0] else ("features",)  # pixels do not depend on the run
         images = data if data.space == model.space else load_data(**read_run(run).data["spec"])
-        made = few_labels(
-            model, images, sizes=a.sizes, draws=a.draws, layer=(layer and f"@{layer}") or None, methods=methods, cluster=True, say=say
-        )
-        took = round((time.perf_counter() - since) / 60, 2)
-        found.append({"asked": name, "run": Path(run).name, "minutes": took, **made.to_json(), "steps": a.steps})
+        asked = (layer and f"@{layer}") or None
+        made = few_labels(model, images, sizes=sizes, draws=a.draws, layer=asked, methods=methods, cluster=row is None, say=say).to_json()
+        took = (time.perf_counter() - since) / 60
+        if row is None:
+            found.append({"asked": name, "run": Path(run).name, "minutes": round(took, 2), **made, "steps": a.steps})
+        else:
+            row["minutes"] = round(row["minutes"] + took, 2)
+            for method, points in made["curves"].items():
+                row["curves"][method] = by_size(row["curves"][method] + points)
         keep()
     model = load_model(found[0]["asked"].partition("@")[0])
-    curve = found[0]["curves"].setdefault("scratch", [])
-    sizes = [point["at"] for point in found[0]["curves"]["pixels"]] if a.scratch_sizes is None else a.scratch_sizes
-    for at in sizes if a.steps else ():
-        if at not in [point["at"] for point in curve]:
-            made = few_labels(model, data, sizes=[at], draws=a.scratch_draws or a.draws, methods=("scratch",), steps=a.steps, say=say)
-            curve += made.to_json()["curves"]["scratch"]
+    curves = found[0]["curves"]
+    for at in (wanted if a.scratch_sizes is None else a.scratch_sizes) if a.steps else ():
+        draws = 1 if at == len(data.train) else a.scratch_draws or a.draws
+        others = [point for point in curves.get("scratch", []) if point["at"] != at or len(point["draws"]) >= draws]
+        if at not in [point["at"] for point in others]:
+            made = few_labels(model, data, sizes=[at], draws=draws, methods=("scratch",), steps=a.steps, say=say)
+            curves["scratch"] = by_size(others + made.to_json()["curves"]["scratch"])
             keep()
+
+
+def by_size(points: list[Any]) -> list[Any]:
+    return sorted(points, key=lambda point: point["at"])
 
 
 def curves(rows: list[Any]) -> Efficiency:
@@ -90,10 +103,10 @@ def main() -> None:
         draw(curves(json.loads(Path(a.runs[0]).read_text(encoding="utf-8"))["rows"]), a.out)
         return
     found: list[Any] = []
-    asked = {"data": a.data, "sizes": a.sizes, "draws": a.draws, "steps": a.steps}
+    asked = {"data": a.data, "draws": a.draws, "steps": a.steps}
     if a.what == "probe" and a.out.exists():
         before = json.loads(a.out.read_text(encoding="utf-8"))
-        found += before["rows"] if before.get("asked") == asked else []
+        found += before["rows"] if asked.items() <= before.get("asked", {}).items() else []
 
     def keep() -> None:
         write(a.out, {"what": a.what, "asked": asked, **machine(a.threads), "load": os.getloadavg()[0], "rows": found})

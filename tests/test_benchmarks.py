@@ -76,9 +76,14 @@ def test_few_labels_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch) ->
     options.scratch_sizes = None
     few["probes"](options, data, found, lambda: None)
     assert asked[3:] == [("a", ("scratch",), (100,), 2)]
+    options.sizes, options.scratch_sizes, options.scratch_draws = [1000, 10], [10], 3
+    few["probes"](options, data, found, lambda: None)
+    assert asked[4:] == [("a", ("features", "pixels"), (1000,), 3), ("b", ("features",), (1000,), 3), ("a", ("scratch",), (10,), 3)]
     drawn = few["curves"](found)
     assert list(drawn.curves) == ["features of a", "pixels", "scratch", "features of b"]
-    assert all([p.at for p in points] == [10, 100] for points in drawn.curves.values())
+    sizes = {name: [p.at for p in points] for name, points in drawn.curves.items()}
+    assert sizes.pop("scratch") == [10, 100] and all(at == [10, 100, 1000] for at in sizes.values())
+    assert [len(p.draws) for p in drawn.curves["scratch"]] == [3, 2]
 
 
 def test_errors_are_of_means_over_families() -> None:
