@@ -96,7 +96,7 @@ PAIRS = [
         for k in range(10)
     ),
     Pair("ir-solar", "ir-solar", {"keep_labels": [0]}, "vae", SOLAR, lambda d: other_classes(d, [0])),
-    Pair("fashion-mnist", "fashion-mnist", {}, "vae", VAE, lambda d: {"mnist": load_images("mnist")[0]}),
+    Pair("fashion-mnist", "fashion-mnist", {}, "vae", {}, lambda d: {"mnist": load_images("mnist")[0]}, "fashion-mnist-vae"),
     Pair("fashion-shirt", "fashion-mnist", {"drop_labels": [6]}, "vae", VAE, lambda d: {"shirt": other_classes(d, [c for c in range(10) if c != 6])["Shirt"]}),
     Pair("mnist", "mnist", {}, "pixelcnn-pp", {}, lambda d: {"fashion-mnist": load_images("fashion-mnist")[0]}, "mnist-pixelcnn-pp"),
     Pair(

@@ -68,7 +68,7 @@ def train(
         epochs: budget: passes over the training images.
         steps: budget: optimizer steps.
         minutes: budget: the rate is measured first, then the number of steps is fixed.
-        batch_size: images per step, of all processes together.
+        batch_size: images per step, of all processes together; 64, or what suits the model and the size of DATA (--dry-run says).
         lr: learning rate.
         optimizer: in the place of the model's own; a learning rate fits one optimizer.
         seed: of initial weights, order and noise.

@@ -192,8 +192,8 @@ def train(
         epochs, steps, minutes: the budget, exactly one; none where the model has no objective, its parts being trained already. With
             minutes the rate is measured in the first 5 % of the time, then the number of steps is fixed; starting up and drawing samples.png
             come on top.
-        batch_size: images per step, of all processes together; by default the model's `batch_size`, and of small sets fewer: an epoch has
-            100 steps, but for batches of 64; at most the training set. The rest of an epoch that fills no batch is left out; each epoch leaves out others.
+        batch_size: images per step, of all processes together; by default the model's `batch_size`, or fewer (64 at least) where an epoch would
+            not have 100 steps; at most the training set. The rest of an epoch that fills no batch is left out; each epoch leaves out others.
         lr: in the place of every objective's own learning rate.
         optimizer: "Muon", "AdamW", "Adam", "RMSprop" or "SGD", in the place of every objective's own. A learning rate fits one optimizer.
         seed: of order and noise.
