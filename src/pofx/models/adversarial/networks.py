@@ -139,9 +139,12 @@ class DCGANGenerator(nn.Module):
         self.start = Linear(latents, widths[0] * self.sizes[0][0] * self.sizes[0][1])
         self.norms = nn.ModuleList(nn.BatchNorm2d(w) for w in widths)
         self.given = nn.ModuleList(context.into(w) for w in widths)
+        steps = strides(self.sizes[::-1])[::-1]
         self.up = nn.ModuleList(
-            nn.ConvTranspose2d(a, b, 5, s, padding=2, output_padding=(s[0] - 1, s[1] - 1), bias=i == len(widths) - 1)
-            for i, (a, b, s) in enumerate(zip(widths, [*widths[1:], space.channels], strides(self.sizes[::-1])[::-1], strict=True))
+            nn.ConvTranspose2d(a, b, 5, s, padding=2, output_padding=_rest(small, large, s), bias=i == len(widths) - 1)
+            for i, (a, b, s, small, large) in enumerate(
+                zip(widths, [*widths[1:], space.channels], steps, self.sizes[:-1], self.sizes[1:], strict=True)
+            )
         )
 
     def first(self, z: Tensor) -> Tensor:
@@ -151,14 +154,18 @@ class DCGANGenerator(nn.Module):
         return self._layer(0, self.first(z).reshape(len(z), -1, *self.sizes[0]), context)
 
     def _layer(self, i: int, h: Tensor, context: Tensor | None) -> Tensor:
-        h = F.relu(conditioning.added(self.norms[i](h), self.given[i], context))
-        return self.up[i](h)[:, :, : self.sizes[i + 1][0], : self.sizes[i + 1][1]]
+        return self.up[i](F.relu(conditioning.added(self.norms[i](h), self.given[i], context)))
 
     def forward(self, z: Tensor, context: Tensor | None) -> Tensor:
         h = self.early(z, context)
         for i in range(1, len(self.up)):
             h = self._layer(i, h, context)
         return torch.tanh(h)
+
+
+def _rest(small: tuple[int, int], large: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int]:
+    """What a transposed convolution adds at the ends so that its output has the larger size: 0 for 4 → 7, 1 for 7 → 14."""
+    return large[0] - (small[0] - 1) * stride[0] - 1, large[1] - (small[1] - 1) * stride[1] - 1
 
 
 class DCGANCritic(Critic):
