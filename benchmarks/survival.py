@@ -1,10 +1,10 @@
 """Which game is stable? Loss × learning rate × normalisation of the critic × seed on MNIST at 16×16, each judged by its samples.
 
-    python benchmarks/survival.py [--out results/survival.json] [--steps 500] [--seeds 2] [--quick]
+    python benchmarks/survival.py [--out results/survival.json] [--steps 1000] [--seeds 2] [--quick]
 
-A run *survives* when its samples cover all ten classes (at least 4 % each) and their Fréchet distance, in the features of the set's own classifier,
-is at most 5 times that of real images. Steps are the generator's; nets are DCGAN's, small. What the literature forbids is "refused".
-The file is written after every run, one seed of the whole grid after another, and what is in it is not run again: a command that was stopped goes on.
+A run *survives* when its samples cover all ten classes, at least 4 % each. Beside that stands their Fréchet distance over that of real images, in the
+features of the set's own classifier: so short a run ends far above 1. Steps are the generator's; nets are DCGAN's, small. What the literature forbids is
+"refused". The file is written after every run, one seed of the whole grid after another, and what is in it is not run again: a command that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NORMALISATIONS = ("batch", "layer", "none")
 NET: dict[str, Any] = {"network": "dcgan", "channels": 16, "stages": 2, "latents": 32}
 DRAW = 2000  # samples a run is judged by
 FIXED = ("pofx", "data", "features", "steps_of_the_generator", "net", "losses")  # rows of other settings are not kept
-ENOUGH, TIMES = 0.04, 5.0  # the rarest class; the Fréchet distance over that of real images
+ENOUGH = 0.04  # of the rarest class
 
 
 def play(data: Any, judge: Yardstick, loss: Loss, steps: int, seed: int, threads: int, **settings: Any) -> dict[str, Any]:
@@ -61,9 +61,8 @@ def play(data: Any, judge: Yardstick, loss: Loss, steps: int, seed: int, threads
     found = judge.measure(model.sample(DRAW))
     assert found.real is not None and found.coverage is not None
     times = found.frechet.distance / found.real.frechet.distance
-    lives = found.coverage.least >= ENOUGH and times <= TIMES
     return {
-        "outcome": "survived" if lives else "failed",
+        "outcome": "survived" if found.coverage.least >= ENOUGH else "failed",
         "frechet_over_real": round(times, 2),
         "least_class_share": round(found.coverage.least, 4),
         "seconds": round(time.perf_counter() - begun, 1),
@@ -73,7 +72,7 @@ def play(data: Any, judge: Yardstick, loss: Loss, steps: int, seed: int, threads
 def main() -> None:
     parser = argparse.ArgumentParser(description="Which game is stable?")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="20 steps, one seed, one rate")
@@ -90,7 +89,7 @@ def main() -> None:
         "data": data.heading,
         "features": features.name,
         "steps_of_the_generator": steps,
-        "survives": f"every class has at least {ENOUGH:.0%} of {DRAW:,} samples, Fréchet distance at most {TIMES:g} times that of real images",
+        "survives": f"every class has at least {ENOUGH:.0%} of {DRAW:,} samples",
         "net": NET,
         "losses": {name: catalog.arguments_to_json(loss) for name, loss in LOSSES.items()},
     }
