@@ -4,7 +4,7 @@
 
 A run *survives* when its samples cover all ten classes, at least 4 % each. Beside that stands their Fréchet distance over that of real images, in the
 features of the set's own classifier: so short a run ends far above 1. Steps are the generator's; nets are DCGAN's, small. What the literature forbids is
-"refused". The file is written after every run, one seed of the whole grid after another, and what is in it is not run again: a command that was stopped goes on.
+"refused". The file is written after every run, one seed of the whole grid after another, and what is in it is not run again: a stopped command goes on.
 """
 
 from __future__ import annotations

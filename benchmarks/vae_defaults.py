@@ -20,6 +20,7 @@ import torch
 from _record import machine, tell, write
 
 import pofx
+from pofx.errors import RunError
 from pofx.models import VAE
 from pofx.training.logger import read_csv
 
@@ -44,6 +45,8 @@ TRIALS = [
     *(Trial("mlp", "mnist:dynamic", "Muon", batch, 3e-3, 2.5) for batch in (64, 256, 512)),
     *(Trial("mlp", "mnist:dynamic", "AdamW", batch, 3e-3, 2.5) for batch in (64, 256)),
     Trial("mlp", "mnist:dynamic", "AdamW", 256, 1e-3, 2.5),
+    *(Trial("mlp", "ir-solar", name, 128, lr, 2) for name, lr in (("Muon", 3e-3), ("AdamW", 1e-3), ("AdamW", 3e-3))),
+    *(Trial("mlp", "fashion-mnist", name, 256, lr, 2) for name, lr in (("Muon", 3e-3), ("AdamW", 1e-3), ("AdamW", 3e-3))),
     *(Trial("convolutional", "fashion-mnist", "Muon", batch, 3e-3, 3) for batch in (64, 128, 256)),
     *(Trial("residual", "fashion-mnist", "Muon", batch, 3e-3, 3) for batch in (64, 128)),
 ]
@@ -56,9 +59,14 @@ def measured(trial: Trial) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         options = {"batch_size": trial.batch, "optimizer": trial.optimizer, "lr": trial.lr, "minutes": trial.minutes}
-        pofx.train(model, data, out=run, threads=1, quiet=True, **options)
+        try:
+            pofx.train(model, data, out=run, threads=1, quiet=True, **options)
+            outcome = "trained"
+        except RunError:
+            outcome = "diverged"
         last = [row for row in read_csv(run / "metrics.csv") if row.get("valid_nats")][-1]
-    return asdict(trial) | {"steps": int(last["step"]), "valid_nats": round(float(last["valid_nats"]), 3), "load": os.getloadavg()[0]}
+    found = {"outcome": outcome, "steps": int(last["step"]), "valid_nats": round(float(last["valid_nats"]), 3)}
+    return asdict(trial) | found | {"load": os.getloadavg()[0]}
 
 
 def main() -> None:

@@ -335,6 +335,7 @@ def vae_defaults(results: Path) -> str:
     found = read(results / "vae-defaults.json")
     if not found.get("rows"):
         return missing("python benchmarks/vae_defaults.py --out results/vae-defaults.json")
+    networks = list(dict.fromkeys(row["network"] for row in found["rows"]))
     rows = [
         [
             f"{row['network']}, {row['data']}",
@@ -342,9 +343,9 @@ def vae_defaults(results: Path) -> str:
             f"{row['batch']}",
             f"{row['minutes']:g}",
             number(row["steps"], ",d"),
-            f"{row['valid_nats']:,.2f}",
+            "diverged" if row.get("outcome") == "diverged" else f"{row['valid_nats']:,.2f}",
         ]
-        for row in sorted(found["rows"], key=lambda row: (["mlp", "convolutional", "residual"].index(row["network"]), row["valid_nats"]))
+        for row in sorted(found["rows"], key=lambda row: (networks.index(row["network"]), row["data"], row["valid_nats"]))
     ]
     return (
         markdown(["network", "optimizer", "images a step", "minutes", "steps", "bound on valid, nats"], rows, words=2)

@@ -320,7 +320,7 @@ def test_draws_do_not_depend_on_how_many_follow_in_later_blocks() -> None:
     assert torch.equal(few, many[:128]) and len(many) == 200
 
 
-def test_an_mlp_takes_larger_batches_and_an_optimizer_that_costs_no_more_than_its_step(tmp_path: Path) -> None:
+def test_small_nets_take_larger_batches_and_of_two_levels_an_optimizer_that_costs_no_more_than_their_step(tmp_path: Path) -> None:
     space = ImageSpace(1, 4, 4, levels=2)
     nets = {name: VAE(space, network=name, channels=8, stages=1, hidden=8, latents=2) for name in ("mlp", "convolutional", "residual")}  # type: ignore[arg-type]
     assert {name: (net.batch_size, net.objectives()[0].optimizer.name) for name, net in nets.items()} == {
@@ -328,6 +328,7 @@ def test_an_mlp_takes_larger_batches_and_an_optimizer_that_costs_no_more_than_it
         "convolutional": (128, "Muon"),
         "residual": (64, "Muon"),
     }
+    assert VAE(ImageSpace(1, 4, 4, levels=3), network="mlp", latents=2).objectives()[0].optimizer.name == "Muon"
     assert VAE(space, network="mlp", importance_samples=50, latents=2).batch_size == 64  # of 50 codes each
     for n in (50, 2_000, 14_000, 45_000):
         data = pofx.load_data(random_images(n, space))

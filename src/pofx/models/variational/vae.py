@@ -55,7 +55,7 @@ class VAE(Variational):
         free_bits: nats that each latent dimension may cost without being pushed down.
         kl_warmup: share of training over which the weight of the KL term rises from 0 to beta.
         importance_samples: draws of z per image in training; above 1 the objective is that of the IWAE.
-        lr: learning rate (of AdamW for an mlp, of Muon otherwise).
+        lr: learning rate (of AdamW for an mlp of two levels, of Muon otherwise).
 
     Raises:
         InputError: no latents, or more than the image has numbers; a likelihood that does not fit the levels; numbers out of range.
@@ -110,7 +110,7 @@ class VAE(Variational):
         self.latents, self.network = latents, network
         self.channels, self.stages, self.hidden, self.layers = channels, stages, hidden, layers
         self.batch_size = max(64, BATCHES[network] // importance_samples)
-        if network == "mlp":  # whose step is so short that Muon would be most of it
+        if network == "mlp" and space.levels == 2:  # whose step is so short that Muon would be most of it; of more levels it is worth that
             self.optimizer = "AdamW"
         width = {"channels": channels, "stages": stages, "hidden": hidden, "layers": layers}
         self.encoder = coding.encoder(network, space, self.context, outputs=2 * self.latent_dims, **width)
