@@ -47,6 +47,7 @@ TRIALS = [
     Trial("mlp", "mnist:dynamic", "AdamW", 256, 1e-3, 2.5),
     *(Trial("mlp", "ir-solar", name, 128, lr, 2) for name, lr in (("Muon", 3e-3), ("AdamW", 1e-3), ("AdamW", 3e-3))),
     *(Trial("mlp", "fashion-mnist", name, 256, lr, 2) for name, lr in (("Muon", 3e-3), ("AdamW", 1e-3), ("AdamW", 3e-3))),
+    Trial("mlp", "fashion-mnist", "Muon", 64, 3e-3, 2),
     *(Trial("convolutional", "fashion-mnist", "Muon", batch, 3e-3, 3) for batch in (64, 128, 256)),
     *(Trial("residual", "fashion-mnist", "Muon", batch, 3e-3, 3) for batch in (64, 128)),
 ]

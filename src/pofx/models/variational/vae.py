@@ -110,7 +110,7 @@ class VAE(Variational):
         self.latents, self.network = latents, network
         self.channels, self.stages, self.hidden, self.layers = channels, stages, hidden, layers
         self.batch_size = max(64, BATCHES[network] // importance_samples)
-        if network == "mlp" and space.levels == 2:  # whose step is so short that Muon would be most of it; of more levels it is worth that
+        if network == "mlp" and space.levels == 2:  # Muon would be most of a step; of more levels it is worth that: docs/variational.md
             self.optimizer = "AdamW"
         width = {"channels": channels, "stages": stages, "hidden": hidden, "layers": layers}
         self.encoder = coding.encoder(network, space, self.context, outputs=2 * self.latent_dims, **width)
