@@ -422,7 +422,7 @@ def survival(results: Path) -> str:
         f"Seeds that survive, and the worst Fréchet distance over that of real images. A run survives when {found['survives']}. "
         f"{found['data']}, {found['steps_of_the_generator']:,} steps of the generator, small nets of DCGAN; {measured(found)}."
     )
-    table = markdown(["loss", "learning rate", *({"none": "no"}.get(norm, norm) + " normalisation" for norm in norms)], rows, words=2)
+    table = markdown(["loss", "learning rate", *(f"{'no' if norm == 'none' else norm} normalisation" for norm in norms)], rows, words=2)
     return table + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
 
 

@@ -17,6 +17,7 @@ from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.tasks.evaluate import evaluate
 from pofx.testing import every_image, quadrature_log_prob, random_batch, random_images
+from pofx.training.loop import TrainingPlan
 from pofx.training.optimizers import make_optimizer
 from pofx.views import Label, Subsample, Top
 
@@ -322,7 +323,7 @@ def test_draws_do_not_depend_on_how_many_follow_in_later_blocks() -> None:
 
 def test_small_nets_take_larger_batches_and_of_two_levels_an_optimizer_that_costs_no_more_than_their_step(tmp_path: Path) -> None:
     space = ImageSpace(1, 4, 4, levels=2)
-    nets = {name: VAE(space, network=name, channels=8, stages=1, hidden=8, latents=2) for name in ("mlp", "convolutional", "residual")}  # type: ignore[arg-type]
+    nets = {name: VAE(space, network=name, channels=8, stages=1, hidden=8, latents=2) for name in ("mlp", "convolutional", "residual")}
     assert {name: (net.batch_size, net.objectives()[0].optimizer.name) for name, net in nets.items()} == {
         "mlp": (256, "AdamW"),
         "convolutional": (128, "Muon"),
@@ -334,4 +335,5 @@ def test_small_nets_take_larger_batches_and_of_two_levels_an_optimizer_that_cost
         data = pofx.load_data(random_images(n, space))
         plan = pofx.train(nets["mlp"], data, out=tmp_path / "run", epochs=1, dry_run=True)
         images = len(data.train)
+        assert isinstance(plan, TrainingPlan)
         assert plan.batch_size == (images if images < 64 else min(256, max(64, images // 100)))

@@ -27,11 +27,8 @@ from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.views import View
 
-BATCHES: dict[Network, int] = {
-    "mlp": 256,
-    "convolutional": 128,
-    "residual": 64,
-}  # no worse for the same minutes, and sooner an epoch: docs/variational.md
+# Images a step: no worse for the same minutes than fewer, and sooner an epoch (docs/variational.md)
+BATCHES: dict[Network, int] = {"mlp": 256, "convolutional": 128, "residual": 64}
 
 
 class VAE(Variational):
