@@ -862,6 +862,7 @@ def probe(results: Path) -> str:
     nmi = "; ".join(f"`{row['run']}` {row['clusters']['features']:.3f}" for row in found["rows"])
     text = (
         f"Accuracy on {first['test']:,} test images of {first['data']}, percent, ± standard deviation over {draws} draws"
+        + ("; all labels are one" if any(len(p["draws"]) == 1 for p in longest) else "")
         + (f"; scratch: the default classifier for {first['steps']} steps" if "scratch" in first["curves"] else "")
         + f". k-means of {first['clusters']['n']:,} test images, NMI with the labels: features of {nmi}; pixels "
         f"{first['clusters']['pixels']:.3f}, {first['clusters']['components']} principal components {first['clusters']['pca']:.3f}."
