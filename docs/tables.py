@@ -706,11 +706,6 @@ def trained_for(rows: list[Row]) -> dict[str, list[float]]:
     return {what: budgets for what, budgets in found.items() if budgets}
 
 
-def peer_name(name: str, seeds: list[list[Row]]) -> str:
-    """With a star where it is not PyOD's."""
-    return name if "pyod" in seeds[0][0] else f"{name}*"
-
-
 def outlier_quality(results: Path) -> str:
     """The default against raw cost and peers, of `benchmarks/outliers.py`."""
     pairs = outlier_rows(results)
@@ -731,7 +726,7 @@ def outlier_quality(results: Path) -> str:
                 number(asked, "g"),
                 *map(spread, quality),
                 spread(raw),
-                f"{peer_name(best, seeds)} {spread(peers[best])}",
+                f"{best} {spread(peers[best])}",
             ]
         )
     head = [
@@ -765,15 +760,11 @@ def outlier_peers(results: Path) -> str:
         for pair, seeds in pairs.items():
             for name in seeds[0][0][kind]:
                 cell = spread(over_seeds(seeds, lambda row, name=name, kind=kind: row[kind][name]["auroc"]))
-                found.setdefault(f"`{name}`" if kind == "found" else peer_name(name, seeds), {})[pair] = cell
-    # Statistics, PyOD's peers, others
-    order = sorted(found, key=lambda label: (not label.startswith("`"), label.endswith("*")))
-    lines = [[label, *(found[label].get(pair, "–") for pair in pairs)] for label in order]
-    versions = sorted({row["pyod"] for seeds in pairs.values() for part in seeds for row in part if "pyod" in row})
-    note = "A statistic by itself: larger is taken to be odder. Near 0 it is *inverted*. Below the statistics: peers"
-    note += f", of PyOD {' and '.join(versions)}" if versions else ""
-    starred = "; with a star those of an earlier run, of scikit-learn: kNN is the second neighbour, PCA the residual of ten components, ECOD was our own"
-    note += f"{starred if any(label.endswith('*') for label in order) else ''}."
+                found.setdefault(f"`{name}`" if kind == "found" else name, {})[pair] = cell
+    lines = [[label, *(cells.get(pair, "–") for pair in pairs)] for label, cells in found.items()]
+    versions = sorted({row["pyod"] for seeds in pairs.values() for part in seeds for row in part})
+    note = "A statistic by itself: larger is taken to be odder. Near 0 it is *inverted*. Below the statistics: peers, of PyOD "
+    note += f"{' and '.join(versions)}."
     return markdown(head, lines) + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
 
 
