@@ -174,6 +174,10 @@ class Objective:
     after: Callable[[], None] | None = None
     slow: tuple[nn.Module, float] | None = None
 
+    def due(self, step: int) -> bool:
+        """Whether this player moves in step number `step`, from 0."""
+        return (step + 1) % self.every == 0
+
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
@@ -188,7 +192,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def requiring(module: nn.Module) -> Iterator[None]:
-    """Let all parameters of a module require gradients, whoever's turn it is, and record what is done with them."""
+    """Let all parameters of a module require gradients, no matter whose turn it is, and record what is done with them."""
     still = [p for p in module.parameters() if not p.requires_grad]
     for p in still:
         p.requires_grad_(True)

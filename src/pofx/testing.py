@@ -98,7 +98,7 @@ def fit(
     for step in range(steps):
         logs = {}
         for o in objectives:
-            if step % o.every:
+            if not o.due(step):
                 continue
             torch.manual_seed(step)
             loss, _ = o.loss(batch, Context(step, step / steps, Noise(seed, step * len(batch.x) + torch.arange(len(batch.x)))))

@@ -186,7 +186,7 @@ class Game(pl.LightningModule):
         batch, context = self.batch_of(step)
         weight = context.share * self.processes.size  # gradients of processes are averaged: 1 where all have as many images
         for player, rest, optimizer in zip(self.players, self.others, self.optimizer_list(), strict=True):
-            if (step + 1) % player.every:
+            if not player.due(step):
                 continue
             prefix = f"{player.name}_" if len(self.players) > 1 else ""
             optimizer.zero_grad(set_to_none=True)

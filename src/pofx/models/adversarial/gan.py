@@ -151,19 +151,15 @@ class GAN(Sampler, Decoder, Critic, Features):
 
     # The game --------------------------------------------------------------------------------------------------------
 
-    @property
-    def every(self) -> int:
-        """Steps of the critic to one of the generator."""
-        return self.loss.steps if self.critic_steps is None else self.critic_steps
-
     def objectives(self) -> Sequence[Objective]:
         spec = self.loss.optimizer
         if self.lr is not None:
             spec = OptimizerSpec(spec.name, self.lr, spec.betas, spec.weight_decay, spec.schedule, spec.warmup)
+        steps = self.loss.steps if self.critic_steps is None else self.critic_steps
         after = (lambda: self.loss.after(self.critic)) if self.loss.constrains else None
         return [
             Objective("critic", self.critic, self._critic_loss, optimizer=spec, clip=None, after=after),
-            Objective("generator", self.generator, self._generator_loss, every=self.every, optimizer=spec, clip=None),
+            Objective("generator", self.generator, self._generator_loss, every=steps, optimizer=spec, clip=None),
         ]
 
     def _fake(self, batch: Batch, noise: Noise, site: str) -> Tensor:
@@ -193,7 +189,7 @@ class GAN(Sampler, Decoder, Critic, Features):
     def _critic_loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         noise, n = context.noise, len(batch.x)
         real = self._real(batch, noise)
-        both = (context.step + 1) % self.every == 0
+        both = self.objectives()[1].due(context.step)
         with requiring(self.generator) if both else torch.no_grad():
             fake = self._fake(batch, noise, "z")
         if both:  # the generator moves next, and is judged by the same images: its pass is made once
