@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,6 +141,25 @@ def test_stop_and_resume(here: Path) -> None:
     until(lambda: not trainings.running)
 
 
+def test_what_a_quick_child_says_is_not_lost(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard starts late, when the child has spoken already."""
+    start = subprocess.Popen
+
+    def late(words: list[str], **options: Any) -> Any:
+        log = here / "runs" / "a.log"
+        if words[0] == "/bin/sh":
+            until(lambda: "step 3/9" in log.read_text())
+        return start(words, **options)
+
+    monkeypatch.setattr(training.subprocess, "Popen", late)
+    made = training.Trainings().start(child(here, WAITS))
+    try:
+        assert made.said == "step 3/9"
+    finally:
+        made.process.kill()
+        until(lambda: not made.running)
+
+
 def test_an_error_is_its_own_lines(here: Path) -> None:
     body = (
         "import sys; print('reading', file=sys.stderr); print('pofx train: No set.\\nSee: pofx train --help', file=sys.stderr); sys.exit(2)"
@@ -157,7 +177,9 @@ def test_a_child_ends_with_the_studio(here: Path) -> None:
 sys.path.insert(0, {str(source)!r})
 from pofx.studio.training import Trainings
 made = Trainings().start({words!r})
-while made.said != "step 3/9": time.sleep(0.05)
+for _ in range(1200):
+    if made.said == "step 3/9": break
+    time.sleep(0.05)
 print(made.process.pid, flush=True)
 time.sleep(60)
 """

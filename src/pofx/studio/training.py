@@ -232,6 +232,7 @@ class Trainings:
     def _run(self, command: tuple[str, ...], out: Path, log: IO[bytes]) -> Training:
         log.write(f"{MARK}{shlex.join(command)}\n".encode())
         log.flush()
+        start = log.tell()  # before there is a child, whose words move the place that both have in the file
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
             stdin=subprocess.DEVNULL,
@@ -247,7 +248,7 @@ class Trainings:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        return Training(command, out, process, guard, log.tell())
+        return Training(command, out, process, guard, start)
 
     def of(self, out: str | Path) -> Training | None:
         return self._all.get(str(out))
