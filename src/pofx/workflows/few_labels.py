@@ -16,6 +16,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -262,7 +263,7 @@ def figure(found: Efficiency) -> Figure:
     made = Figure(figsize=(7.4, 3.2), layout="constrained")
     axis = made.subplots()
     floor = 0.5 / found.test  # an error of none has no logarithm
-    for (name, points), color in zip(found.curves.items(), html.COLORS, strict=False):
+    for (name, points), color in zip(found.curves.items(), cycle(html.COLORS), strict=False):
         xs, ys = [p.at for p in points], [max(1 - p.mean, floor) for p in points]
         low = [min(p.sd or 0.0, e - floor / 2) for p, e in zip(points, ys, strict=True)]
         axis.errorbar(
@@ -278,7 +279,7 @@ def figure(found: Efficiency) -> Figure:
     axis.set_xlabel(AXIS[found.over])
     axis.set_ylabel("test error")
     axis.grid(color=html.GREY, alpha=0.2, linewidth=0.6, which="both")
-    axis.legend(frameon=False)
+    made.legend(frameon=False, loc="outside upper center", ncols=2)
     return made
 
 
