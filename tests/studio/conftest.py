@@ -59,9 +59,12 @@ def studio(runs: Path) -> Iterator[Server]:
     )
     try:
         assert process.stderr is not None
-        line = process.stderr.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+", line)
-        assert found, f"no address in {line!r}"
+        said, found = "", None
+        while not found and (
+            line := process.stderr.readline()
+        ):  # another worker's may take the port first: then it says so, and takes the next
+            said, found = said + line, re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert found, f"no address in {said!r}"
         yield Server(found.group(), time.monotonic() - begun, process)
     finally:
         process.terminate()
