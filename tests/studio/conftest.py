@@ -60,9 +60,8 @@ def studio(runs: Path) -> Iterator[Server]:
     try:
         assert process.stderr is not None
         said, found = "", None
-        while not found and (
-            line := process.stderr.readline()
-        ):  # another worker's may take the port first: then it says so, and takes the next
+        # Another worker's studio may take the port first: then this one says so, and takes the next.
+        while not found and (line := process.stderr.readline()):
             said, found = said + line, re.search(r"http://127\.0\.0\.1:\d+", line)
         assert found, f"no address in {said!r}"
         yield Server(found.group(), time.monotonic() - begun, process)

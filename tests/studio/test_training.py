@@ -180,6 +180,7 @@ made = Trainings().start({words!r})
 for _ in range(1200):
     if made.said == "step 3/9": break
     time.sleep(0.05)
+else: sys.exit("it did not happen")
 print(made.process.pid, flush=True)
 time.sleep(60)
 """
