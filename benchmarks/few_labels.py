@@ -5,9 +5,10 @@
     python benchmarks/few_labels.py runs RUN [RUN …] --out results/few-labels-runs.json
     python benchmarks/few_labels.py picture results/few-labels.json --out docs/pictures/few-labels.png
 
-`probe`: curves of `workflows/few_labels.py` with the features of each run (RUN@LAYER for another layer). A run of other images than DATA holds, such as
-binarized ones, is probed on what it was trained on, and its row says so. What is done is written after each run, and the same command, with more runs,
-sizes or draws too, goes on from there; training from scratch, the dear part, comes last. `picture`: the curves of `probe`, as a report draws them.
+`probe`: curves of `workflows/few_labels.py` with the features of each run (RUN@LAYER for another layer), by a linear probe and by labels spread along
+the nearest. A run of other images than DATA holds, such as binarized ones, is probed on what it was trained on, and its row says so. What is done is
+written after each method, and the same command, with more runs, sizes or draws too, goes on from there; training from scratch, the dear part, comes
+last. `picture`: the curves of `probe`, as a report draws them.
 `runs`: test accuracy of finished classifiers, with the command that trained them read from their folders.
 """
 
@@ -28,7 +29,7 @@ from _record import machine, write
 from pofx.data import Data, load_data
 from pofx.tasks.evaluate import evaluate
 from pofx.training import load_model, read_run
-from pofx.workflows.few_labels import SIZES, Efficiency, Point, few_labels, unlabelled
+from pofx.workflows.few_labels import SIZES, SPREAD, Efficiency, Point, few_labels, unlabelled
 from pofx.workflows.few_labels import write as draw
 
 
@@ -37,28 +38,33 @@ def say(text: str) -> None:
 
 
 def probes(a: argparse.Namespace, data: Data, found: list[Any], keep: Callable[[], None]) -> None:
-    """A row for each run, with the sizes that it has not yet; then, in the first row, training from scratch, size by size."""
+    """A row for each run, with the sizes that a method has not yet; then, in the first row, training from scratch, size by size."""
     wanted = a.sizes or [*SIZES, len(data.train)]
     for name in a.runs:
         row = next((row for row in found if row["asked"] == name), None)
-        there = [point["at"] for point in row["curves"]["features"]] if row else []
-        sizes = [n for n in wanted if n not in there]
-        if not sizes:
-            continue
+        first = not found or row is found[0]  # pixels do not depend on the run
         run, _, layer = name.partition("@")
-        model, since = load_model(run), time.perf_counter()
-        methods = ("features", "pixels") if not found or row is found[0] else ("features",)  # pixels do not depend on the run
-        images = data if data.space == model.space else load_data(**read_run(run).data["spec"])
-        asked = (layer and f"@{layer}") or None
-        made = few_labels(model, images, sizes=sizes, draws=a.draws, layer=asked, methods=methods, cluster=row is None, say=say).to_json()
-        took = (time.perf_counter() - since) / 60
-        if row is None:
-            found.append({"asked": name, "run": Path(run).name, "minutes": round(took, 2), **made, "steps": a.steps})
-        else:
-            row["minutes"] = round(row["minutes"] + took, 2)
-            for method, points in made["curves"].items():
-                row["curves"][method] = by_size(row["curves"][method] + points)
-        keep()
+        for method in ("features", "spread", *(("pixels", "spread-pixels") if first else ())):
+            there = [point["at"] for point in row["curves"].get(method, [])] if row else []
+            sizes = [
+                n for n in wanted if n not in there and (n < len(data.train) or method not in SPREAD)
+            ]  # all have labels: nothing to spread
+            if not sizes:
+                continue
+            model, since = load_model(run), time.perf_counter()
+            images = data if data.space == model.space else load_data(**read_run(run).data["spec"])
+            asked = (layer and f"@{layer}") or None
+            made = few_labels(
+                model, images, sizes=sizes, draws=a.draws, layer=asked, methods=(method,), cluster=row is None, say=say
+            ).to_json()
+            took = (time.perf_counter() - since) / 60
+            if row is None:
+                row = {"asked": name, "run": Path(run).name, "minutes": round(took, 2), **made, "steps": a.steps}
+                found.append(row)
+            else:
+                row["minutes"] = round(row["minutes"] + took, 2)
+                row["curves"][method] = by_size(row["curves"].get(method, []) + made["curves"][method])
+            keep()
     model = load_model(found[0]["asked"].partition("@")[0])
     curves = found[0]["curves"]
     for at in (wanted if a.scratch_sizes is None else a.scratch_sizes) if a.steps else ():
@@ -80,7 +86,7 @@ def curves(rows: list[Any]) -> Efficiency:
     for row in rows:
         more = "" if row["data"] == first["data"] else f", on {row['data']}"
         for name, points in row["curves"].items():
-            named = f"{name} of {row['run']}{more}" if name == "features" else name
+            named = f"{name} of {row['run']}{more}" if name in ("features", "spread") else name
             found[named] = tuple(Point.from_json(point) for point in points)
     return Efficiency(found, "labels", first["data"], first["model"], first["layer"], first["dims"], first["test"], first["steps"])
 

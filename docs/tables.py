@@ -846,9 +846,14 @@ def probe(results: Path) -> str:
     at, draws = [p["at"] for p in longest], len(longest[0]["draws"])
     for row in found["rows"]:
         other = "" if row["data"] == first["data"] else f", on {row['data']}"
-        for name, points in row["curves"].items():
-            what = f"features of `{row['run']}`, {row['dims']:,} numbers{other}" if name == "features" else name
-            rows.append([what, *accuracies_at(points, at, draws)])
+        names = {
+            "features": f"features of `{row['run']}`, {row['dims']:,} numbers{other}",
+            "spread": f"labels spread along the features of `{row['run']}`{other}",
+            "pixels": "pixels",
+            "spread-pixels": "labels spread along pixels",
+            "scratch": "scratch",
+        }
+        rows += [[what, *accuracies_at(row["curves"][name], at, draws)] for name, what in names.items() if name in row["curves"]]
     sizes = [f"{n:,} labels" for n in at]
     nmi = "; ".join(f"`{row['run']}` {row['clusters']['features']:.3f}" for row in found["rows"])
     text = (

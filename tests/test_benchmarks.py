@@ -71,16 +71,23 @@ def test_few_labels_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch) ->
     options = argparse.Namespace(runs=["a", "b@late"], sizes=[10, 100], draws=3, steps=7, scratch_sizes=[10], scratch_draws=2)
     found: list[Any] = []
     few["probes"](options, data, found, lambda: None)
-    assert asked[:2] == [("a", ("features", "pixels"), (10, 100), 3), ("b", ("features",), (10, 100), 3)]
-    assert asked[2:] == [("a", ("scratch",), (10,), 2)]
+    every = ("features", "spread", "pixels", "spread-pixels")
+
+    def both(sizes: tuple[int, ...]) -> list[Any]:
+        return [("a", (method,), sizes, 3) for method in every] + [("b", (method,), sizes, 3) for method in every[:2]]
+
+    assert asked == [*both((10, 100)), ("a", ("scratch",), (10,), 2)]
+    asked.clear()
     options.scratch_sizes = None
     few["probes"](options, data, found, lambda: None)
-    assert asked[3:] == [("a", ("scratch",), (100,), 2)]
+    assert asked == [("a", ("scratch",), (100,), 2)]
+    asked.clear()
     options.sizes, options.scratch_sizes, options.scratch_draws = [1000, 10], [10], 3
     few["probes"](options, data, found, lambda: None)
-    assert asked[4:] == [("a", ("features", "pixels"), (1000,), 3), ("b", ("features",), (1000,), 3), ("a", ("scratch",), (10,), 3)]
+    assert asked == [*both((1000,)), ("a", ("scratch",), (10,), 3)]
     drawn = few["curves"](found)
-    assert list(drawn.curves) == ["features of a", "pixels", "scratch", "features of b"]
+    names = ["features of a", "spread of a", "pixels", "spread-pixels", "scratch", "features of b", "spread of b"]
+    assert list(drawn.curves) == names
     sizes = {name: [p.at for p in points] for name, points in drawn.curves.items()}
     assert sizes.pop("scratch") == [10, 100] and all(at == [10, 100, 1000] for at in sizes.values())
     assert [len(p.draws) for p in drawn.curves["scratch"]] == [3, 2]

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,8 @@ from pofx.cli import main
 from pofx.data import load_data
 from pofx.errors import InputError
 from pofx.model import Features
+from pofx.tasks._spreading import ALPHA, Neighbours
+from pofx.tasks.probe import linear
 from pofx.training import load_model, train
 from pofx.workflows.few_labels import few_labels, unlabelled
 
@@ -174,3 +177,43 @@ def test_features_of_a_layer_where_a_model_has_no_codes(tmp_path: Path) -> None:
     model = catalog.get("pixelcnn").small(DATA.space)
     found = encode(model, DATA.test.x[:4], layer="@2", out=tmp_path / "z.parquet")
     assert found.kind == "features, @2" and found.z.shape[0] == 4
+
+
+def test_labels_spread_to_where_no_label_is() -> None:
+    """Two rings, one label on each: a straight line cannot part them, the graph does, and the labels of others are not read."""
+    angle = torch.linspace(0, 2 * torch.pi, 61)[:-1]
+    circle = torch.stack([angle.cos(), angle.sin()], 1)
+    z, y = torch.cat([circle, 3 * circle]), torch.tensor([0, 1]).repeat_interleave(60)
+    z = torch.cat([z, z.norm(dim=1, keepdim=True).expand(-1, 4)], 1)  # unit vectors of whitened components: the radius is one of them
+    graph = Neighbours.of(z, z)
+    assert abs(graph.within - graph.within.T).max() == 0 and not graph.within.diagonal().any()
+    assert graph.spread(y, y, torch.tensor([0, 60])).mean == 1.0
+    hidden = y.clone()
+    hidden[torch.arange(120) % 60 != 0] = 0
+    assert graph.spread(hidden, y, torch.tensor([0, 60])).mean == 1.0
+    assert linear(z[[0, 60], :2], y[[0, 60]], z[:, :2], y).accuracy.mean < 0.9
+
+
+def test_spreading_is_the_closed_form_of_zhou() -> None:
+    """F = (1 − α)(1 − α D^−½ W D^−½)^−1 Y, on digits."""
+    train, test = DATA.train.select(np.arange(300)), DATA.test
+    assert train.y is not None and test.y is not None
+    z, t = (split.x.flatten(1).double() for split in (train, test))
+    graph, rows = Neighbours.of(z, t), train.balanced(20)
+    w = torch.from_numpy(graph.within.toarray()).double()
+    scale = w.sum(1).rsqrt()
+    spread = torch.eye(300).double() - ALPHA * scale[:, None] * w * scale
+    known = torch.zeros(300, 10).double()
+    known[rows, train.y[rows]] = 1
+    found = torch.linalg.solve(spread, known)
+    found = torch.from_numpy(graph.across.toarray()).double().T @ (found / found.sum(1, keepdim=True).clamp(min=1e-12))
+    exact = float((found.argmax(1) == test.y).double().mean())
+    assert graph.spread(train.y, test.y, torch.from_numpy(rows)).mean == pytest.approx(exact, abs=0.005) and exact > 0.7
+
+
+def test_probe_spreads_labels_along_features_and_pixels(vae: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["probe", str(vae), "digits", *"--labels 20 --draws 2 --scratch-steps 0 --spread --json --quiet".split()]) == 0
+    found = json.loads(capsys.readouterr().out)["curves"]
+    assert set(found) == {"features", "pixels", "spread", "spread-pixels"}
+    assert found["spread-pixels"][0]["accuracy"] > found["pixels"][0]["accuracy"] + 0.03  # the other images help

@@ -22,6 +22,7 @@ def probe(
     layer: str | None = None,
     scratch_steps: int = 200,
     fine_tune: Flag = False,
+    spread: Flag = False,
     clusters: Flag = False,
     seed: int = 0,
     data_flags: DataFlags = DataFlags(),
@@ -41,14 +42,16 @@ def probe(
         layer: of the features; NAME@4 pools a map over a 4×4 grid. A wrong name lists those there are.
         scratch_steps: budget of a classifier from scratch; 0 leaves it out.
         fine_tune: also train the classifier that starts from the features, for as many steps.
+        spread: also spread the labels over the other training images, along the nearest features and pixels.
         clusters: also cluster test images, and say how far clusters are the classes.
         seed: of the first draw.
     """
-    from pofx.workflows.few_labels import caption, few_labels, rows
+    from pofx.workflows.few_labels import SPREAD, caption, few_labels, rows
 
     model = load_model(run, common)
     found = data_flags.load(data, common)
     methods = ["features", "pixels", *(["scratch"] if scratch_steps else []), *(["fine-tuned"] if fine_tune else [])]
+    methods += [*SPREAD] if spread else []
     if fine_tune and not scratch_steps:
         raise InputError("--fine-tune trains for --scratch-steps steps: give it a number above 0.")
     more: dict[str, Any] = {"sizes": _sizes(labels, found), "methods": methods, "steps": max(1, scratch_steps)}

@@ -6,6 +6,8 @@ For each number of labels, `draws` balanced choices of the labelled images (`Spl
     pixels        the same probe on the pixels
     scratch       a classifier trained from scratch on the labelled images, for `scratch_steps` steps
     fine-tuned    the classifier that starts from the features (`Classifier(body=…)`), for as many steps
+    spread        labels spread over the other training images, along the nearest features (`tasks/_spreading.py`)
+    spread-pixels the same along the nearest pixels
 
 A point is the mean over draws, with their standard deviation: draws of few labels differ by more than test images do. Labels choose nothing else:
 every setting is fixed before, and C is cross-validated among the labelled images.
@@ -26,6 +28,7 @@ from torch import Tensor
 
 from pofx.errors import InputError
 from pofx.tasks._files import check_out, write_text, writing
+from pofx.tasks._spreading import Neighbours
 from pofx.tasks.bulk import per_image, subset
 from pofx.tasks.encode import features
 from pofx.tasks.probe import Clusters, clusters, labels_of, linear
@@ -42,7 +45,8 @@ SIZES = (10, 100, 1000)  # and all
 DRAWS = 5
 STEPS = 200  # of a classifier from scratch: batches of 64, or all labelled images where they are fewer
 CLUSTERED = 5000  # images that are clustered, at most
-METHODS = ("features", "pixels", "scratch", "fine-tuned")
+TRAINED, SPREAD = ("scratch", "fine-tuned"), {"spread": "features", "spread-pixels": "pixels"}
+METHODS = ("features", "pixels", *TRAINED, *SPREAD)
 AXIS = {"labels": "labels", "images": "unlabelled images"}
 
 
@@ -152,12 +156,19 @@ def few_labels(
     wanted = [n for n in SIZES if fewest <= n < len(y)] + [len(y)] if sizes is None else sorted(set(sizes))
     rows = {n: [data.train.balanced(n, seed=seed + draw) for draw in range(draws if n < len(y) else 1)] for n in wanted}
     used = np.unique(np.concatenate([chosen for choices in rows.values() for chosen in choices]))
+    if any(method in SPREAD for method in methods):
+        used = np.arange(len(y))
     train = data.train.select(used)
     say(f"features of {len(used)} training and {len(test_y)} test images")
     vectors = {
         "features": (features(model, train, layer), features(model, data.test, layer)),
         "pixels": (_pixels(train, data), _pixels(data.test, data)),
     }
+    graphs = {}
+    for method in methods:
+        if method in SPREAD:
+            say(f"the nearest of {len(used)} training images by {SPREAD[method]}")
+            graphs[method] = Neighbours.of(*vectors[SPREAD[method]], seed=seed)
     curves: dict[str, list[Point]] = {method: [] for method in methods}
     for n, choices in rows.items():
         for method in methods:
@@ -168,6 +179,8 @@ def few_labels(
                     z, test = vectors[method]
                     at = torch.from_numpy(np.searchsorted(used, chosen))
                     found.append(linear(z[at], y[chosen], test, test_y, seed=seed + draw).accuracy.mean)
+                elif method in graphs:
+                    found.append(graphs[method].spread(y, test_y, torch.from_numpy(chosen)).mean)
                 else:
                     body = {"body": model, "layer": layer} if method == "fine-tuned" else {}
                     found.append(_classified(data, chosen, steps, seed + draw, body))
@@ -299,8 +312,10 @@ def caption(found: Efficiency) -> str:
         f"Accuracy in percent on {found.test:,} test images of {found.data}, ± standard deviation over {draws} draws of the labelled images. "
         f"Features: {found.model}, {found.layer or 'default layer'}, {found.dims:,} numbers."
     )
-    trains = [name for name in found.curves if name in METHODS[2:]]
-    return text + (f" Trained for {found.steps} steps: {', '.join(trains)}." if trains else "")
+    trains = [name for name in found.curves if name in TRAINED]
+    text += f" Trained for {found.steps} steps: {', '.join(trains)}." if trains else ""
+    spread = [name for name in found.curves if name in SPREAD]
+    return text + (f" With all training images, the others without their labels: {', '.join(spread)}." if spread else "")
 
 
 def write(found: Efficiency, path: Path) -> None:
