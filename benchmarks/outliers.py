@@ -4,7 +4,8 @@
 
 Each pair has a model of the normal images, trained for `--minutes` (or `--epochs`, which do not depend on what else the machine does) with each
 seed, or stored weights, where the pair names them. All is fixed before a test label is read: the same default for every pair, peers with the
-settings below. A pair and seed that is in the file is not measured again, so the command can be stopped and given again with more.
+settings below. A pair and seed that is in the file is not measured again, so the command can be stopped and given again with more. `--again` measures
+ours again, with the models in `--runs` as they are; the images are the same, and the peers of the row stay.
 
 Peers are PyOD's, with its settings where `peers` gives none; they see the same training images (5,000 at most) and pixels. PyOD is only of this
 benchmark and no dependency of pofx. Where numba is not installed yet, it comes along:
@@ -98,6 +99,10 @@ PAIRS = [
     Pair("ir-solar", "ir-solar", {"keep_labels": [0]}, "vae", SOLAR, lambda d: other_classes(d, [0])),
     Pair("fashion-mnist", "fashion-mnist", {}, "vae", {}, lambda d: {"mnist": load_images("mnist")[0]}, "fashion-mnist-vae"),
     Pair("fashion-shirt", "fashion-mnist", {"drop_labels": [6]}, "vae", VAE, lambda d: {"shirt": other_classes(d, [c for c in range(10) if c != 6])["Shirt"]}),
+    *(  # looked at by outlier_variants.py only
+        Pair(f"clothes-{k}", "fashion-mnist", {"drop_labels": [k]}, "vae", VAE, lambda d, k=k: other_classes(d, [c for c in range(10) if c != k]))
+        for k in (1, 5, 8, 9)
+    ),
     Pair("mnist", "mnist", {}, "pixelcnn-pp", {}, lambda d: {"fashion-mnist": load_images("fashion-mnist")[0]}, "mnist-pixelcnn-pp"),
     Pair(
         "cifar10",
@@ -239,11 +244,12 @@ def normal_images(pair: Pair, data: pofx.data.Data) -> Images:
     return data.test.select(np.flatnonzero(np.isin(y.numpy(), kept) if kept else ~np.isin(y.numpy(), dropped)))
 
 
-def run(pair: Pair, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    peer_version = installed()
+def run(pair: Pair, seed: int, options: argparse.Namespace, before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A row; `before`: that of the same pair and seed, whose model and peers stay."""
+    peer_version = before["pyod"] if before else installed()
     data = pofx.load_data(pair.data, **pair.load)
     folder = ROOT / "results" / "weights" / pair.weights if pair.weights else options.runs / f"{pair.name}-{seed}"
-    if not pair.weights:
+    if not pair.weights and not before:
         model = pofx.catalog.get(pair.model)(data.space, **pair.settings)
         budget = {"epochs": options.epochs} if options.epochs else {"minutes": options.minutes}
         pofx.train(model, data, out=folder, **budget, seed=seed, threads=1, precision=options.precision)
@@ -267,15 +273,20 @@ def run(pair: Pair, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     by_kind = {kind: quality(base.numpy(), s.numpy())["auroc"] for kind, s in odd.items()}
     for name in names:
         found[name] = mean([quality(own.column(name).numpy(), t.column(name).numpy()) for t in tables.values()])
-    scale = data.space.levels - 1
-    vectors = {kind: everything(images)[0].flatten(1).double().numpy() / scale for kind, images in {"": inside, **outside}.items()}
-    train = everything(subset(data.train, 5000))[0].flatten(1).double().numpy() / scale
+    spent = {key: before[key] if before else getattr(options, key) for key in ("minutes", "epochs")}
+    if before:
+        found_by_peers = before["peers"]
+    else:
+        scale = data.space.levels - 1
+        vectors = {kind: everything(images)[0].flatten(1).double().numpy() / scale for kind, images in {"": inside, **outside}.items()}
+        train = everything(subset(data.train, 5000))[0].flatten(1).double().numpy() / scale
+        found_by_peers = judged(train, vectors, seed)
     return {
         "pair": pair.name,
         "seed": seed,
         "model": type(model).__name__,
-        "minutes": None if pair.weights or options.epochs else options.minutes,
-        "epochs": None if pair.weights else options.epochs,
+        "minutes": None if pair.weights or spent["epochs"] else spent["minutes"],
+        "epochs": None if pair.weights else spent["epochs"],
         **({} if pair.weights else {key: read_run(folder).training.get(key) for key in ("steps", "precision")}),
         "weights": pair.weights,
         "normal": len(inside),
@@ -283,7 +294,7 @@ def run(pair: Pair, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         "found": found,
         "by_kind": by_kind,
         "mirrored": mirrored,
-        "peers": judged(train, vectors, seed),
+        "peers": found_by_peers,
         "pyod": peer_version,
         "false_alarms": false_alarms(torch.cat([calib, base]), len(calib)),
         "images_per_second": len(inside) / seconds,
@@ -292,10 +303,10 @@ def run(pair: Pair, seed: int, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def left(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> Iterator[tuple[int, Pair]]:
-    """Seeds and pairs that were asked for and are not in the file, seed by seed."""
-    done = {(row["seed"], row["pair"]) for row in rows}
+    """Seeds and pairs that were asked for and are not in the file, seed by seed; with `again` those that are."""
+    done, again = {(row["seed"], row["pair"]) for row in rows}, getattr(options, "again", False)
     for seed, pair in itertools.product(range(options.seeds), PAIRS):
-        if (seed, pair.name) not in done and any(pair.name == p or pair.name.startswith(f"{p}-") for p in options.pairs):
+        if ((seed, pair.name) in done) == again and any(pair.name == p or pair.name.startswith(f"{p}-") for p in options.pairs):
             yield seed, pair
 
 
@@ -312,14 +323,16 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="in the place of minutes")
     parser.add_argument("--precision", default="auto", help="of training, as pofx train has it")
     parser.add_argument("--images", type=int, default=2000, help="of each part")
+    parser.add_argument("--again", action="store_true", help="measure ours again in the rows that are there")
     parser.add_argument("--runs", type=Path, default=Path("runs/outliers"))
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "outliers.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = json.loads(options.out.read_text())["rows"] if options.out.is_file() else []
     for seed, pair in left(rows, options):
-        row = run(pair, seed, options)
-        rows.append(row)
+        at = next((k for k, row in enumerate(rows) if (row["pair"], row["seed"]) == (pair.name, seed)), len(rows))
+        row = run(pair, seed, options, rows[at] if at < len(rows) else None)
+        rows[at : at + 1] = [row]
         best = max(row["peers"], key=lambda name: row["peers"][name]["auroc"])
         print(
             f"{pair.name} seed {seed}: default {row['found']['default']['auroc']:.4f}, best peer {best} {row['peers'][best]['auroc']:.4f}",

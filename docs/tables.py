@@ -674,6 +674,7 @@ ASKED: dict[str, tuple[str, float | None]] = {
     "ir-solar": ("ir-solar: normal → 11 defects", 0.83),
     "digits": ("digits: nine classes → the tenth", 0.97),
     "fashion-shirt": ("fashion-mnist without shirts → shirts (near)", None),
+    "clothes": ("fashion-mnist without trousers, sandals, bags or boots → those", None),
 }
 
 
@@ -777,7 +778,8 @@ def outlier_variants(results: Path) -> str:
     if not rows:
         return missing(VARIANTS)
     pairs = {
-        name: [row for row in rows if row["pair"] == name or (name == "digits" and row["pair"].startswith("digits-"))] for name in ASKED
+        name: [row for row in rows if row["pair"] == name or (name in ("digits", "clothes") and row["pair"].startswith(f"{name}-"))]
+        for name in ASKED
     }
     pairs = {name: own for name, own in pairs.items() if own}
     head = ["AUROC", *(ASKED[name][0] for name in pairs)]

@@ -268,8 +268,9 @@ def toy_table(values: Tensor) -> Table:
 
 def test_the_score_is_two_sided_and_one_voice_a_group() -> None:
     normal = torch.randn(300, 4, generator=torch.Generator().manual_seed(0), dtype=torch.double)
-    odd = _oddness.fit(toy_table(normal))
-    assert odd.groups == ("likelihood", "pixels")
+    odd, normal_names = _oddness.fit(toy_table(normal)), toy_table(normal).names
+    assert odd.names == ("likelihood", "pixels") and [d.names for d in odd.groups] == [normal_names[:2], normal_names[2:]]
+    assert {d.names for d in odd.choices} == {(a, b) for a in normal_names[:2] for b in normal_names[2:]}
     eye = 6 * torch.eye(4, dtype=torch.double)
     middle = float(odd(toy_table(normal)).median())
     for sign in (1, -1):
@@ -291,7 +292,7 @@ def test_known_outliers_choose_what_counts() -> None:
     known[:, 2:] += 2
     table = toy_table(normal)
     picked, tried = _oddness.choose(_oddness.fit(table), table, toy_table(known))
-    assert picked.groups == ("pixels",)
+    assert picked.names == ("pixels",) and not picked.choices
     assert set(tried) == {"likelihood+pixels", "likelihood", "pixels"} and tried["pixels"] == max(tried.values())
 
 

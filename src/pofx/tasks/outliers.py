@@ -258,7 +258,7 @@ class Alarm:
         found = verdicts(
             weighed.ids, weighed.score, self.scores, shown, alpha=alpha, guarantee=guarantee, fdr=fdr, stream=stream, seed=self.known.seed
         )
-        used = self.oddness.groups or tuple(STATISTICS[n].group for n in self.names[:1])
+        used = self.oddness.names or tuple(STATISTICS[n].group for n in self.names[:1])
         return replace(found, used=used, tried=self.tried, tiles=self.tiles)
 
     def judge(
