@@ -56,7 +56,7 @@ class Neighbours:
         """
         from sklearn.decomposition import PCA
 
-        pca = PCA(min(COMPONENTS, *z.shape), svd_solver="auto", random_state=seed).fit(z.float().numpy())
+        pca = PCA(min(COMPONENTS, *z.shape), random_state=seed).fit(z.float().numpy())
         variance = pca.explained_variance_
         scale = np.maximum(variance, 1e-6 * float(variance.max()) + 1e-30) ** 0.25
         a, b = (F.normalize(torch.from_numpy(pca.transform(v.float().numpy()) / scale).float(), dim=1) for v in (z, test))
