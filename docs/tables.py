@@ -465,12 +465,18 @@ def samplers(results: Path, folder: Path = RECIPES) -> str:
     if not rows:
         return missing(f"pofx reproduce {names[0]}") + f"\n{note}"
     first = found[0][found[0]["expected"]["split"]]["samples"]
-    for row in found:
-        if given := row[row["expected"]["split"]]["samples"].get("of_the_asked_class"):
-            note += (
-                f"Of the samples of `{row['recipe']}`, {given['share']:.2%} ± {given['se']:.2%} get the label they were drawn for from that classifier, "
-                f"which gives {given['real']:.2%} of the real images their own (asked: ≥ 97 %). "
-            )
+    told = {
+        row["recipe"]: given
+        for row in sorted(found, key=lambda row: row["recipe"])
+        if (given := row[row["expected"]["split"]]["samples"].get("of_the_asked_class"))
+    }
+    if told:
+        shares = ", ".join(f"{given['share']:.2%} ± {given['se']:.2%}" for given in told.values())
+        real = next(iter(told.values()))["real"]
+        note += (
+            f"Of the samples of {', '.join(f'`{name}`' for name in told)}, {shares} get the label they were drawn for from that classifier, "
+            f"which gives {real:.2%} of the real images their own (asked: ≥ 97 %)."
+        )
     note = (
         f"Precision, recall, density and coverage are shares of what training images get; {first['n']:,} samples against {first['n_reference']:,} "
         f"images of the test part, in {first['feature_dims']} features of a small classifier of the set's own labels (the JSON names it and its "
