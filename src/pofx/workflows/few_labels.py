@@ -269,18 +269,23 @@ def unlabelled(
 
 
 def figure(found: Efficiency) -> Figure:
-    """Test error over labels (or unlabelled images), both logarithmic; bars are the standard deviation over draws."""
+    """Test error over labels (or unlabelled images), both logarithmic; bars are the standard deviation over draws. Labels that were spread are dashed,
+    in the colour of what they were spread along."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     made = Figure(figsize=(7.4, 3.2), layout="constrained")
     axis = made.subplots()
     floor = 0.5 / found.test  # an error of none has no logarithm
-    for (name, points), color in zip(found.curves.items(), cycle(html.COLORS), strict=False):
+    along = {name: name.replace("spread-", "").replace("spread", "features") for name in found.curves}
+    colors = dict(zip(dict.fromkeys(along.values()), cycle(html.COLORS), strict=False))
+    for name, points in found.curves.items():
+        color, style = colors[along[name]], "-" if along[name] == name else "--"
         xs, ys = [p.at for p in points], [max(1 - p.mean, floor) for p in points]
         low = [min(p.sd or 0.0, e - floor / 2) for p, e in zip(points, ys, strict=True)]
+        high = [p.sd or 0.0 for p in points]
         axis.errorbar(
-            xs, ys, yerr=[low, [p.sd or 0.0 for p in points]], color=color, label=name, marker="o", markersize=4, capsize=3, linewidth=1.4
+            xs, ys, yerr=[low, high], color=color, linestyle=style, label=name, marker="o", markersize=4, capsize=3, linewidth=1.4
         )
     axis.set_xscale("log")
     axis.set_yscale("log")
