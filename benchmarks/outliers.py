@@ -263,10 +263,11 @@ def run(pair: Pair, seed: int, options: argparse.Namespace, before: dict[str, An
     oddness = _oddness.fit(measure(model, subset(data.valid, options.images), names, told))
     start = time.perf_counter()
     own = measure(model, inside, names, told)
+    base = oddness(own)
     seconds = time.perf_counter() - start
     calib = oddness(measure(model, subset(data.calib, options.images), names, told))
     tables = {kind: measure(model, images, names, told) for kind, images in outside.items()}
-    base, odd = oddness(own), {kind: oddness(t) for kind, t in tables.items()}
+    odd = {kind: oddness(t) for kind, t in tables.items()}
     flipped = TensorImages(everything(inside)[0].flip(-1))
     mirrored = quality(base.numpy(), oddness(measure(model, flipped, names, told)).numpy())["auroc"]
     found: dict[str, Any] = {"default": mean([quality(base.numpy(), s.numpy()) for s in odd.values()])}
@@ -275,6 +276,10 @@ def run(pair: Pair, seed: int, options: argparse.Namespace, before: dict[str, An
         found[name] = mean([quality(own.column(name).numpy(), t.column(name).numpy()) for t in tables.values()])
     spent = {key: before[key] if before else getattr(options, key) for key in ("minutes", "epochs")}
     if before:
+        if before["normal"] != len(inside):
+            raise SystemExit(
+                f"{pair.name}: the peers of the row saw {before['normal']} normal images, ours {len(inside)}; give --images {before['normal']}"
+            )
         found_by_peers = before["peers"]
     else:
         scale = data.space.levels - 1

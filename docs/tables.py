@@ -471,7 +471,7 @@ def samplers(results: Path, folder: Path = RECIPES) -> str:
         if (given := row[row["expected"]["split"]]["samples"].get("of_the_asked_class"))
     }
     if told:
-        shares = ", ".join(f"{given['share']:.2%} ± {given['se']:.2%}" for given in told.values())
+        shares = ", ".join(f"{given['share']:.2%} ± {given['se']:.2%} ({'met' if given['share'] >= 0.97 else 'missed'})" for given in told.values())
         real = next(iter(told.values()))["real"]
         note += (
             f"Of the samples of {', '.join(f'`{name}`' for name in told)}, {shares} get the label they were drawn for from that classifier, "
@@ -560,10 +560,14 @@ def _recipe(row: Row) -> list[str]:
 
 
 def changed(row: Row) -> str:
-    """What the recipe says otherwise today than when the row was measured: learning rate and minutes."""
+    """What the recipe says otherwise today than when the row was measured: learning rate, minutes and images a step."""
     path = RECIPES / f"{row['recipe']}.toml"
     now = tomllib.loads(path.read_text(encoding="utf-8"))["train"] if path.is_file() else {}
-    then = {"lr": row.get("settings", {}).get("lr"), "minutes": row.get("budget", {}).get("asked", {}).get("minutes")}
+    then = {
+        "lr": row.get("settings", {}).get("lr"),
+        "minutes": row.get("budget", {}).get("asked", {}).get("minutes"),
+        "batch_size": row.get("train", {}).get("batch_size"),
+    }
     return "".join(
         f"; made with {name} = {then[name]:g}, the recipe now has {now[name]:g}"
         for name in then
@@ -751,7 +755,7 @@ def outlier_quality(results: Path) -> str:
     rates = [row["images_per_second"] for row in every]
     budgets = [f"{min(b):g} to {max(b):g} {what}" if min(b) < max(b) else f"{min(b):g} {what}" for what, b in trained_for(every).items()]
     note = f"Mean ± standard deviation over seeds; models were trained for {' or '.join(budgets)}, or are those of results/weights. "
-    note += f"Scoring took {min(rates):.0f} to {max(rates):.0f} images/s on one thread of a busy machine; "
+    note += f"Statistics and score took {min(rates):.0f} to {max(rates):.0f} images/s on one thread of a busy machine; "
     note += f"{measured(read(results / 'outliers.json') | {'rows': every})}."
     return markdown(head, rows, 2) + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
 

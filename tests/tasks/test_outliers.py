@@ -286,6 +286,24 @@ def test_the_score_is_two_sided_and_one_voice_a_group() -> None:
     assert torch.equal(alone(Table(("pixels_distance",), normal[:, :1], [])), normal[:, 0])
 
 
+def test_evidence_that_never_varies_drowns_nothing() -> None:
+    values = torch.randn(200, 4, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    values[:, 2:] = 7.0
+    score = _oddness.fit(toy_table(values))(toy_table(values))
+    assert score.abs().max() < 100 and len(score.unique()) == 200
+
+
+def test_kernels_are_of_all_places_and_choices_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_oddness, "POINTS", 100)
+    monkeypatch.setattr(_oddness, "CHOICES", 3)
+    values = torch.randn(200, 4, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    values[1::2] += 50  # tiles of an image lie side by side
+    odd = _oddness.fit(toy_table(values))
+    assert len(odd.choices) == 3 and all(len(d.points) == 100 for d in odd.groups)
+    score = odd(toy_table(values))
+    assert abs(float(score[::2].mean() - score[1::2].mean())) < 0.5
+
+
 def test_known_outliers_choose_what_counts() -> None:
     g = torch.Generator().manual_seed(0)
     normal, known = torch.randn(200, 4, generator=g, dtype=torch.double), torch.randn(30, 4, generator=g, dtype=torch.double)

@@ -180,7 +180,7 @@ def test_features_of_a_layer_where_a_model_has_no_codes(tmp_path: Path) -> None:
 
 
 def test_labels_spread_to_where_no_label_is() -> None:
-    """Two rings, one label on each: a straight line cannot part them, the graph does, and the labels of others are not read."""
+    """Two rings, one label on each: enough for the graph and not for a line, and the labels of others are not read."""
     angle = torch.linspace(0, 2 * torch.pi, 61)[:-1]
     circle = torch.stack([angle.cos(), angle.sin()], 1)
     z, y = torch.cat([circle, 3 * circle]), torch.tensor([0, 1]).repeat_interleave(60)
@@ -191,7 +191,14 @@ def test_labels_spread_to_where_no_label_is() -> None:
     hidden = y.clone()
     hidden[torch.arange(120) % 60 != 0] = 0
     assert graph.spread(hidden, y, torch.tensor([0, 60])).mean == 1.0
-    assert linear(z[[0, 60], :2], y[[0, 60]], z[:, :2], y).accuracy.mean < 0.9
+    assert linear(z[[0, 60]], y[[0, 60]], z, y).accuracy.mean < 0.95
+    with pytest.raises(InputError, match="of one class"):
+        graph.spread(y, y, torch.tensor([0, 1]))
+    with pytest.raises(InputError, match="same for all"):
+        Neighbours.of(torch.ones(9, 3), torch.ones(2, 3))
+    noise = torch.randn(30, 2048, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match="10 of 10 training images are near no other"):
+        Neighbours.of(noise[:10], noise[10:])
 
 
 def test_spreading_is_the_closed_form_of_zhou() -> None:
@@ -213,7 +220,8 @@ def test_spreading_is_the_closed_form_of_zhou() -> None:
 
 def test_probe_spreads_labels_along_features_and_pixels(vae: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert main(["probe", str(vae), "digits", *"--labels 20 --draws 2 --scratch-steps 0 --spread --json --quiet".split()]) == 0
+    assert main(["probe", str(vae), "digits", *"--labels 20,all --draws 2 --scratch-steps 0 --spread --json --quiet".split()]) == 0
     found = json.loads(capsys.readouterr().out)["curves"]
     assert set(found) == {"features", "pixels", "spread", "spread-pixels"}
+    assert len(found["spread"]) == 1 and len(found["features"]) == 2  # all have labels: nothing to spread
     assert found["spread-pixels"][0]["accuracy"] > found["pixels"][0]["accuracy"] + 0.03  # the other images help

@@ -7,8 +7,8 @@
 
 A density is two-sided: what is too cheap, too simple or too near is as odd as its opposite. Groups (likelihood, code, pixels, critic) are
 different witnesses, and each has one voice however many statistics it has: ten weak ones do not drown a strong one. What witnesses say alone is half;
-the other half is whether they agree: an image may be as cheap as normal ones are and as far from them as normal ones are, but not both at once.
-One density of all statistics would ask both and has too many dimensions. Kernels follow the cloud where the statistics are not normal; their common
+the other half is whether they agree: an image may be as cheap as some normal image is and as far from the others as another is, and no normal image
+is both. One density of all statistics would ask both and has too many dimensions. Kernels follow the cloud where the statistics are not normal; their common
 shape S has few numbers, so that some 60 images are enough. Nothing here sees a calibration image.
 """
 
@@ -28,6 +28,7 @@ from pofx.tasks._statistics import STATISTICS, Table
 FEWEST = 5  # images of a stats split
 POINTS = 1000  # of them that are kernels
 BANDWIDTHS = tuple(0.1 * 2 ** (k / 2) for k in range(10))  # 0.1 … 2.3
+CHOICES = 100  # of statistics, one a group; where there are more, as many of them at random
 BLOCK = 256
 
 
@@ -55,7 +56,8 @@ class Density:
         """Of statistics `(n, k)` of normal images."""
         from sklearn.covariance import LedoitWolf
 
-        values = values[:: -(-len(values) // POINTS)].double()
+        few = torch.randperm(len(values), generator=torch.Generator().manual_seed(0))[:POINTS].sort().values  # of tiles too, all places
+        values = values[few].double()
         mean, scale = values.mean(0), values.std(0, correction=0)
         scale = torch.where(scale > 1e-9 * (1 + mean.abs()), scale, 1.0)  # one that never varies is odd by any change
         covariance = torch.from_numpy(LedoitWolf(assume_centered=True).fit(((values - mean) / scale).numpy()).covariance_)
@@ -65,7 +67,8 @@ class Density:
         apart = _squared(points, points).fill_diagonal_(torch.inf)
         h = max(BANDWIDTHS, key=lambda h: float(_log_density(apart, h, len(names)).mean()))
         own = -_log_density(apart, h, len(names))
-        return cls(tuple(names), mean, whiten, points, h, float(own.mean()), float(own.std()) or 1.0)
+        center, spread = float(own.mean()), float(own.std())
+        return cls(tuple(names), mean, whiten, points, h, center, spread if spread > 1e-9 * (1 + abs(center)) else 1.0)
 
     def __call__(self, values: Tensor) -> Tensor:
         """`(m, k)` → `(m,)`: 0 on average over normal images, larger where odder, in their standard deviations."""
@@ -131,8 +134,9 @@ def fit(stats: Table) -> Oddness:
 
 def _together(groups: Sequence[Density], stats: Table) -> Oddness:
     """Groups, and one statistic of each, in every choice."""
-    several = product(*(d.names for d in groups)) if len(groups) > 1 else ()
-    return Oddness(tuple(groups), tuple(Density.fit(names, stats.of(names)) for names in several))
+    several = list(product(*(d.names for d in groups))) if len(groups) > 1 else []
+    few = torch.randperm(len(several), generator=torch.Generator().manual_seed(0))[:CHOICES].sort().values.tolist()
+    return Oddness(tuple(groups), tuple(Density.fit(several[k], stats.of(several[k])) for k in few))
 
 
 def choose(oddness: Oddness, stats: Table, known: Table) -> tuple[Oddness, dict[str, float]]:

@@ -10,11 +10,12 @@ For each number of labels, `draws` balanced choices of the labelled images (`Spl
     spread-pixels the same along the nearest pixels
 
 A point is the mean over draws, with their standard deviation: draws of few labels differ by more than test images do. Labels choose nothing else:
-every setting is fixed before, and C is cross-validated among the labelled images.
+C is cross-validated among the labelled images, and every other setting is fixed before. Where all images have labels there is nothing to spread.
 """
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -172,6 +173,8 @@ def few_labels(
     curves: dict[str, list[Point]] = {method: [] for method in methods}
     for n, choices in rows.items():
         for method in methods:
+            if method in graphs and n == len(y):
+                continue
             found = []
             for draw, chosen in enumerate(choices):
                 say(f"{n} labels, {method}, draw {draw + 1} of {len(choices)}")
@@ -277,7 +280,7 @@ def figure(found: Efficiency) -> Figure:
     made = Figure(figsize=(7.4, 3.2), layout="constrained")
     axis = made.subplots()
     floor = 0.5 / found.test  # an error of none has no logarithm
-    along = {name: name.replace("spread-", "").replace("spread", "features") for name in found.curves}
+    along = {name: SPREAD.get(name, re.sub("^spread of ", "features of ", name)) for name in found.curves}
     colors = dict(zip(dict.fromkeys(along.values()), cycle(html.COLORS), strict=False))
     for name, points in found.curves.items():
         color, style = colors[along[name]], "-" if along[name] == name else "--"
@@ -303,12 +306,12 @@ def figure(found: Efficiency) -> Figure:
 
 def rows(found: Efficiency) -> list[list[str]]:
     """A row for each size: accuracies as mean ± standard deviation over draws, in percent."""
-    sizes = [p.at for p in next(iter(found.curves.values()))]
+    sizes = sorted({p.at for points in found.curves.values() for p in points})
 
-    def cell(p: Point) -> str:
-        return f"{100 * p.mean:.2f}" + ("" if p.sd is None else f" ± {100 * p.sd:.2f}")
+    def cell(p: Point | None) -> str:
+        return "–" if p is None else f"{100 * p.mean:.2f}" + ("" if p.sd is None else f" ± {100 * p.sd:.2f}")
 
-    return [[f"{n:,}", *(cell(points[i]) for points in found.curves.values())] for i, n in enumerate(sizes)]
+    return [[f"{n:,}", *(cell({p.at: p for p in points}.get(n)) for points in found.curves.values())] for n in sizes]
 
 
 def caption(found: Efficiency) -> str:
