@@ -471,7 +471,9 @@ def samplers(results: Path, folder: Path = RECIPES) -> str:
         if (given := row[row["expected"]["split"]]["samples"].get("of_the_asked_class"))
     }
     if told:
-        shares = ", ".join(f"{given['share']:.2%} ± {given['se']:.2%} ({'met' if given['share'] >= 0.97 else 'missed'})" for given in told.values())
+        shares = ", ".join(
+            f"{given['share']:.2%} ± {given['se']:.2%} ({'met' if given['share'] >= 0.97 else 'missed'})" for given in told.values()
+        )
         real = next(iter(told.values()))["real"]
         note += (
             f"Of the samples of {', '.join(f'`{name}`' for name in told)}, {shares} get the label they were drawn for from that classifier, "
