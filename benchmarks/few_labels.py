@@ -44,16 +44,20 @@ def probes(a: argparse.Namespace, data: Data, found: list[Any], keep: Callable[[
         row = next((row for row in found if row["asked"] == name), None)
         first = not found or row is found[0]  # pixels do not depend on the run
         run, _, layer = name.partition("@")
+        lacking: dict[str, list[int]] = {}
         for method in ("features", "spread", *(("pixels", "spread-pixels") if first else ())):
             there = [point["at"] for point in row["curves"].get(method, [])] if row else []
-            sizes = [
-                n for n in wanted if n not in there and (n < len(data.train) or method not in SPREAD)
-            ]  # all have labels: nothing to spread
+            there += [len(data.train)] if method in SPREAD else []  # all have labels: nothing to spread
+            lacking[method] = [n for n in wanted if n not in there]
+        if not any(lacking.values()):
+            continue
+        model = load_model(run)
+        images = data if data.space == model.space else load_data(**read_run(run).data["spec"])
+        asked = (layer and f"@{layer}") or None
+        for method, sizes in lacking.items():
             if not sizes:
                 continue
-            model, since = load_model(run), time.perf_counter()
-            images = data if data.space == model.space else load_data(**read_run(run).data["spec"])
-            asked = (layer and f"@{layer}") or None
+            since = time.perf_counter()
             made = few_labels(
                 model, images, sizes=sizes, draws=a.draws, layer=asked, methods=(method,), cluster=row is None, say=say
             ).to_json()

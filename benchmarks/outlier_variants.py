@@ -29,12 +29,13 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from _record import machine, write
-from outliers import Pair, left, mean, normal_images, quality
+from outliers import Pair, folder_of, learn, left, mean, normal_images, quality
 from torch import Tensor
 
 import pofx
@@ -99,9 +100,9 @@ def left_out(train: Tensor, reference: Reference) -> Tensor:
 
 def variants(pair: Pair, seed: int, runs: Path, images: int, minutes: float) -> dict[str, Any]:
     data = pofx.load_data(pair.data, **pair.load)
-    folder = ROOT / "results" / "weights" / pair.weights if pair.weights else runs / f"{pair.name}-{seed}"
+    folder = folder_of(pair, seed, runs)
     if not folder.exists():
-        pofx.train(pofx.catalog.get(pair.model)(data.space, **pair.settings), data, out=folder, minutes=minutes, seed=seed, threads=1)
+        learn(pair, data, folder, seed, minutes=minutes)
     model = pofx.load(folder)
     told = refer(model, data.train, Known())
     assert told.pixels is not None
@@ -115,6 +116,9 @@ def variants(pair: Pair, seed: int, runs: Path, images: int, minutes: float) -> 
     valid = table(subset(data.valid, images))
     inside = table(subset(normal_images(pair, data), images, seed=seed))
     outside = [table(subset(some, images, seed=seed)) for some in pair.outliers(data).values()]
+
+    def told_by(v: Tensor) -> Table:
+        return Table(tuple(names[:-1]), v[:, :-1], [])
 
     def auroc(score: Score) -> float:
         base = score(inside).numpy()
@@ -141,18 +145,11 @@ def variants(pair: Pair, seed: int, runs: Path, images: int, minutes: float) -> 
         return score
 
     whole = Density.fit(names[:-1], valid[:, :-1])
-    both = fit(Table(tuple(names[:-1]), valid[:, :-1], []))
-
-    def default(v: Tensor) -> Tensor:
-        return both(Table(tuple(names[:-1]), v[:, :-1], []))
-
-    def choices(v: Tensor) -> Tensor:
-        return torch.stack([d(v[:, [names.index(name) for name in d.names]]) for d in both.choices]).mean(0)
-
+    default = fit(told_by(valid))
     found = {
-        "default": default,
+        "default": lambda v: default(told_by(v)),
         "groups alone": summed(),
-        "choices alone": choices,
+        "choices alone": lambda v: replace(default, groups=())(told_by(v)),
         "residual only": summed(pixels=PIXELS[:1]),
         "distance only": summed(pixels=PIXELS[1:]),
         "raw distance": summed(pixels=[RAW]),

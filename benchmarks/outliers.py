@@ -244,15 +244,24 @@ def normal_images(pair: Pair, data: pofx.data.Data) -> Images:
     return data.test.select(np.flatnonzero(np.isin(y.numpy(), kept) if kept else ~np.isin(y.numpy(), dropped)))
 
 
+def folder_of(pair: Pair, seed: int, runs: Path) -> Path:
+    """Of the model of a pair: stored weights, or a run."""
+    return ROOT / "results" / "weights" / pair.weights if pair.weights else runs / f"{pair.name}-{seed}"
+
+
+def learn(pair: Pair, data: pofx.data.Data, folder: Path, seed: int, **budget: Any) -> None:
+    """Train the model of a pair into `folder`; budget and precision are those of `pofx.train`."""
+    pofx.train(pofx.catalog.get(pair.model)(data.space, **pair.settings), data, out=folder, seed=seed, threads=1, **budget)
+
+
 def run(pair: Pair, seed: int, options: argparse.Namespace, before: dict[str, Any] | None = None) -> dict[str, Any]:
     """A row; `before`: that of the same pair and seed, whose model and peers stay."""
     peer_version = before["pyod"] if before else installed()
     data = pofx.load_data(pair.data, **pair.load)
-    folder = ROOT / "results" / "weights" / pair.weights if pair.weights else options.runs / f"{pair.name}-{seed}"
+    folder = folder_of(pair, seed, options.runs)
     if not pair.weights and not before:
-        model = pofx.catalog.get(pair.model)(data.space, **pair.settings)
         budget = {"epochs": options.epochs} if options.epochs else {"minutes": options.minutes}
-        pofx.train(model, data, out=folder, **budget, seed=seed, threads=1, precision=options.precision)
+        learn(pair, data, folder, seed, **budget, precision=options.precision)
     model = pofx.load(folder)
     normal = normal_images(pair, data)
     # Seeds take other images where there are more than are asked for
@@ -307,9 +316,9 @@ def run(pair: Pair, seed: int, options: argparse.Namespace, before: dict[str, An
     }
 
 
-def left(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> Iterator[tuple[int, Pair]]:
+def left(rows: Sequence[dict[str, Any]], options: argparse.Namespace, again: bool = False) -> Iterator[tuple[int, Pair]]:
     """Seeds and pairs that were asked for and are not in the file, seed by seed; with `again` those that are."""
-    done, again = {(row["seed"], row["pair"]) for row in rows}, getattr(options, "again", False)
+    done = {(row["seed"], row["pair"]) for row in rows}
     for seed, pair in itertools.product(range(options.seeds), PAIRS):
         if ((seed, pair.name) in done) == again and any(pair.name == p or pair.name.startswith(f"{p}-") for p in options.pairs):
             yield seed, pair
@@ -334,7 +343,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = json.loads(options.out.read_text())["rows"] if options.out.is_file() else []
-    for seed, pair in left(rows, options):
+    for seed, pair in left(rows, options, options.again):
         at = next((k for k, row in enumerate(rows) if (row["pair"], row["seed"]) == (pair.name, seed)), len(rows))
         row = run(pair, seed, options, rows[at] if at < len(rows) else None)
         rows[at : at + 1] = [row]

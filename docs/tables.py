@@ -690,12 +690,17 @@ ASKED: dict[str, tuple[str, float | None]] = {
 }
 
 
+def of_pair(rows: list[Row], name: str) -> list[Row]:
+    """Those of a pair, or of every class that was left out."""
+    return [row for row in rows if row["pair"] == name or (name in ("digits", "clothes") and row["pair"].startswith(f"{name}-"))]
+
+
 def outlier_rows(results: Path) -> dict[str, list[list[Row]]]:
     """Name of ASKED → for each seed its rows: one, or one for each class that was left out."""
     rows: list[Row] = read(results / "outliers.json").get("rows", [])
     found: dict[str, list[list[Row]]] = {}
     for name in ASKED:
-        own = [row for row in rows if row["pair"] == name or (name == "digits" and row["pair"].startswith("digits-"))]
+        own = of_pair(rows, name)
         by_seed = [[row for row in own if row["seed"] == seed] for seed in sorted({row["seed"] for row in own})]
         found[name] = [part for part in by_seed if name != "digits" or len(part) == 10]
     return {name: seeds for name, seeds in found.items() if seeds}
@@ -789,10 +794,7 @@ def outlier_variants(results: Path) -> str:
     rows: list[Row] = read(results / "outlier-variants.json").get("rows", [])
     if not rows:
         return missing(VARIANTS)
-    pairs = {
-        name: [row for row in rows if row["pair"] == name or (name in ("digits", "clothes") and row["pair"].startswith(f"{name}-"))]
-        for name in ASKED
-    }
+    pairs = {name: of_pair(rows, name) for name in ASKED}
     pairs = {name: own for name, own in pairs.items() if own}
     head = ["AUROC", *(ASKED[name][0] for name in pairs)]
     labels = [label for label in rows[0]["auroc"] if not label.startswith("alone: ")]

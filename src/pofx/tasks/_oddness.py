@@ -56,8 +56,7 @@ class Density:
         """Of statistics `(n, k)` of normal images."""
         from sklearn.covariance import LedoitWolf
 
-        few = torch.randperm(len(values), generator=torch.Generator().manual_seed(0))[:POINTS].sort().values  # of tiles too, all places
-        values = values[few].double()
+        values = values[_some(len(values), POINTS)].double()  # of tiles too, all places
         mean, scale = values.mean(0), values.std(0, correction=0)
         scale = torch.where(scale > 1e-9 * (1 + mean.abs()), scale, 1.0)  # one that never varies is odd by any change
         covariance = torch.from_numpy(LedoitWolf(assume_centered=True).fit(((values - mean) / scale).numpy()).covariance_)
@@ -75,6 +74,11 @@ class Density:
         t = (values.double() - self.mean) @ self.whiten
         logs = [_log_density(_squared(part, self.points), self.bandwidth, len(self.names)) for part in t.split(BLOCK)]
         return (-torch.cat(logs) - self.center) / self.spread
+
+
+def _some(n: int, most: int) -> Tensor:
+    """Of 0 … n − 1 so many at random, the same ones each time, ascending."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:most].sort().values
 
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:
@@ -135,8 +139,8 @@ def fit(stats: Table) -> Oddness:
 def _together(groups: Sequence[Density], stats: Table) -> Oddness:
     """Groups, and one statistic of each, in every choice."""
     several = list(product(*(d.names for d in groups))) if len(groups) > 1 else []
-    few = torch.randperm(len(several), generator=torch.Generator().manual_seed(0))[:CHOICES].sort().values.tolist()
-    return Oddness(tuple(groups), tuple(Density.fit(several[k], stats.of(several[k])) for k in few))
+    few = [several[k] for k in _some(len(several), CHOICES).tolist()]
+    return Oddness(tuple(groups), tuple(Density.fit(names, stats.of(names)) for names in few))
 
 
 def choose(oddness: Oddness, stats: Table, known: Table) -> tuple[Oddness, dict[str, float]]:

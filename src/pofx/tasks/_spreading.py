@@ -39,12 +39,10 @@ class Neighbours:
     Attributes:
         within: `(n, n)` sparse weights, symmetric, none of an image with itself.
         across: `(n, m)` sparse: of training images to the test images that they are nearest to.
-        dims: of the features.
     """
 
     within: Any
     across: Any
-    dims: int
 
     @classmethod
     def of(cls, z: Tensor, test: Tensor, *, seed: int = 0) -> Neighbours:
@@ -77,7 +75,7 @@ class Neighbours:
             raise InputError(
                 f"{lone} of {len(a)} training images are near no other, so that no label can spread. Give more images, or leave out --spread."
             )
-        return cls(within, _weights(b, a, k).T.tocsr(), z.shape[1])
+        return cls(within, _weights(b, a, k).T.tocsr())
 
     def spread(self, y: Tensor, test_y: Tensor, labelled: Tensor) -> Mean:
         """Accuracy of test images where only the rows `labelled` of `y` `(n,)` are known; those that no label reaches count as the first class.
