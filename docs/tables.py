@@ -46,6 +46,12 @@ def number(value: float | None, form: str, unit: str = "") -> str:
     return "–" if value is None else f"{value:{form}}{unit}"
 
 
+def between(values: Iterable[float | None], form: str) -> str:
+    """The least and the most, such as "0.81 … 0.83"; one number where they read the same."""
+    known = sorted(value for value in values if value is not None)
+    return " … ".join(dict.fromkeys(f"{value:{form}}" for value in (known[:1] + known[-1:]))) or "–"
+
+
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
     """A table whose first columns hold words and the others numbers; a | within a cell is escaped."""
     align = ["---"] * words + ["--:"] * (len(head) - words)
@@ -387,14 +393,12 @@ def modes(results: Path) -> str:
     rows, seen = [], sorted(dict.fromkeys((row["data"], row["loss"]) for row in found["rows"]), key=lambda pair: pair[0])
     for data, loss in seen:
         own = [row for row in found["rows"] if (row["data"], row["loss"]) == (data, loss)]
-        near, modes = sorted(row["near"] for row in own), sorted(row["found"] for row in own)
-        spread = f"{near[0]:.1%}" if len(own) == 1 else f"{near[0]:.1%} … {near[-1]:.1%}"
-        hit = f"{modes[0]}" if modes[0] == modes[-1] else f"{modes[0]} … {modes[-1]}"
-        worst = {"model": loss, "near": near[0], "share_found": modes[0] / own[0]["modes"]}
+        near, hit = [row["near"] for row in own], [row["found"] for row in own]
+        worst = {"model": loss, "near": min(near), "share_found": min(hit) / own[0]["modes"]}
         seeds, steps = ("–", "–") if loss == "real" else (f"{len(own)}", f"{own[0]['steps']:,}")
-        rows.append([f"`{data}`", loss, seeds, steps, spread, f"{hit} of {own[0]['modes']}", asked("modes", worst)])
-    each = sorted(row["minutes"] for row in found["rows"] if "minutes" in row)
-    minutes = " … ".join(dict.fromkeys(f"{m:.1f}" for m in (each[0], each[-1])))
+        found_modes = f"{between(hit, 'd')} of {own[0]['modes']}"
+        rows.append([f"`{data}`", loss, seeds, steps, between(near, ".1%"), found_modes, asked("modes", worst)])
+    minutes = between((row.get("minutes") for row in found["rows"]), ".1f")
     note = (
         f"Steps are the generator's, of {found['batch']} points; {found['net']['layers']} layers of {found['net']['hidden']} units in either net, z in "
         f"{found['net']['latents']} dimensions; {minutes} minutes a run on one core beside other work; {measured(found)}."
@@ -427,62 +431,53 @@ def survival(results: Path) -> str:
 
 
 def samplers(results: Path, folder: Path = RECIPES) -> str:
-    """What `pofx reproduce` measured of samplers without a likelihood, seed by seed."""
-    found = [row for path in sorted(results.glob("*.json")) if (row := read(path)).get("expected", {}).get("metric") == "shares"]
-    head = [
-        "recipe",
-        "minutes",
-        "images seen",
-        "precision",
-        "recall",
-        "density",
-        "coverage",
-        "rarest class",
-        "Fréchet distance (real)",
-        "",
-        "",
-    ]
-    rows = []
-    for row in sorted(found, key=lambda row: row["recipe"]):
-        s, expected = row[row["expected"]["split"]]["samples"], row["expected"]
-        asked = row["budget"]["asked"].get("minutes")
-        short = f"; {row['minutes']:.0f} of {asked:g} minutes" if row["budget"]["shorter"] and asked else ""
+    """What `pofx reproduce` measured of samplers without a likelihood: a row for each recipe, the least and the most of its seeds."""
+    found: dict[tuple[str, float | None], list[Row]] = {}  # recipe, and minutes where they are fewer than it has
+    for path in sorted(results.glob("*.json")):
+        row = read(path)
+        if row.get("expected", {}).get("metric") == "shares":
+            budget, name = row["budget"], re.sub(r"-seed\d+$", "", row["recipe"])
+            found.setdefault((name, budget["given"].get("minutes") if budget["shorter"] else None), []).append(row)
+    names = [path.stem for path in sorted(folder.glob("*.toml")) if 'metric = "shares"' in path.read_text(encoding="utf-8")]
+    left = [f"`{name}`" for name in names if name not in {recipe for recipe, _ in found}]
+    note = f"Not run, or not recorded: {', '.join(left)}." if left else ""
+    if not found:
+        return missing(f"pofx reproduce {names[0]}") + (f"\n{note}\n" if note else "")
+    scores = ("precision", "recall", "density", "coverage")
+    head = ["recipe", "seeds", "minutes", "images seen", *scores, "rarest class", "Fréchet distance (real)", "least share asked", ""]
+    rows, told = [], []
+    for (name, minutes), own in sorted(found.items(), key=lambda pair: (pair[0][0], pair[0][1] is not None)):
+        own.sort(key=lambda row: row["train"]["seed"])
+        expected, drawn = own[0]["expected"], [row[row["expected"]["split"]]["samples"] for row in own]
+        failed = [str(row["train"]["seed"]) for row in own if not row["met"]]
+        verdict = "met" if not failed else "missed" if len(failed) == len(own) else f"missed by seed {', '.join(failed)}"
+        short = "" if minutes is None else f"; {minutes:g} of {own[0]['budget']['asked']['minutes']:g} minutes"
         rows.append(
             [
-                f"`{row['recipe']}`",
-                number(row.get("minutes"), ".1f"),
-                number(row.get("images"), ",d"),
-                *(number(s["shares"][name], ".2f") for name in ("precision", "recall", "density", "coverage")),
-                number(s.get("least_class_share"), ".1%"),
-                f"{s['frechet']:.1f} ({s['frechet_of_real_images']:.1f})",
+                f"`{name}`",
+                ", ".join(str(row["train"]["seed"]) for row in own),
+                between((row.get("minutes") for row in own), ".1f"),
+                between((row.get("images") for row in own), ",d"),
+                *(between((s["shares"][score] for s in drawn), ".2f") for score in scores),
+                between((s.get("least_class_share") for s in drawn), ".1%"),
+                f"{between((s['frechet'] for s in drawn), '.1f')} ({between((s['frechet_of_real_images'] for s in drawn), '.1f')})",
                 f"≥ {expected['at_least']:g}",
-                ("met" if row["met"] else "missed") + short + changed(row),
+                verdict + short + changed(own[0]),
             ]
         )
-    names = [path.stem for path in sorted(folder.glob("*.toml")) if 'metric = "shares"' in path.read_text(encoding="utf-8")]
-    left = [f"`{name}`" for name in names if name not in {row["recipe"] for row in found}]
-    note = f"Not run, or not recorded: {', '.join(left)}.\n" if left else ""
-    if not rows:
-        return missing(f"pofx reproduce {names[0]}") + f"\n{note}"
-    first = found[0][found[0]["expected"]["split"]]["samples"]
-    told = {
-        row["recipe"]: given
-        for row in sorted(found, key=lambda row: row["recipe"])
-        if (given := row[row["expected"]["split"]]["samples"].get("of_the_asked_class"))
-    }
-    if told:
-        shares = ", ".join(
-            f"{given['share']:.2%} ± {given['se']:.2%} ({'met' if given['share'] >= 0.97 else 'missed'})" for given in told.values()
-        )
-        real = next(iter(told.values()))["real"]
-        note += (
-            f"Of the samples of {', '.join(f'`{name}`' for name in told)}, {shares} get the label they were drawn for from that classifier, "
-            f"which gives {real:.2%} of the real images their own (asked: ≥ 97 %)."
-        )
+        given = [s["of_the_asked_class"] for s in drawn if s.get("of_the_asked_class")]
+        if given:
+            shares = ", ".join(f"{g['share']:.2%} ± {g['se']:.2%} ({'met' if g['share'] >= 0.97 else 'missed'})" for g in given)
+            told.append(
+                f"Of the samples of `{name}`, {shares} get the label they were drawn for from that classifier, which gives "
+                f"{given[0]['real']:.2%} of the real images their own (asked: ≥ 97 %)."
+            )
+    first = next(iter(found.values()))[0]
+    first = first[first["expected"]["split"]]["samples"]
     note = (
-        f"Precision, recall, density and coverage are shares of what training images get; {first['n']:,} samples against {first['n_reference']:,} "
-        f"images of the test part, in {first['feature_dims']} features of a small classifier of the set's own labels (the JSON names it and its "
-        f"hash); uint8, not resized. {note}"
+        f"The least and the most of the seeds. Precision, recall, density and coverage are shares of what training images get; {first['n']:,} samples "
+        f"against {first['n_reference']:,} images of the test part, in {first['feature_dims']} features of a small classifier of the set's own labels "
+        f"(the JSON names it and its hash); uint8, not resized. {' '.join([note, *told])}"
     )
     return markdown(head, rows) + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
 
