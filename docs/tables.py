@@ -407,6 +407,23 @@ def modes(results: Path) -> str:
     return markdown(head, rows, words=2) + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
 
 
+def dcgan_batch(results: Path) -> str:
+    """Which batch is the plain DCGAN's best, of `benchmarks/dcgan_batch.py`."""
+    found = read(results / "dcgan-batch.json")
+    if not found.get("rows"):
+        return missing("python benchmarks/dcgan_batch.py --runs runs/dcgan-batch --out results/dcgan-batch.json")
+    batches, rows = sorted({row["batch"] for row in found["rows"]}), []
+    for name in dict.fromkeys(row["recipe"] for row in found["rows"]):
+        own = {row["batch"]: f"{row['frechet']:.1f} ({row['images'] / 1000:.0f}k)" for row in found["rows"] if row["recipe"] == name}
+        rows.append([f"`{name}`", *(own.get(batch, "–") for batch in batches)])
+    minutes = between((row["minutes"] for row in found["rows"]), ".0f")
+    note = (
+        f"Fréchet distance of {found['n']:,} samples to the {found['split']} part after {minutes} minutes (and how many images were seen), by images "
+        f"a step; seed {found['seed']}; {measured(found)}."
+    )
+    return markdown(["recipe", *map(str, batches)], rows) + "\n" + textwrap.fill(note, 140, break_on_hyphens=False) + "\n"
+
+
 def survival(results: Path) -> str:
     """Which game is stable, of `benchmarks/survival.py`."""
     found = read(results / "survival.json")
@@ -1206,6 +1223,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     },
     "adversarial": {
         "recipes": samplers,
+        "batch": dcgan_batch,
         "modes": modes,
         "survival": survival,
         "throughput": throughput_gan,

@@ -12,7 +12,7 @@ import functools
 import importlib.util
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -309,13 +309,17 @@ def flags(settings: tuple[Setting, ...]) -> Iterator[tuple[str, Any, str | None,
             continue
         names = (*setting.choices, "none") if setting.default == "none" else tuple(setting.choices)
         yield setting.name, Literal[names], setting.default, setting.help
-        merged: dict[str, tuple[Any, list[str], str | None, str]] = {}
+        merged: dict[str, dict[str, Setting]] = {}
         for choice, (_, fields) in setting.choices.items():
             for f in fields:
-                hint, users, _, _ = merged.get(f.name, (f.hint, [], None, ""))
-                merged[f.name] = (hint if hint == f.hint else hint | f.hint, [*users, choice], f.default, f.help)
-        for name, (hint, users, default, text) in merged.items():
-            yield f"{setting.name}.{name}", hint, default, f"{text} ({', '.join(users)})".strip()
+                merged.setdefault(f.name, {})[choice] = f
+        for name, by in merged.items():
+            hints, defaults, texts = ([getattr(f, part) for f in by.values()] for part in ("hint", "default", "help"))
+            users = ", ".join(
+                by if len(set(defaults)) == 1 else (f"{choice}: {default}" for choice, default in zip(by, defaults, strict=True))
+            )
+            hint = functools.reduce(operator.or_, hints) if any(h != hints[0] for h in hints) else hints[0]
+            yield f"{setting.name}.{name}", hint, defaults[0] if len(set(defaults)) == 1 else None, f"{texts[-1]} ({users})".strip()
 
 
 class Unchecked:
@@ -334,11 +338,14 @@ def is_flag(hint: Any) -> bool:
 
 
 LOSSES = "pofx.models.adversarial.losses"
+# Defaults for one or two numbers in the place of an image. With λ = 10 the critic's slope cannot pass through 0, and so not turn round once the
+# generator has gone past the data; its authors took 0.1 for such toys too.
+ON_DENSITIES = {"WassersteinGP": {"penalty": 0.1}}
 
 
 @cache
 def loss_setting() -> Setting:
-    """--loss and its settings: of the one file that holds the losses, so that help need not read all models."""
+    """--loss of a game on known densities, and its settings: of the one file that holds the losses, so that help need not read all models."""
     where = source(LOSSES)
     root, choices = where.find("Loss"), {}
     for node in where.tree.body:
@@ -346,5 +353,19 @@ def loss_setting() -> Setting:
             found = Definition(where, node)
             abstract = any(isinstance(base, ast.Name) and base.id == "ABC" for base in node.bases)
             if not abstract and root is not None and any(base.node is root.node for base in _bases(found)):
-                choices[kebab(node.name)] = (node.name, _fields(found))
+                own = ON_DENSITIES.get(node.name, {})
+                choices[kebab(node.name)] = (
+                    node.name,
+                    tuple(replace(f, default=str(own[f.name])) if f.name in own else f for f in _fields(found)),
+                )
     return Setting("loss", None, None, "the game that is played; non-saturating by default", choices)
+
+
+def game_loss(values: dict[str, Any]) -> dict[str, Any]:
+    """What was typed of `loss_setting`, as `gather` returns it, with its own defaults.
+
+    >>> game_loss({"loss": "wasserstein-gp"})
+    {'loss': {'type': 'WassersteinGP', 'penalty': 0.1}}
+    """
+    found = gather((loss_setting(),), values)
+    return {name: {"type": loss["type"]} | ON_DENSITIES.get(loss["type"], {}) | loss for name, loss in found.items()}

@@ -30,6 +30,7 @@ def test_a_game_with_a_loss_and_its_settings(ask: Ask, tmp_path: Path) -> None:
     game = found["game"]
     assert (game["loss"], game["settings"]["penalty"], game["critic_steps"], game["steps"]) == ("WassersteinGP", 3.0, 2, 2)
     assert game["value"] is None and game["transport"] is not None
+    assert ask("equilibrium", "--steps", 1, "--loss", "wasserstein-gp")["game"]["settings"]["penalty"] == 0.1  # 10 is for images
     game = ask("equilibrium", "--steps", 2, "--smoothing", 0.1, "--animation", tmp_path / "a.gif")["game"]
     assert (game["loss"], game["settings"]) == ("NonSaturating", {"smoothing": 0.1}) and game["gap"] >= 0
     assert (tmp_path / "a.gif").exists()
@@ -41,7 +42,22 @@ def test_text_for_a_person(capsys: pytest.CaptureFixture[str]) -> None:
     assert "-1.163451 nats" in out and "JSD" in out and "-o equilibrium.html" in out
 
 
+def test_a_game_that_has_not_arrived_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["equilibrium", "--q", "normal(6,1)", "--steps", "1", "--loss", "wasserstein"]) == 0
+    out = capsys.readouterr().out
+    assert "has not arrived" in out and "Wasserstein-1 distance is at least" in out
+
+
+def test_a_flag_that_losses_share_names_the_default_of_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["equilibrium", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "(wasserstein-gp: 1.0, relativistic: 0.25)" in told and "λ. (wasserstein-gp) [default: 0.1]" in told
+
+
 def test_refusals(refuse: Refuse) -> None:
+    assert "--exact plays none" in refuse("equilibrium", "--exact", "--loss", "hinge")
+    assert "differ" in refuse("equilibrium", "--smoothing", 0.1, "--loss.smoothing", 0.2)
+    assert "density" in refuse("equilibrium", "--p", "", "--exact")
     assert "Did you mean 'normal'" in refuse("equilibrium", "--p", "nromal(0,1)", "--exact")
     assert "normal2(mx, my, sd)" in refuse("equilibrium", "--p", "ring(8,2,0.1)", "--q", "normal(0,1)", "--exact")
     assert "--exact" in refuse("equilibrium", "--q", "0.5*normal(-1,1) + 0.5*normal(1,1)", "--steps", 2)

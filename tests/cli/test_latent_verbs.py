@@ -205,6 +205,17 @@ def test_edit_of_a_gan(
     assert "without a condition" in refuse("edit", run, "--discover", "sefa", "--label", "3")
 
 
+def test_samples_of_a_view_of_images_are_given_images(ask: Ask, refuse: Refuse, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "half"
+    size = ("--channels", 4, "--latents", 2, "--stages", 1)
+    assert main([*map(str, ("train", "gan", "digits", "--out", run, "--given", "half", "--steps", 2, "--quiet", *size))]) == 0
+    for tokens in (("interpolate", run, "--samples", "3,8"), ("edit", run, "--discover", "pca"), ("traverse", run)):
+        assert "--like digits:test" in refuse(*tokens)
+        assert ask(*tokens, "--like", "digits:test")["run"] == str(run)
+    assert "--like digits:test" in _text(capsys, "edit", run, "--discover", "sefa", "--like", "digits:test")  # the line to paste has it too
+    assert ask("edit", run, "--samples", "0-3", "--add", "sefa-1=2", "--like", "digits:test")["n"] == 4
+
+
 def test_truncated_samples_say_so(runs: Path, ask: Ask, refuse: Refuse, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for run in ("gan", "vae"):
         facts = ask("sample", runs / run, "-n", 4, "--truncation", 0.5, "-o", tmp_path / f"{run}.npy")
@@ -213,7 +224,8 @@ def test_truncated_samples_say_so(runs: Path, ask: Ask, refuse: Refuse, tmp_path
     ask("sample", runs / "gan", "-n", 4, "--truncation", 1, "-o", tmp_path / "one.npy")
     assert (np.load(tmp_path / "plain.npy") == np.load(tmp_path / "one.npy")).all()
     assert "--temperature 0.7" in refuse("sample", runs / "pixelcnn", "-n", 2, "--truncation", 0.5, "-o", tmp_path / "a.png")
-    assert "--truncation 0.7" in refuse("sample", runs / "gan", "-n", 2, "--truncation", 2, "-o", tmp_path / "a.png")
+    for wrong in (("--truncation", 2), ("--temperature", 0.5)):
+        assert "--truncation 0.7" in refuse("sample", runs / "gan", "-n", 2, *wrong, "-o", tmp_path / "a.png")
 
 
 def _text(capsys: pytest.CaptureFixture[str], *tokens: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from pofx.nn.augment import augment
 from pofx.noise import Noise
 from pofx.space import ImageSpace
 from pofx.testing import random_batch, random_images
+from pofx.training import read_run
 from pofx.views import Gray, Half, Label, Top, View
 
 
@@ -301,9 +303,39 @@ def test_a_collapse_is_said_once_while_training(tmp_path: Path, capsys: pytest.C
     model.generator.net.out.weight.data.zero_()  # one image, whatever z says
     pofx.train(model, data, out=tmp_path / "run", steps=120, lr=1e-7)
     assert capsys.readouterr().err.count("it has collapsed") == 1
+    kept = read_run(tmp_path / "run").training["troubles"]["collapse"]
+    assert kept.startswith("step 1") and "it has collapsed" in kept  # and is found again in the report
+    healthy = pofx.train(GAN.small(data.space), data, out=tmp_path / "well", steps=2, quiet=True)
+    assert isinstance(healthy, pofx.Run) and "troubles" not in read_run(healthy.path).training
 
 
-@pytest.mark.parametrize("settings", [{"latents": 0}, {"channels": 0}, {"stages": -1}, {"critic_steps": 0}, {"network": "transformer"}])
+def test_codes_of_another_width_are_refused() -> None:
+    with pytest.raises(InputError, match=r"\(n, 4\), found \(2, 3\)"):
+        GAN.small(ImageSpace(1, 5, 5)).decode(torch.zeros(2, 3))
+
+
+def test_one_pixel_at_a_time_is_refused_where_batches_are_normalised() -> None:
+    cases: list[tuple[Network, bool]] = [("dcgan", True), ("mlp", False)]
+    for network, refused in cases:
+        model = GAN(ImageSpace(1, 1, 1), network=network, latents=2, channels=4).train()
+        one = Context(0, 0.0, Noise(0, torch.arange(1)))
+        with pytest.raises(InputError, match="--batch-size 2") if refused else nullcontext():
+            model.objectives()[0].loss(random_batch(model, 1), one)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"latents": 0},
+        {"channels": 0},
+        {"stages": -1},
+        {"critic_steps": 0},
+        {"network": "transformer"},
+        {"normalisation": "Batch"},
+        {"diffaugment": "all of it"},
+        {"loss": "hinge"},
+    ],
+)
 def test_settings_out_of_range_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(InputError, match="GAN"):
         GAN(ImageSpace(1, 8, 8), **settings)  # type: ignore[arg-type]

@@ -502,7 +502,7 @@ def test_a_bound_is_called_a_bound_and_has_its_estimate_beside_it():
 
 def test_a_sampler_without_likelihood_gets_no_nats_but_distances():
     space = ImageSpace(1, 3, 3, levels=2)
-    found = evaluate(Noisy(space), data(space=space), features=Sums(space), features_name="sums (abc)", draw=500)
+    found = evaluate(Noisy(space), data(space=space, labels=True), features=Sums(space), features_name="sums (abc)", draw=500)
     result = found.to_json()
     assert (result["kind"], result["nats"], result["bits_per_dim"], result["gap"]) == ("none", None, None, None)
     quality = result["samples"]
@@ -719,7 +719,8 @@ def test_usual_claims_are_held_against_the_rows():
 
 def test_numbers_of_samples_carry_their_protocol_and_what_real_images_get():
     space = ImageSpace(1, 4, 4, levels=2)
-    result = evaluate(Noisy(space), data(space=space), features=Sums(space), features_name="sums (abc)", resizing="to 9×9", draw=150)
+    labelled = data(space=space, labels=True)
+    result = evaluate(Noisy(space), labelled, features=Sums(space), features_name="sums (abc)", resizing="to 9×9", draw=150)
     quality = result.to_json()["samples"]
     assert (quality["split"], quality["data"], quality["size"], quality["resizing"]) == ("test", "toy [threshold]", [4, 4], "to 9×9")
     assert quality["quantisation"] == "uint8, 2 levels"
@@ -744,9 +745,37 @@ def test_numbers_of_samples_carry_their_protocol_and_what_real_images_get():
     # One set alone has no training images to compare with
     alone = evaluate(Noisy(space), data(space=space).test, features=Sums(space), draw=150).to_json()["samples"]
     assert alone["of_real_images"] is None and alone["shares"] is None and alone["frechet_of_real_images"] is None
+    # Real images differ from each other too, in where they lie and in how sharp they are
+    assert len(real["frechet_of_other_subsets"]) == 3 and len({real["frechet"], *real["frechet_of_other_subsets"]}) > 1
+    assert result.quality.real is not None and result.quality.real.span[0] <= real["frechet"] <= result.quality.real.span[1]
+    assert 0 < real["sharpness"]["share"] != 1
     # Images below 3×3 have no sharpness
     tiny = evaluate(Noisy(), data(), features=Sums(), draw=50).to_json()["samples"]
     assert tiny["sharpness"] is None
+
+
+def test_classes_are_counted_only_where_the_judge_knows_those_of_the_images():
+    space = ImageSpace(1, 4, 4, levels=2)
+    unlabelled = evaluate(Noisy(space), data(space=space), features=Sums(space), draw=50).quality
+    assert unlabelled is not None and unlabelled.coverage is None
+    test = data(space=space, labels=True).test
+    x, y = test.take(torch.arange(len(test)))
+    assert y is not None
+    other = Split.of(x, 1 - y)  # labels of something else
+    judged = evaluate(Noisy(space), other, features=Sums(space), draw=50).quality
+    assert judged is not None and judged.coverage is None and judged.to_json()["classes"] is None
+
+
+def test_a_limit_is_of_the_images_that_samples_are_compared_with():
+    space = ImageSpace(1, 4, 4, levels=2)
+    found = evaluate(Noisy(space), data(space=space), features=Sums(space), draw=50, limit=40)
+    assert found.quality is not None and found.quality.frechet.n_reference == 40
+
+
+def test_too_few_images_to_judge_samples_by_are_said():
+    space = ImageSpace(1, 4, 4, levels=2)
+    found = evaluate(Noisy(space), data(space=space).test, features=Sums(space), draw=50, limit=3)
+    assert found.quality is None and any("more than 3 real images" in note for note in found.notes)
 
 
 def test_runs_of_other_data_are_named_in_a_note():

@@ -71,7 +71,7 @@ def test_a_few_images_are_said(tmp_path: Path) -> None:
     assert n > k > 1
     assert check_learnable(gan.small(data.space), data).lines == (
         f"set.npz has only {k} different ones among its {n} training images: a model learns them by heart; the critic soon knows them, and the "
-        "generator can only copy them. Give more images, or vary them with --augment flip,shift",
+        "generator can only copy them. Give more images, or vary them with --diffaugment geometry",
     )
     data = set_of(tmp_path, images(20, 20))
     [line] = check_learnable(catalog.get("vae").small(data.space), data).lines

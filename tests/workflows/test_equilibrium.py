@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from pofx import signatures
 from pofx.errors import InputError
 from pofx.models.adversarial.losses import Hinge, LeastSquares, Loss, Minimax, NonSaturating, Relativistic, Wasserstein, WassersteinGP
 from pofx.tasks._densities import normal, parse
@@ -94,11 +95,33 @@ def test_every_loss_can_be_played(loss: Loss) -> None:
         assert -LOG_4 - 1e-9 <= frame.best <= 0
         if frame.value is not None:
             assert frame.gap is not None and frame.gap >= -1e-9  # in the same cells no D is better than D*
+        assert frame.w1 is not None
         if frame.transport is not None:
-            assert frame.transport <= 1.3  # W1 is 1 at the start
+            assert 0 <= frame.transport <= frame.w1 + 1e-6
+    assert game.frames[0].w1 == pytest.approx(exact.w1, abs=1e-3)
     assert (game.last.value is None) == isinstance(loss, Hinge | Wasserstein | WassersteinGP)
     assert (game.last.transport is not None) == isinstance(loss, Wasserstein | WassersteinGP)
     json.dumps(game.to_json(), allow_nan=False)
+
+
+def test_a_flat_critic_shows_no_transport() -> None:
+    """However large its constant: outside the box p has tails, and q has none."""
+    match = module.Match(parse(P), parse("normal(0.001, 1)"), Wasserstein())
+    with torch.no_grad():
+        for parameter in match.critic.parameters():
+            parameter.mul_(1e-4)
+        list(match.critic.parameters())[-1].fill_(1000.0)
+    frame = match.look()
+    assert frame.w1 == pytest.approx(0.001, rel=0.01)
+    assert frame.transport is not None and 0 <= frame.transport <= 0.0011
+
+
+def test_the_penalty_game_arrives_and_a_lost_one_says_so() -> None:
+    loss = WassersteinGP(**signatures.ON_DENSITIES["WassersteinGP"])
+    won = play(parse(P), parse(Q), loss, steps=400, batch=256, frames=2)
+    assert won.last.best == pytest.approx(-LOG_4, abs=0.03) and won.lost == ""
+    lost = play(parse(P), parse("normal(6, 1)"), Minimax(), steps=2, batch=64, frames=2)
+    assert "above −log 4" in lost.lost and "--steps" in lost.lost
 
 
 def test_the_same_seed_gives_the_same_game() -> None:

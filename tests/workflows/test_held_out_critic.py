@@ -93,7 +93,7 @@ def test_a_perfect_generator_is_not_told_and_noise_is(digits: Data):
     assert perfect.jsd < 0.08
     facts = json.loads(json.dumps(perfect.to_json(), allow_nan=False))
     assert facts["kind"] == "lower bound" and facts["jsd_at_least"] == perfect.jsd
-    assert "lower bound" in perfect.text and "nobody" not in perfect.text
+    assert "lower bound" in noise.text and ("no difference was found" in perfect.text) == (perfect.temperature == 0)
     assert held_out_critic(model, digits, steps=60).value == perfect.value  # a function of the seed
 
 
@@ -109,6 +109,8 @@ def test_the_divergence_is_never_negative():
     found = HeldOutCritic(Mean(-1.5, 0.1), Mean(0.5, 0.1), 10, 10, 10, 1, 0.0, 0.0)
     assert found.jsd == 0
     assert replace(found, value=Mean(0.0, 0.0)).jsd == pytest.approx(math.log(2))
+    assert "no difference was found" in found.text and "JSD" not in found.text  # its logits were multiplied by 0
+    assert "JSD ≥" in replace(found, temperature=0.5).text
 
 
 def test_the_game_is_drawn_with_the_half_line():

@@ -13,10 +13,15 @@ def quality_table(name: str, quality: Any) -> Any:
     names = ("Fréchet distance", "KID", *quality.precision_recall.measures, "sharpness ÷ real")
     shown = table("samples", *names, right=names)
     sharp = quality.sharpness
-    shown.add_row(name, *quality_cells(quality), "–" if sharp is None else with_error(sharp.share, sharp.share_se, 2))
+    shown.add_row(name, *quality_cells(quality), sharpness_cell(sharp))
     if quality.real is not None:
-        shown.add_row(f"{quality.real.frechet.n:,} training images", *real_cells(quality.real), "1")
+        shown.add_row(f"{quality.real.frechet.n:,} training images", *real_cells(quality.real))
     return shown
+
+
+def sharpness_cell(found: Any) -> str:
+    """Sharpness ÷ that of real images ± its error, or a dash."""
+    return "–" if found is None else with_error(found.share, found.share_se, 2)
 
 
 def quality_cells(quality: Any) -> list[str]:
@@ -27,6 +32,11 @@ def quality_cells(quality: Any) -> list[str]:
 
 
 def real_cells(real: Any) -> list[str]:
-    """The same of real images."""
+    """The same of real images, and their sharpness; the Fréchet distance from the least to the largest of some subsets."""
     four = [with_share(value, None) for value in real.precision_recall.measures.values()]
-    return [f"{real.frechet.distance:.4g}", with_error(real.kid.distance, real.kid.se, 4), *four]
+    return [
+        " … ".join(dict.fromkeys(f"{d:.4g}" for d in real.span)),
+        with_error(real.kid.distance, real.kid.se, 4),
+        *four,
+        sharpness_cell(real.sharpness),
+    ]

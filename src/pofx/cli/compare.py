@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pofx.cli._quality import quality_cells, real_cells
+from pofx.cli._quality import quality_cells, real_cells, sharpness_cell
 from pofx.cli.common import Answer, Common, DataFlags, load_images, load_model, run_info, table
 from pofx.errors import InputError
 from pofx.numbers import with_error
@@ -102,12 +102,12 @@ def _families(entries: Any) -> Any:
             "–" if row.speed is None else f"{row.speed.per_second:,.3g}" if row.speed.per_second < 100 else f"{row.speed.per_second:,.0f}"
         )
         cells = quality_cells(row.quality) if row.quality is not None else ["–"] * len(head)
-        sharp = "–" if row.sharpness is None else with_error(row.sharpness.share, row.sharpness.share_se, 2)
+        sharp = sharpness_cell(row.sharpness)
         bits = "none" if row.bits_per_dim is None else f"{row.sign} {with_error(row.bits_per_dim.mean, row.bits_per_dim.se, 3)}"
         shown.add_row(Path(row.name).as_posix(), row.model, speed, *cells, sharp, bits, "yes" if row.posterior else "no")
     real = next((q.real for q in judged if q.real is not None), None)
     if real is not None:
-        shown.add_row("real images", "", "", *real_cells(real), "1", "", "")
+        shown.add_row("real images", "", "", *real_cells(real), "", "")
     return shown
 
 

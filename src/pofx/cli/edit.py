@@ -11,7 +11,7 @@ from cyclopts import Group, Parameter
 
 from pofx.cli.common import Answer, Common, DataFlags, Flag, RunData, load_images, load_model, run_info, table
 from pofx.cli.encode import inverted
-from pofx.cli.interpolate import ends_given, numbers
+from pofx.cli.interpolate import Condition, ends_given, numbers
 from pofx.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def edit(
     plus: Annotated[str | None, Parameter(group=SAMPLES)] = None,
     seed: Annotated[int, Parameter(group=SAMPLES)] = 0,
     label: Annotated[str | None, Parameter(group=SAMPLES)] = None,
+    like: Annotated[str | None, Parameter(group=SAMPLES)] = None,
     learn: Annotated[str | None, Parameter(group=LEARN)] = None,
     with_: Annotated[str | None, Parameter(name="--with", group=LEARN)] = None,
     without: Annotated[str | None, Parameter(group=LEARN)] = None,
@@ -79,6 +80,7 @@ def edit(
         plus: numbers of samples whose mean code is added.
         seed: of the samples, or of the starts of an inversion (a GAN's codes of images are found by inversion, which is approximate).
         label: of a run with --given label: the class to decode samples with.
+        like: of a run with another --given: DATA whose images say it, for samples.
         learn: name of the attribute to learn.
         with_: images that have it (DATA).
         without: images that do not (DATA).
@@ -119,14 +121,14 @@ def edit(
 
         path = task(folder, remove)
         return Answer({"run": run, "removed": remove, "path": path}, f"{remove} is forgotten ({path})")
-    model = load_model(run, common)
+    model, asked_of = load_model(run, common), Condition(label, like)
     if grouped:
-        return _sum(model, run, folder, learn, (samples, minus, plus), seed, label, out, common)
+        return _sum(model, run, folder, learn, (samples, minus, plus), seed, asked_of, out, common)
     if discover is not None:
-        return _discover(model, run, folder, discover, count, samples, seed, label, out, common)
+        return _discover(model, run, folder, discover, count, samples, seed, asked_of, out, common)
     if learn is not None:
         return _learn(model, run, folder, learn, (with_, without), labels, method, hold, data_flags, common)
-    return _add(model, run, folder, data, add, (samples, seed, label), out, n, data_flags, common)
+    return _add(model, run, folder, data, add, (samples, seed, asked_of), out, n, data_flags, common)
 
 
 def _list(run: str, folder: Path) -> Answer:
@@ -223,7 +225,7 @@ def _sum(
     name: str | None,
     groups: tuple[str | None, str | None, str | None],
     seed: int,
-    label: str | None,
+    asked: Condition,
     out: Path | None,
     common: Common,
 ) -> Answer:
@@ -240,15 +242,15 @@ def _sum(
         )
     if start is None and name is None:
         raise InputError("Which samples are changed? Name them with --samples 3,5,9, or keep the direction alone with --learn NAME")
-    given = ends_given(model, run, 1, label, common, needed=True)
+    given = ends_given(model, run, 1, asked, common, needed=True)
     result = arithmetic(model, start, minus, plus, name=name or "sum", given=given, seed=seed, out=out)
-    facts = {"run": run, "seed": seed, "label": label} | result.to_json()
+    facts = {"run": run, "seed": seed, **asked._asdict()} | result.to_json()
     lines = [f"v = mean of samples {groups[2]} - mean of samples {groups[1]} (seed {seed}): length {facts['length']:.2f} in z"]
     if result.z is not None:
         lines.append(f"mean of samples {groups[0]} + v: |z| is {facts['norm']:.2f}, that of a draw about {facts['typical_norm']:.2f}")
     if name is not None:
         facts["direction"] = save(folder, result.direction)
-        lines += [f"{facts['direction']}", f"Add it: pofx edit {run} --samples 0-7 --add {name}=1 -o edited.png"]
+        lines += [f"{facts['direction']}", f"Add it: pofx edit {run} --samples 0-7 --add {name}=1{asked.words} -o edited.png"]
     if out is not None or name is None:
         lines.append(f"{result.path}  ({result.shows})" if result.path else "Add -o FILE.png to see the groups and their sum.")
     return Answer(facts, lines)
@@ -262,7 +264,7 @@ def _discover(
     count: int | None,
     samples: str | None,
     seed: int,
-    label: str | None,
+    asked: Condition,
     out: Path | None,
     common: Common,
 ) -> Answer:
@@ -273,14 +275,14 @@ def _discover(
     shown_on = numbers(samples or "0", "--samples")
     if len(shown_on) != 1:
         raise InputError(f"--samples {samples}: directions are shown on one sample, e.g. --samples {shown_on[0]}")
-    given = ends_given(model, run, 1, label, common, needed=True)
+    given = ends_given(model, run, 1, asked, common, needed=True)
     known = directions(folder)
     with common.progress("looking") as progress:
         found = discover(model, method=method, count=count, sample=shown_on[0], given=given, seed=seed, out=out, progress=progress)
     for name, old in known.items():
         if old.method == method:
             forget(folder, name)
-    facts = {"run": run, "label": label} | found.to_json()
+    facts = {"run": run, **asked._asdict()} | found.to_json()
     facts["kept"] = [save(folder, d) for d in found.directions]
     linear = found.linear is not None
     columns = ("name", "share", "linear in z" if linear else "", "levels that 1 changes")
@@ -290,7 +292,7 @@ def _discover(
         shown.add_row(row["name"], f"{row['explained']:.1%}", *middle, f"{row['change_levels']:.2f}")
     what = {"sefa": "squared weights of its first layer", "pca": "variance of its early activations"}[method]
     tail = f"{found.path}  ({found.shows}, at strengths -3 … 3)" if found.path else "Add -o FILE.png to see what each does."
-    use = f"Add one: pofx edit {run} --samples 0-7 --add {found.directions[0].name}=2 -o edited.png"
+    use = f"Add one: pofx edit {run} --samples 0-7 --add {found.directions[0].name}=2{asked.words} -o edited.png"
     head = f"{len(found.directions)} directions of {run}, by their share of the {what}, kept in {folder / 'directions'}"
     return Answer(facts, [head, "", shown, "", tail, use])
 
@@ -317,7 +319,7 @@ def _add(
     folder: Path,
     data: str | None,
     add: Sequence[str],
-    own: tuple[str | None, int, str | None],
+    own: tuple[str | None, int, Condition],
     out: Path | None,
     n: int,
     flags: DataFlags,
@@ -329,7 +331,7 @@ def _add(
     amounts, known = _amounts(add), directions(folder)
     for name in amounts:
         pick(known, name)
-    samples, seed, label = own
+    samples, seed, asked = own
     if (data is None) == (samples is None):
         both = f"{data!r} and --samples both say what to change. " if data is not None else ""
         raise InputError(
@@ -338,13 +340,13 @@ def _add(
         )
     if samples is None:
         assert data is not None
-        if label is not None:
-            raise InputError("--label is of --samples: images say their own.")
+        if asked.words:
+            raise InputError(f"--{asked.words[3:].partition(' ')[0]} is of --samples: images say their own.")
         images = load_images(data, model.space, flags, common, run_info(run))
         split, heading, chosen, given = images.split, images.heading, None, None
     else:
         split, heading, chosen = None, f"samples {samples} of seed {seed}", numbers(samples, "--samples")
-        given = ends_given(model, run, len(chosen), label, common, needed=True)
+        given = ends_given(model, run, len(chosen), asked, common, needed=True)
     with common.progress("encoding") as progress:
         result = task(model, split, amounts, known, samples=chosen, given=given, n=n, seed=seed, out=out, progress=progress)
     facts = result.to_json()

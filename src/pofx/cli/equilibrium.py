@@ -39,7 +39,8 @@ def equilibrium(
     Args:
         p: density of the data; normal(0, 1) by default.
         q: density to compare it with, where the generator starts: one normal, or with --exact any; by default a normal beside p.
-        points: in the place of --p: a .csv or .npy with a point (one or two numbers) in each row; p is then their kernel density.
+        points: in the place of --p: a .csv or .npy with a point (one or two numbers) in each row; p is then their kernel density (of
+            1,000 of them, evenly spaced, where there are more).
         out: a .html page.
         animation: the game as .gif, or .png (APNG, in more colours).
         exact: no game: only what quadrature gives.
@@ -86,6 +87,11 @@ def run(
         if last.gap is not None:
             rows.add_row("V* − V(D)", f"{last.gap:.4f}")
         shown += [rows]
+        if last.transport is not None:
+            near = "" if last.w1 is None else f"; it is {last.w1:.4f}"
+            shown += [f"The critic shows that the Wasserstein-1 distance is at least {last.transport:.4f}{near}."]
+        if made.game.lost:
+            shown += [f"The game has not arrived: {made.game.lost}"]
     return Answer(facts, [*shown, "", str(out) if out else "Add -o equilibrium.html for the page."])
 
 
@@ -119,7 +125,7 @@ def command(tokens: Sequence[str]) -> Callable[..., Answer]:
         typed = {flag: values[key] for key, (flag, _) in own.items() if values.get(key, signatures.UNSET) is not signatures.UNSET}
         if typed and "loss" not in typed:
             typed["loss"] = "non-saturating"
-        return run(signatures.gather((setting,), typed), **(defaults | {key: value for key, value in values.items() if key not in own}))
+        return run(signatures.game_loss(typed), **(defaults | {key: value for key, value in values.items() if key not in own}))
 
     parameters = [p.replace(annotation=hints[key]) for key, p in base.parameters.items()]
     parameters += [

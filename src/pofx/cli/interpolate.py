@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from cyclopts import Parameter
 
@@ -14,6 +14,18 @@ from pofx.errors import InputError
 if TYPE_CHECKING:
     from pofx.data import Split
     from pofx.model import ImageModel
+
+
+class Condition(NamedTuple):
+    """What samples are of, as typed: --label or --like."""
+
+    label: str | None
+    like: str | None
+
+    @property
+    def words(self) -> str:
+        """The flag again, for a line to paste, with a space before it; or nothing."""
+        return "".join(f" --{name} {text}" for name, text in self._asdict().items() if text is not None)
 
 
 def interpolate(
@@ -29,6 +41,7 @@ def interpolate(
     steps: int | None = None,
     path: Literal["auto", "slerp", "lerp"] = "auto",
     label: str | None = None,
+    like: str | None = None,
     data_flags: DataFlags = DataFlags(),
     common: Common = Common(),
 ) -> Answer:
@@ -47,6 +60,7 @@ def interpolate(
         steps: images along the path, both ends among them; by default 9 in a picture, 31 in an animation.
         path: slerp keeps to the sphere that N(0, I) lies near, lerp is straight; auto is slerp where the model has that prior.
         label: of a run with --given label: the class to decode with, or two with a comma; by default those of the images.
+        like: of a run with another --given: DATA whose images say it, for the samples at the ends.
     """
     from pofx.data.part import end_to_end
     from pofx.tasks.interpolate import interpolate as task
@@ -61,10 +75,11 @@ def interpolate(
         if image_a is None or image_b is None:
             raise InputError("An interpolation has two ends: name two images, e.g. digits:test#3 digits:test#8, or --samples 3,8")
         ends = end_to_end([one_image(image, model, run, data_flags, common) for image in (image_a, image_b)])
-    value = ends_given(model, run, 2, label, common, needed=ends is None)
+    value = ends_given(model, run, 2, Condition(label, like), common, needed=ends is None)
     with common.progress("decoding") as progress:
         result = task(model, ends, seeds=pair, samples=two, seed=seed, given=value, steps=steps, path=path, out=out, progress=progress)
-    facts = {"run": run, "from": image_a, "to": image_b, "seeds": pair, "samples": two, "seed": seed, "label": label} | result.to_json()
+    facts = {"run": run, "from": image_a, "to": image_b, "seeds": pair, "samples": two, "seed": seed, "label": label, "like": like}
+    facts |= result.to_json()
     first, last = facts["norms"]
     text = f"{facts['steps']} {result.shows}, by {result.way}; |z| is {first:.2f} at one end and {last:.2f} at the other"
     tail = f"{result.path}" if result.path else "Add -o strip.png, or -o strip.gif, to see them."
@@ -94,13 +109,13 @@ def numbers(text: str, flag: str) -> list[int]:
     return found
 
 
-def ends_given(model: ImageModel, run: str, n: int, label: str | None, common: Common, *, needed: bool) -> object:
-    """The view's value from --label, or None where images shall say it (or there is no view)."""
+def ends_given(model: ImageModel, run: str, n: int, asked: Condition, common: Common, *, needed: bool) -> object:
+    """The view's value as it was asked for, or None where images shall say it (or there is no view)."""
     from pofx.cli.sample import view_value
 
-    if label is None and not (needed and model.given is not None):
+    if asked == (None, None) and not (needed and model.given is not None):
         return None
-    return view_value(model, run, n, label, None, common)
+    return view_value(model, run, n, asked.label, asked.like, common)
 
 
 def one_image(spec: str, model: ImageModel, run: str, flags: DataFlags, common: Common) -> Split:

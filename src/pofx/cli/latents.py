@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from pofx.cli.common import Answer, Common, DataFlags, load_model, run_info
 from pofx.cli.encode import inverted
-from pofx.cli.interpolate import ends_given
+from pofx.cli.interpolate import Condition, ends_given
 
 
 def latents(
@@ -22,6 +22,7 @@ def latents(
     limit: int | None = 2000,
     grid: int = 20,
     label: str | None = None,
+    like: str | None = None,
     seed: int = 0,
     data_flags: DataFlags = DataFlags(),
     common: Common = Common(),
@@ -38,6 +39,7 @@ def latents(
         limit: so many of the images, chosen at random but always the same.
         grid: images along each side of what is decoded.
         label: of a run with --given label: the class to decode with; by default that of the first image.
+        like: of a run with another --given: DATA whose images say it.
         seed: of tsne, and of the starts of an inversion.
     """
     from pofx.model import Encoder
@@ -48,7 +50,7 @@ def latents(
     split = None
     if isinstance(model, Encoder) or data is not None:
         split = info.load_split(data, model.space, data_flags, common.note)
-    given = ends_given(model, run, 1, label, common, needed=split is None)
+    given = ends_given(model, run, 1, Condition(label, like), common, needed=split is None)
     names = info.class_names
     with common.progress("encoding") as progress:
         result = latent_map(

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from pofx.cli.common import Answer, Common, DataFlags, load_model, run_info, table
 from pofx.cli.encode import inverted
-from pofx.cli.interpolate import ends_given, one_image
+from pofx.cli.interpolate import Condition, ends_given, one_image
 
 
 def traverse(
@@ -23,6 +23,7 @@ def traverse(
     columns: int = 11,
     reach: float = 3.0,
     label: str | None = None,
+    like: str | None = None,
     limit: int = 1000,
     seed: int = 0,
     data_flags: DataFlags = DataFlags(),
@@ -39,6 +40,7 @@ def traverse(
         columns: values of each.
         reach: the largest value, in standard deviations.
         label: of a run with --given label: the class to decode with; by default that of IMAGE.
+        like: of a run with another --given: DATA whose images say it.
         limit: measure use over so many of the images.
         seed: of the codes around which a model that only decodes is moved, and of the starts of an inversion.
     """
@@ -48,7 +50,7 @@ def traverse(
 
     model = load_model(run, common)
     base = None if image is None else one_image(image, model, run, data_flags, common)
-    given = ends_given(model, run, 1, label, common, needed=base is None)
+    given = ends_given(model, run, 1, Condition(label, like), common, needed=base is None)
     images, heading = None, None
     if isinstance(model, Encoder):
         split = run_info(run).load_split(data, model.space, data_flags, common.note)

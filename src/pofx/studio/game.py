@@ -220,7 +220,7 @@ def numbers(playing: Playing | None) -> str:
         parts += [f"V* − V(D) ≈ <b>{frame.gap:.4f}</b>"]
     parts += [f"JSD(p, q) ≈ <b>{frame.jsd:.4f}</b> nats"]
     if frame.transport is not None:
-        parts += [f"W1 ≥ <b>{max(0.0, frame.transport):.3f}</b>, about"]
+        parts += [f"W1 ≥ <b>{frame.transport:.3f}</b>, about"]
     return '<p class="numbers">' + "".join(f"<span>{part}</span>" for part in parts) + "</p>"
 
 

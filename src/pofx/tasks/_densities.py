@@ -265,6 +265,7 @@ def kernel(points: Tensor, name: str = "points") -> Density:
     points = points.double()
     if not bool(points.isfinite().all()):
         raise InputError(f"{name} holds numbers that are not finite; leave out such rows.")
+    of = f" (of {len(points):,}, evenly spaced)" if len(points) > MOST else ""
     if len(points) > MOST:
         points = points[torch.linspace(0, len(points) - 1, MOST).round().long()]
     n, d = points.shape
@@ -274,5 +275,5 @@ def kernel(points: Tensor, name: str = "points") -> Density:
     scott = spread * n ** (-1 / (d + 4))
     near = torch.cdist(points, points).sort(1).values[:, min(n - 1, max(1, round(n**0.5 / 2)))].median()
     sd = min(scott, max(float(near), 0.1 * scott))
-    text = f"kernel density of {n} points, width {sd:.3g}"
+    text = f"kernel density of {n} points{of}, width {sd:.3g}"
     return Density(text, torch.full((n,), 1 / n, dtype=torch.double), points, torch.full((n,), sd, dtype=torch.double))

@@ -41,19 +41,34 @@ NEIGHBOURS = 3  # k of precision and recall
 
 @dataclass(frozen=True)
 class RealImages:
-    """What n training images get in the place of the samples: what perfect samples would."""
+    """What n training images get in the place of the samples: what perfect samples would.
+
+    Attributes:
+        sharpness: theirs and that of the reference; None below 3×3 pixels.
+        others: Fréchet distances of other random subsets of n training images; a distance of few images hangs on which they are.
+    """
 
     frechet: Frechet
     kid: KernelDistance
     precision_recall: PrecisionRecall
+    sharpness: Sharpness | None
+    others: tuple[float, ...]
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The least and the largest Fréchet distance of the subsets."""
+        every = (self.frechet.distance, *self.others)
+        return min(every), max(every)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "n": self.frechet.n,
             "frechet": self.frechet.distance,
+            "frechet_of_other_subsets": list(self.others),
             "kid": self.kid.distance,
             "kid_se": _finite(self.kid.se),
             **self.precision_recall.measures,
+            "sharpness": None if self.sharpness is None else sharpness_json(self.sharpness),
         }
 
 
@@ -86,7 +101,7 @@ class SampleQuality:
         features: name of the run or network the features come from.
         frechet, kid, precision_recall: samples against the reference split.
         real: training images (as many) against the same, or None where there are none.
-        coverage: classes of the samples, where the features model labels.
+        coverage: classes of the samples, where the features model gives most images of the reference their own label.
         agreement: its labels of samples of p(x | label) with those that were asked for.
         sharpness: Laplacian variance of samples and of the reference; None below 3×3 pixels.
         space: of the images: their size and levels.
@@ -268,7 +283,8 @@ class Yardstick:
         coverage = agreement = None
         if isinstance(self.model, Labeler):
             log_prob = _labelled(self.model, samples)
-            coverage = label_coverage(log_prob)
+            if self._right is not None and self._right.mean > 0.5:  # its classes are those of the images
+                coverage = label_coverage(log_prob)
             if asked is not None and int(asked.min()) >= 0:
                 agreement = Agreement(Mean.of(log_prob.argmax(1) == asked.to(log_prob.device)), self._right)
         return SampleQuality(
@@ -323,12 +339,21 @@ def yardstick(
     vectors, real = feature_vectors(model, reference, layer=layer), None
     scale = 1.0 if published else float(vectors.square().mean().sqrt()) or 1.0
     if train is not None and len(train) > NEIGHBOURS:
-        real = RealImages(*_distances(feature_vectors(model, subset(train, n, seed=1), layer=layer), vectors, scale))
+        chosen = subset(train, n, seed=1)
+        others = () if published or len(train) <= n else (2, 3, 4)
+        real = RealImages(
+            *_distances(feature_vectors(model, chosen, layer=layer), vectors, scale),
+            sharpness_of(everything(chosen)[0], reference, model.space.levels),
+            tuple(_frechet(feature_vectors(model, subset(train, n, seed=seed), layer=layer), vectors).distance for seed in others),
+        )
     return Yardstick(model, reference, vectors, real, name or name_of(model), layer, data, split, resizing, scale)
 
 
 def _distances(fake: Tensor, real: Tensor, scale: float) -> tuple[Frechet, KernelDistance, PrecisionRecall]:
+    return _frechet(fake, real), kernel_distance(fake, real, scale=scale), precision_recall(fake, real, NEIGHBOURS)
+
+
+def _frechet(fake: Tensor, real: Tensor) -> Frechet:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # said in the result
-        distance = frechet(fake, real)
-    return distance, kernel_distance(fake, real, scale=scale), precision_recall(fake, real, NEIGHBOURS)
+        return frechet(fake, real)

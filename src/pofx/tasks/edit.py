@@ -399,9 +399,10 @@ def check_directions(model: ImageModel, found: Sequence[Direction]) -> None:
     own = fingerprint(model) if found else ""
     for d in found:
         if d.model != own:
+            again = f"--discover {d.method}" if d.method in ("sefa", "pca") else f"--learn {d.name} --with A --without B"
             raise InputError(
-                f"{d.name!r} was learned with other weights (the run was trained on since, or it is another one). "
-                f"Learn it again: pofx edit RUN --learn {d.name} --with A --without B"
+                f"{d.name!r} was found with other weights (the run was trained on since, or it is another one). "
+                f"Find it again: pofx edit RUN {again}"
             )
 
 

@@ -35,7 +35,7 @@ from pofx.model import (
 )
 from pofx.numbers import SIGNS
 from pofx.tasks._parts import Parts, taken_apart
-from pofx.tasks._samples import SampleQuality, draws, labels_in_turn, viewed, yardstick
+from pofx.tasks._samples import NEIGHBOURS, SampleQuality, draws, labels_in_turn, viewed, yardstick
 from pofx.tasks.bulk import Images, as_images, everything, per_image, subset
 from pofx.tasks.reconstruct import squared_errors
 from pofx.tasks.score import costs
@@ -298,7 +298,7 @@ def evaluate(
         estimate: k of the importance-weighted estimate beside a bound; 0 for none.
         draw: samples drawn for a Sampler; by default as many as there are test images, 1,000 … 2,000; COPY_DRAWS without `features`. 0 for none.
         train_limit: training images measured (a fixed random subset; their number is `n`).
-        limit: the same for every other split; None for all of it.
+        limit: the same for every other split, and of the images that samples are compared with; None for all of it.
 
     Raises:
         CapabilityError: the model can neither score, sample nor label.
@@ -326,7 +326,7 @@ def evaluate(
         heading, split = heading or whole.heading, "test"
         parts = {name: getattr(whole, name) for name in ("train", "valid", "test") if len(getattr(whole, name))}
     if split not in parts or not len(parts[split]):
-        raise InputError(f"{heading or 'The data'} has no images in its {split} part to evaluate on.")
+        raise InputError(f"{heading or 'The data'} has no images in its {split} part to evaluate on. Name others: pofx evaluate RUN DATA")
 
     results: dict[str, SplitResult] = {}
     scores: dict[str, Score] = {}
@@ -349,7 +349,10 @@ def evaluate(
         gap = (b.nats.minus(a.nats), b.bits_per_dim.minus(a.bits_per_dim))
     drawn = None
     if isinstance(model, Sampler):
-        reference = subset(parts[split], REFERENCE_LIMIT, seed=seed)
+        reference = subset(parts[split], min(limit or REFERENCE_LIMIT, REFERENCE_LIMIT), seed=seed)
+        if features is not None and min(len(reference), draw or len(reference)) <= NEIGHBOURS:
+            notes.append(f"Samples are not judged in features: that takes more than {NEIGHBOURS} real images, and as many samples.")
+            features = None
         if draw is None:
             draw = min(DRAWS, max(1000, len(reference))) if features is not None else COPY_DRAWS if whole is not None else 0
         if draw:
@@ -374,7 +377,7 @@ def evaluate(
                     notes.append(
                         f"Fréchet distance from {f.n} samples and {f.n_reference} images in {f.dims} features: too few images, the number is too large."
                     )
-            elif not scores:
+            elif not scores and not notes:
                 notes.append("For Fréchet distance, precision and recall give a features run: pofx evaluate RUN --features RUN")
     if whole is not None and (drawn is not None or scores):
         flag = memorization(model, whole, samples=drawn, scores=scores or {}, seed=seed)

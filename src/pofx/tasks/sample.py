@@ -236,7 +236,8 @@ def sample(
     elif adjust is None:
         chunks = sampler.samples(n, given, seed=seed, first=first, progress=progress)
     else:
-        steps = require(model, Autoregressive, to="sample with a temperature or top-p")
+        latents = " (of latents there is --truncation 0.7)" if isinstance(model, Decoder) else ""
+        steps = require(model, Autoregressive, to=f"sample with a temperature or top-p{latents}")
         chunks = _altered(steps, n, given, seed, first, adjust, progress)
     view = sampler.given
     kind = _kind(adjust is not None or truncation != 1, view)

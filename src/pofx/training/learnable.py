@@ -122,7 +122,9 @@ def _images(model: ImageModel, data: Data) -> str:
         found += f"{'' if len(different) == n else n} training images".strip()
     them = "it" if len(different) == 1 else "them"
     critic = f"; the critic soon knows {them}, and the generator can only copy {them}" if isinstance(model, Critic) else ""
-    return f"{found}: a model learns {them} by heart{critic}. Give more images, or vary {them} with --augment flip,shift"
+    beside = model.given is not None and len(model.given.feature_shape(model.space)) == 3  # a view that images must not be moved against
+    vary = "--diffaugment geometry" if isinstance(model, Critic) and not beside else "--augment flip,shift"
+    return f"{found}: a model learns {them} by heart{critic}. Give more images, or vary {them} with {vary}"
 
 
 def _different(data: Data) -> list[Tensor]:

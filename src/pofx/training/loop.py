@@ -551,7 +551,8 @@ class _Session:
     def _meta(self, metrics: Mapping[str, float], finished: bool) -> dict[str, Any]:
         known_before = self.source is not None  # weights that were taken over may know a class that these images lack
         unlearned = {"unlearned": list(self.doubts.unlearned)} if self.doubts.unlearned and not known_before else {}
-        training = self.training | {"plan": self.plan.to_json(), "precision": self.precision} | unlearned
+        known = {name: value for name, value in self.training.items() if name != "troubles" or value}
+        training = known | {"plan": self.plan.to_json(), "precision": self.precision} | unlearned
         return {"data": self.data.to_json(), "training": training, "metrics": _with_kind(self.model, metrics), "finished": finished}
 
     def _compose(self) -> Run:
@@ -606,7 +607,14 @@ class _Session:
             )
         shown = report(title, self.batch, quiet=self.quiet)
         keeper = Keeper(
-            self.out, state, every=every, threads=self.training["threads"] or 0, report=shown, refresh=refresh, watch=self.watch
+            self.out,
+            state,
+            every=every,
+            threads=self.training["threads"] or 0,
+            report=shown,
+            refresh=refresh,
+            troubles=self.training.setdefault("troubles", {}),
+            watch=self.watch,
         )
         before = torch.get_num_threads()
         try:

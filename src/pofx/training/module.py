@@ -331,6 +331,7 @@ class Keeper(pl.Callback):
         threads: 0 to find out.
         refresh: called with the metrics after each validation, and when plan or threads were found, to bring model.json up to date.
         watch: called with the steps made and the averaged model, before the first step and after each.
+        troubles: what ails the training, by name: what is said of it is kept here.
     """
 
     def __init__(
@@ -342,8 +343,10 @@ class Keeper(pl.Callback):
         threads: int,
         report: Report,
         refresh: Callable[..., None],
+        troubles: dict[str, str],
         watch: Callable[[int, ImageModel], None] | None = None,
     ) -> None:
+        self.troubles = troubles
         self.run, self.saved, self.every = run, state, every
         self.threads, self.report, self.refresh, self.watch = threads, report, refresh, watch
         self.before = 0.0 if state is None else float(state["seconds"])  # spent by earlier processes, on the whole run
@@ -353,7 +356,6 @@ class Keeper(pl.Callback):
         self.validation_seconds = 0.0
         self.signum: int | None = None
         self.ailing: set[str] = set()  # by the last row
-        self.said: set[str] = set()
         # Taken before Lightning puts its own in their place.
         self._handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
 
@@ -462,9 +464,9 @@ class Keeper(pl.Callback):
         if game.step < SETTLING:
             return
         found = game.model.diagnose(row)
-        for name in self.ailing & found.keys() - self.said:
-            self.said.add(name)
-            self.report.say(f"step {game.step}: {found[name]}")
+        for name in self.ailing & found.keys() - self.troubles.keys():
+            self.troubles[name] = f"step {game.step}: {found[name]}"
+            self.report.say(self.troubles[name])
         self.ailing = set(found)
 
     def validate(self, game: Game) -> dict[str, float]:

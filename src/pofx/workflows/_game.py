@@ -47,6 +47,7 @@ SLOWER = 0.2  # the generator's learning rate, as a share of the critic's (two t
 CELLS = {1: 1200, 2: 96}  # to a side, of the densities
 LATTICE = {1: 6001, 2: 401}  # points of z to a side
 SHOWN = {1: 200, 2: 48}  # of the cells to a side that frames keep
+ARRIVED = 0.05  # nats of V* above −log 4: nearer, the generator has found p
 PRESENT = 0.01  # of its peak: where p is not negligible
 Z = 6.5  # of the lattice's ends
 
@@ -208,7 +209,8 @@ class Frame:
         q: density of G(z), `(side,)` or `(side, side)`, per unit of x.
         critic: f in the same cells; d: D = σ(f), or None; d_star: p/(p + q), NaN where neither has anything.
         value, best: V(D) and V*, nats; value is None where there is no D.
-        transport: (E_p f − E_q f) / max |f'|, a lower bound of W1, for losses that measure it; else None.
+        transport: (E_p f − E_q f) / max |f'|, a lower bound of W1, for losses that measure it; else None. 0 where the critic points the wrong way.
+        w1: W1 of p and the generator's density, in one dimension; else None.
         samples: of G, `(64, d)` in two dimensions, `(0, 1)` in one.
         off: the largest |D − ½| where p has more than 1 % of its peak (of a normal: 3 deviations, 99.8 % of its draws), or None.
     """
@@ -221,6 +223,7 @@ class Frame:
     value: float | None
     best: float
     transport: float | None
+    w1: float | None
     samples: Tensor
     off: float | None
 
@@ -241,6 +244,7 @@ class Frame:
             "best": self.best,
             "gap": self.gap,
             "transport": self.transport,
+            "w1": self.w1,
             "away_from_half": self.off,
         }
 
@@ -271,6 +275,14 @@ class Game:
     @property
     def last(self) -> Frame:
         return self.frames[-1]
+
+    @property
+    def lost(self) -> str:
+        """What to do where the generator has not come near p; "" where it has."""
+        left = self.last.best + LOG_4
+        if left < ARRIVED:
+            return ""
+        return f"V* is {left:.3f} nats above −log 4. Try more --steps, a smaller --lr, more --critic-steps or another --loss."
 
     def to_json(self) -> dict[str, Any]:
         settings = {field.name: getattr(self.loss, field.name) for field in fields(self.loss)}
@@ -303,19 +315,22 @@ def _look(step: int, loss: Loss, generator: Generator, critic: CriticNet, fine: 
     by = len(q) // len(shown.edges[0][1:])
     few, f_shown = merged(q, by), merged(f, by) / by**d
     small = shown.p + few
-    value = off = transport = None
+    value = off = transport = w1 = None
     if logit is not None:
         value = value_in_cells(fine.p, q, logit)
         off = float((torch.sigmoid(logit) - 0.5).abs()[fine.p > PRESENT * fine.p.max()].max())
     if isinstance(loss, Transport):
         with torch.enable_grad():
             steepest = float(squared_slopes(critic, places).detach().max().sqrt())
-        transport = float(((fine.p - q) * f).sum()) / max(steepest, 1e-12)
+        # Of equal masses, or the critic's constant would count: tails of p lie outside the box
+        transport = max(0.0, float(((fine.p / fine.p.sum() - q / q.sum()) * (f - f.mean())).sum()) / max(steepest, 1e-12))
+    if d == 1:
+        w1 = float((fine.p / fine.p.sum() - q / q.sum()).cumsum(0).abs().sum()) * fine.volume
     samples = generator(Noise(7, torch.arange(256)).normal("shown", d)) if d == 2 else torch.zeros(0, 1)
     shown_d = None if logit is None else merged(torch.sigmoid(logit), by) / by**d
     return Frame(
         step, few / shown.volume, f_shown, shown_d, torch.where(small > 1e-9, shown.p / small, math.nan),
-        value, best, transport, samples, off,
+        value, best, transport, w1, samples, off,
     )  # fmt: skip
 
 

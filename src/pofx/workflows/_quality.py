@@ -31,15 +31,20 @@ def quality_table(measured: Sequence[tuple[str, SampleQuality]]) -> str:
         ]
         for name in first.precision_recall.measures
     ]
+    sharps = [*(q.sharpness for _, q in measured), *([real.sharpness] if real else [])]
     rows = [
-        ["Fréchet distance", *(f"{q.frechet.distance:.3f}" for _, q in measured), *([f"{real.frechet.distance:.3f}"] if real else [])],
+        [
+            "Fréchet distance",
+            *(f"{q.frechet.distance:.3f}" for _, q in measured),
+            *([" … ".join(dict.fromkeys(f"{d:.3f}" for d in real.span))] if real else []),
+        ],
         [
             "KID",
             *(with_error(q.kid.distance, q.kid.se, 4) for _, q in measured),
             *([with_error(real.kid.distance, real.kid.se, 4)] if real else []),
         ],
         *four,
-        ["sharpness ÷ real", *("–" if q.sharpness is None else f"{q.sharpness.share:.2f}" for _, q in measured), *(["1"] if real else [])],
+        ["sharpness ÷ real", *("–" if sharp is None else f"{sharp.share:.2f}" for sharp in sharps)],
     ]
     if first.coverage is not None:
         seen = ["–" if q.coverage is None else f"{q.coverage.covered} of {len(q.coverage.counts)}" for _, q in measured]
@@ -55,6 +60,8 @@ def quality_table(measured: Sequence[tuple[str, SampleQuality]]) -> str:
     )
     if real is not None:
         caption += f" Real images: {real.frechet.n:,} training images in the place of samples; no samples need to be better."
+        if real.others:
+            caption += f" Their Fréchet distance: the least and the largest of {len(real.others) + 1} random choices."
         caption += " In brackets: shares of theirs."
     caption += " Distances in other features, or from another n, do not compare."
     if not first.frechet.reliable:
@@ -104,6 +111,6 @@ def _accuracy(history: Mapping[str, Sequence[float]]) -> str:
         axis.grid(color=html.GREY, alpha=0.2, linewidth=0.6)
         text = (
             f"The game's own critic on its training batches, as each step found it (thin), and the mean of {SMOOTH} logged steps (thick): "
-            f"{smooth[-1]:.0f} % at the end."
+            f"{smooth[-1]:.0f} % at the end. It is the share of pairs, an image and a sample, in which the image is found the more real."
         )
         return html.drawing(figure, text)

@@ -157,10 +157,18 @@ def game_section(page: EquilibriumPage) -> str:
         said.append(
             "This critic has no D: its output f measures transport, and (E_p f − E_q f) / max |f′| is a lower bound of "
             "the Wasserstein-1 distance "
-            f"between p and the generator, in the end {last.transport:.4f}."
+            f"between p and the generator, in the end {last.transport:.4f}"
+            + ("." if last.w1 is None else f"; the distance is {last.w1:.4f}.")
         )
     else:
         said.append("This critic draws a margin and has no D; V* of the generator's density is shown alone.")
+    if game.lost:
+        said.append(f"The game has not arrived: {game.lost}")
+    if smoothing := getattr(game.loss, "smoothing", 0.0):
+        said.append(
+            f"Labels are smoothed by {smoothing:g}: the best this critic can do is (1 − s) D*, which where p = q is {(1 - smoothing) / 2:g} and "
+            f"not ½, and {-math.log1p(-(smoothing**2)):.4f} nats of the gap are that."
+        )
     how = (
         f"The generator's density: {LATTICE[1]:,} points of z and the probability between neighbours, pushed through it and "
         f"collected in {CELLS[1]:,} cells; V* and V(D) "
@@ -453,8 +461,10 @@ def equilibrium(
         raise InputError("--animation shows the game, and --exact plays none: leave one of them out.")
     if points is not None and p is not None:
         raise InputError("--p and --points both say what the data is: leave one of them out.")
-    data = kernel(read_points(points), str(points)) if points is not None else parse(p or P)
+    data = kernel(read_points(points), str(points)) if points is not None else parse(P if p is None else p)
     start = parse(q) if q is not None else start_of(data)
+    if exact and loss is not None:
+        raise InputError("--loss is of the game, and --exact plays none: leave one of them out.")
     game_loss = loss or NonSaturating()
     if smoothing and not exact:
         if not isinstance(game_loss, Logistic):
@@ -463,6 +473,8 @@ def equilibrium(
             )
         if not 0 <= smoothing < 0.5:
             raise InputError(f"--smoothing {smoothing}: a game needs it in [0, 0.5), e.g. --smoothing 0.1; with --exact up to 1.")
+        if game_loss.smoothing not in (0.0, smoothing):
+            raise InputError(f"--smoothing {smoothing:g} and --loss.smoothing {game_loss.smoothing:g} differ: give one of them.")
         game_loss = replace(game_loss, smoothing=smoothing)
     shift = smoothing if smoothing is not None else getattr(game_loss, "smoothing", 0.0)
     found = exactly(data, start, smoothing=shift)

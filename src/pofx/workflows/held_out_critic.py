@@ -70,10 +70,19 @@ class HeldOutCritic:
     @property
     def text(self) -> str:
         """The finding, as a paragraph."""
-        text = (
+        who = (
             f"A fresh critic, trained for {self.steps} steps on {self.trained:,} training images and as many samples, tells {self.n:,} test images from "
-            f"{self.n_samples:,} fresh samples with {100 * self.accuracy.mean:.1f} ± {100 * self.accuracy.se:.1f} % accuracy (50 % where there is "
-            f"nothing to tell). Its value is V = {self.value.mean:.3f} ± {self.value.se:.3f} nats; −log 4 = {-LOG_4:.3f} where samples are perfect, "
+            f"{self.n_samples:,} fresh samples with {100 * self.accuracy.mean:.1f} ± {100 * self.accuracy.se:.1f} % accuracy (of each kind the share "
+            "that it calls by its name, and their mean; 50 % where there is nothing to tell). "
+        )
+        if not self.temperature:
+            return (
+                f"{who}What it learned does not hold on the valid images, so it says D = ½ of all: V = −log 4 by that, and no difference was found. "
+                "A stronger critic may find one."
+            )
+        text = who + (
+            f"Its value, with logits × {self.temperature:.2g} as fits the valid images, is V = {self.value.mean:.3f} ± {self.value.se:.3f} nats; "
+            f"−log 4 = {-LOG_4:.3f} where samples are perfect, "
             f"0 where they are told for certain. V of any critic is a lower bound of V* = −log 4 + 2 JSD, so JSD ≥ {self.jsd:.3f} ± "
             f"{self.value.se / 2:.3f} nats, of at most log 2 = {LOG_4 / 2:.3f}; a stronger critic may find more."
         )

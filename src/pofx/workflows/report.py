@@ -398,6 +398,8 @@ def facts_part(f: Findings) -> str:
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     rows.append(["this page", f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {made}"])
     out = html.table(["", ""], rows, text=(0, 1))
+    for trouble in (training.get("troubles") or {}).values():
+        out += html.flag(f"While it trained, at {trouble}", alarm=True)
     return out + (html.details("model.json", html.code(json.dumps(meta, indent=1, ensure_ascii=False))) if meta else "")
 
 
@@ -520,7 +522,10 @@ def report(
         draw=draw,
         alpha=alpha,
         uses=True,
-        held_out=features and isinstance(model, Critic) and isinstance(model, Sampler),
+        held_out=features
+        and isinstance(model, Critic)
+        and isinstance(model, Sampler)
+        and all(len(part) > 1 for part in data.parts.values()),
     )
     write_text(target, render(f, str(run)))
     return target

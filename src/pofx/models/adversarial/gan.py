@@ -13,7 +13,7 @@ noise of one level, reflected at the ends, so that it cannot tell reals by their
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ class GAN(Sampler, Decoder, Critic, Features):
         lr: learning rate of both players; by default the loss's own.
 
     Raises:
-        InputError: sizes below 1; a normalisation that the loss forbids. Asking it for a likelihood is a CapabilityError.
+        InputError: sizes below 1; a name that none has; a normalisation that the loss forbids.
 
     >>> GAN.small(ImageSpace(1, 5, 5)).sample(2).shape
     torch.Size([2, 1, 5, 5])
@@ -116,8 +116,16 @@ class GAN(Sampler, Decoder, Critic, Features):
         ):
             if value < least:
                 raise InputError(f"GAN: {name}={value} must be at least {least}, e.g. --{name} {max(least, 1)}.")
-        if network not in networks.PUBLISHED:
-            raise InputError(f"GAN: there is no network {network!r}; it is one of {', '.join(networks.PUBLISHED)}.")
+        if not isinstance(loss, Loss):
+            raise InputError(f"GAN: loss={loss!r} must be a loss, e.g. pofx.models.adversarial.losses.WassersteinGP().")
+        named = {
+            "network": (network, Network),
+            "normalisation": (normalisation or "none", Normalisation),
+            "diffaugment": (diffaugment, Augment),
+        }
+        for what, (value, kinds) in named.items():
+            if value not in get_args(kinds):
+                raise InputError(f"GAN: there is no {what} {value!r}; it is one of {', '.join(get_args(kinds))}.")
         norm = networks.PUBLISHED[network] if normalisation is None else normalisation
         if normalisation is None and norm in loss.refuses:
             norm = "layer"  # what Gulrajani et al. recommend in the place of BatchNorm
@@ -188,6 +196,8 @@ class GAN(Sampler, Decoder, Critic, Features):
 
     def _critic_loss(self, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         noise, n = context.noise, len(batch.x)
+        if n == self.space.height * self.space.width == 1 and any(isinstance(m, nn.BatchNorm2d) for m in self.modules()):
+            raise InputError("BatchNorm cannot learn from one image of one pixel at a time. Use --batch-size 2 or more, or --network mlp.")
         real = self._real(batch, noise)
         both = self.objectives()[1].due(context.step)
         with requiring(self.generator) if both else torch.no_grad():
@@ -269,6 +279,10 @@ class GAN(Sampler, Decoder, Critic, Features):
         return x
 
     def decode(self, z: Tensor, given: Any = None) -> Generated:
+        if z.ndim != 2 or z.shape[1] != self.latents:
+            raise InputError(
+                f"Codes of this GAN are (n, {self.latents}), found {tuple(z.shape)}; draw some: torch.randn(n, {self.latents})."
+            )
         return Generated(self._generate(z.to(self.device, self.dtype), self.check_given(given, len(z))))
 
     def first_layer(self, z: Tensor) -> Tensor:

@@ -76,10 +76,10 @@ def build(shelf: Shelf) -> None:
 
     def made(name: str, values: tuple[float | None, ...]) -> Loss:
         from pofx import catalog
-        from pofx.signatures import gather
+        from pofx.signatures import game_loss
 
         typed = {"loss": name} | {f"loss.{key}": value for key, value in chosen(name, values).items()}
-        return catalog.arguments_from_json(gather((loss_setting(),), typed))["loss"]
+        return catalog.arguments_from_json(game_loss(typed))["loss"]
 
     def shown(now: Playing) -> tuple[str, str, str]:
         return maps(now), numbers(now), curve(now)
