@@ -340,8 +340,8 @@ def _add(
         )
     if samples is None:
         assert data is not None
-        if asked.words:
-            raise InputError(f"--{asked.words[3:].partition(' ')[0]} is of --samples: images say their own.")
+        if asked.flags:
+            raise InputError(f"{asked.flags[0]} is of --samples: images say their own.")
         images = load_images(data, model.space, flags, common, run_info(run))
         split, heading, chosen, given = images.split, images.heading, None, None
     else:

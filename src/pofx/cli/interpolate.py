@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
@@ -23,9 +24,14 @@ class Condition(NamedTuple):
     like: str | None
 
     @property
+    def flags(self) -> list[str]:
+        """What was typed: the flag and its value, or nothing."""
+        return [word for name, text in self._asdict().items() if text is not None for word in (f"--{name}", text)]
+
+    @property
     def words(self) -> str:
-        """The flag again, for a line to paste, with a space before it; or nothing."""
-        return "".join(f" --{name} {text}" for name, text in self._asdict().items() if text is not None)
+        """The same for a line to paste, with a space before it."""
+        return f" {shlex.join(self.flags)}" if self.flags else ""
 
 
 def interpolate(
@@ -113,7 +119,7 @@ def ends_given(model: ImageModel, run: str, n: int, asked: Condition, common: Co
     """The view's value as it was asked for, or None where images shall say it (or there is no view)."""
     from pofx.cli.sample import view_value
 
-    if asked == (None, None) and not (needed and model.given is not None):
+    if not asked.flags and not (needed and model.given is not None):
         return None
     return view_value(model, run, n, asked.label, asked.like, common)
 

@@ -350,7 +350,8 @@ def evaluate(
     drawn = None
     if isinstance(model, Sampler):
         reference = subset(parts[split], min(limit or REFERENCE_LIMIT, REFERENCE_LIMIT), seed=seed)
-        if features is not None and min(len(reference), draw or len(reference)) <= NEIGHBOURS:
+        too_few = features is not None and min(len(reference), draw or len(reference)) <= NEIGHBOURS
+        if too_few:
             notes.append(f"Samples are not judged in features: that takes more than {NEIGHBOURS} real images, and as many samples.")
             features = None
         if draw is None:
@@ -377,7 +378,7 @@ def evaluate(
                     notes.append(
                         f"Fréchet distance from {f.n} samples and {f.n_reference} images in {f.dims} features: too few images, the number is too large."
                     )
-            elif not scores and not notes:
+            elif not scores and not too_few:
                 notes.append("For Fréchet distance, precision and recall give a features run: pofx evaluate RUN --features RUN")
     if whole is not None and (drawn is not None or scores):
         flag = memorization(model, whole, samples=drawn, scores=scores or {}, seed=seed)
