@@ -449,21 +449,22 @@ def survival(results: Path) -> str:
 
 def samplers(results: Path, folder: Path = RECIPES) -> str:
     """What `pofx reproduce` measured of samplers without a likelihood: a row for each recipe, the least and the most of its seeds."""
-    found: dict[tuple[str, float | None], list[Row]] = {}  # recipe, and minutes where they are fewer than it has
+    found: dict[tuple[str, int, float | None], list[Row]] = {}  # recipe, images a step, and minutes where they are fewer than it has
     for path in sorted(results.glob("*.json")):
         row = read(path)
         if row.get("expected", {}).get("metric") == "shares":
             budget, name = row["budget"], re.sub(r"-seed\d+$", "", row["recipe"])
-            found.setdefault((name, budget["given"].get("minutes") if budget["shorter"] else None), []).append(row)
+            minutes = budget["given"].get("minutes") if budget["shorter"] else None
+            found.setdefault((name, row["train"]["batch_size"], minutes), []).append(row)
     names = [path.stem for path in sorted(folder.glob("*.toml")) if 'metric = "shares"' in path.read_text(encoding="utf-8")]
-    left = [f"`{name}`" for name in names if name not in {recipe for recipe, _ in found}]
+    left = [f"`{name}`" for name in names if name not in {recipe for recipe, _, _ in found}]
     note = f"Not run, or not recorded: {', '.join(left)}." if left else ""
     if not found:
         return missing(f"pofx reproduce {names[0]}") + (f"\n{note}\n" if note else "")
     scores = ("precision", "recall", "density", "coverage")
     head = ["recipe", "seeds", "minutes", "images seen", *scores, "rarest class", "Fréchet distance (real)", "least share asked", ""]
     rows, told = [], []
-    for (name, minutes), own in sorted(found.items(), key=lambda pair: (pair[0][0], pair[0][1] is not None)):
+    for (name, _, minutes), own in sorted(found.items(), key=lambda pair: (pair[0][0], pair[0][1], pair[0][2] is not None)):
         own.sort(key=lambda row: row["train"]["seed"])
         expected, drawn = own[0]["expected"], [row[row["expected"]["split"]]["samples"] for row in own]
         failed = [str(row["train"]["seed"]) for row in own if not row["met"]]

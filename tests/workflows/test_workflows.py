@@ -252,18 +252,19 @@ def test_a_report_of_a_conditional_model_says_so(digits: Data, quick: Path):
     assert "--given label --given.classes 10" in page.text
 
 
-def test_a_report_on_other_data_says_so(digits: Data, quick: Path):
+def test_a_report_on_other_data_and_of_a_training_in_trouble_says_so(digits: Data, quick: Path):
     out, lines = quick / "run", []
     train(catalog.get("vae")(digits.space, channels=8), digits, out=out, steps=2, quiet=True, threads=1)  # type: ignore[call-arg]
-    assert "Other data" not in read(report(out, limit=50, draw=20, features=False, say=lines.append)).text
+    well = read(report(out, limit=50, draw=20, features=False, say=lines.append)).text
+    assert "Other data" not in well and "Trouble" not in well
     assert not any("split in another way" in line for line in lines)
     stored = json.loads((out / "model.json").read_text())
     stored["data"]["fingerprint"] = "0" * 32
+    stored["training"]["troubles"] = {"collapse": "step 101: it has collapsed."}
     (out / "model.json").write_text(json.dumps(stored))
-    assert (
-        "Other data: digits is not what the run was trained on"
-        in read(report(out, limit=50, draw=20, features=False, say=lines.append)).text
-    )
+    told = read(report(out, limit=50, draw=20, features=False, say=lines.append)).text
+    assert "Other data: digits is not what the run was trained on" in told
+    assert "Trouble while it trained: step 101: it has collapsed." in told
     assert any("split in another way" in line for line in lines)
 
 

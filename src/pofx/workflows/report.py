@@ -398,8 +398,6 @@ def facts_part(f: Findings) -> str:
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     rows.append(["this page", f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {made}"])
     out = html.table(["", ""], rows, text=(0, 1))
-    for trouble in (training.get("troubles") or {}).values():
-        out += html.flag(f"While it trained, at {trouble}", alarm=True)
     return out + (html.details("model.json", html.code(json.dumps(meta, indent=1, ensure_ascii=False))) if meta else "")
 
 
@@ -419,6 +417,12 @@ def data_part(f: Findings) -> str:
     return html.flag(f"Other data: {note}", alarm=True) if note else ""
 
 
+def troubles_part(f: Findings) -> str:
+    """What was said of the training while it went on."""
+    found = (f.meta.get("training") or {}).get("troubles") or {}
+    return "".join(html.flag(f"Trouble while it trained: {trouble}", alarm=True) for trouble in found.values())
+
+
 def notes_part(f: Findings) -> str:
     return "".join(html.paragraph(note, "soft") for note in f.evaluation.notes)
 
@@ -430,6 +434,7 @@ def sections(f: Findings, path: str) -> list[str]:
     classes = "" if quality is None or quality.coverage is None else _quality.classes_table(quality.coverage, f.data.class_names)
     return [
         data_part(f),
+        troubles_part(f),
         html.section("Numbers", numbers, notes_part(f)),
         html.section("The bound in its parts", _codes.parts_part(f.evaluation), _codes.use_part(f.evaluation), rate_part(f)),
         html.section("Samples", samples_part(f)),
