@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from pofx.catalog import entries
 from pofx.cli.models import drawn_tree
-from pofx.numbers import SIGNS
+from pofx.numbers import SIGNS, between
 from pofx.workflows.reproduce import judged
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,12 +44,6 @@ def missing(command: str) -> str:
 
 def number(value: float | None, form: str, unit: str = "") -> str:
     return "–" if value is None else f"{value:{form}}{unit}"
-
-
-def between(values: Iterable[float | None], form: str) -> str:
-    """The least and the most, such as "0.81 … 0.83"; one number where they read the same."""
-    known = sorted(value for value in values if value is not None)
-    return " … ".join(dict.fromkeys(f"{value:{form}}" for value in (known[:1] + known[-1:]))) or "–"
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:

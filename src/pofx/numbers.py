@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 SIGNS = {"exact": "=", "lower bound": "≤", "estimate": "≈", "none": ""}  # how a printed cost relates to the true one
 
@@ -27,3 +28,13 @@ def with_error(value: float, se: float, digits: int) -> str:
     if not math.isfinite(value):
         return "–"
     return f"{value:.{digits}f}" + (f" ± {se:.{digits}f}" if math.isfinite(se) else "")
+
+
+def between(values: Iterable[float | None], form: str) -> str:
+    """The least and the most of the numbers that are there; one where they read the same.
+
+    >>> between([0.834, None, 0.812], ".2f"), between([0.834, 0.831], ".2f"), between([None], ".2f")
+    ('0.81 … 0.83', '0.83', '–')
+    """
+    known = sorted(value for value in values if value is not None)
+    return " … ".join(dict.fromkeys(f"{value:{form}}" for value in (known[:1] + known[-1:]))) or "–"

@@ -315,11 +315,10 @@ def flags(settings: tuple[Setting, ...]) -> Iterator[tuple[str, Any, str | None,
                 merged.setdefault(f.name, {})[choice] = f
         for name, by in merged.items():
             hints, defaults, texts = ([getattr(f, part) for f in by.values()] for part in ("hint", "default", "help"))
-            users = ", ".join(
-                by if len(set(defaults)) == 1 else (f"{choice}: {default}" for choice, default in zip(by, defaults, strict=True))
-            )
-            hint = functools.reduce(operator.or_, hints) if any(h != hints[0] for h in hints) else hints[0]
-            yield f"{setting.name}.{name}", hint, defaults[0] if len(set(defaults)) == 1 else None, f"{texts[-1]} ({users})".strip()
+            alike = len(set(defaults)) == 1
+            users = by if alike else (f"{choice}: {default}" for choice, default in zip(by, defaults, strict=True))
+            hint = functools.reduce(operator.or_, dict.fromkeys(hints))
+            yield f"{setting.name}.{name}", hint, defaults[0] if alike else None, f"{texts[-1]} ({', '.join(users)})".strip()
 
 
 class Unchecked:

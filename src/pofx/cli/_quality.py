@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from pofx.cli.common import table
-from pofx.numbers import with_error, with_share
+from pofx.numbers import between, with_error, with_share
 
 
 def quality_table(name: str, quality: Any) -> Any:
     """A row for a `SampleQuality`, and one for what real images get in the samples' place; shares of it in brackets."""
     names = ("Fréchet distance", "KID", *quality.precision_recall.measures, "sharpness ÷ real")
     shown = table("samples", *names, right=names)
-    sharp = quality.sharpness
-    shown.add_row(name, *quality_cells(quality), sharpness_cell(sharp))
+    shown.add_row(name, *quality_cells(quality), sharpness_cell(quality.sharpness))
     if quality.real is not None:
         shown.add_row(f"{quality.real.frechet.n:,} training images", *real_cells(quality.real))
     return shown
@@ -35,7 +34,7 @@ def real_cells(real: Any) -> list[str]:
     """The same of real images, and their sharpness; the Fréchet distance from the least to the largest of some subsets."""
     four = [with_share(value, None) for value in real.precision_recall.measures.values()]
     return [
-        " … ".join(dict.fromkeys(f"{d:.4g}" for d in real.span)),
+        between(real.span, ".4g"),
         with_error(real.kid.distance, real.kid.se, 4),
         *four,
         sharpness_cell(real.sharpness),

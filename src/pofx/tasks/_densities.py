@@ -265,8 +265,9 @@ def kernel(points: Tensor, name: str = "points") -> Density:
     points = points.double()
     if not bool(points.isfinite().all()):
         raise InputError(f"{name} holds numbers that are not finite; leave out such rows.")
-    of = f" (of {len(points):,}, evenly spaced)" if len(points) > MOST else ""
+    of = ""
     if len(points) > MOST:
+        of = f" (of {len(points):,}, evenly spaced)"
         points = points[torch.linspace(0, len(points) - 1, MOST).round().long()]
     n, d = points.shape
     spread = float(points.std(0).mean())

@@ -315,6 +315,7 @@ def _look(step: int, loss: Loss, generator: Generator, critic: CriticNet, fine: 
     by = len(q) // len(shown.edges[0][1:])
     few, f_shown = merged(q, by), merged(f, by) / by**d
     small = shown.p + few
+    moved = fine.p / fine.p.sum() - q / q.sum()  # of equal masses, or the critic's constant would count: tails of p lie outside the box
     value = off = transport = w1 = None
     if logit is not None:
         value = value_in_cells(fine.p, q, logit)
@@ -322,10 +323,9 @@ def _look(step: int, loss: Loss, generator: Generator, critic: CriticNet, fine: 
     if isinstance(loss, Transport):
         with torch.enable_grad():
             steepest = float(squared_slopes(critic, places).detach().max().sqrt())
-        # Of equal masses, or the critic's constant would count: tails of p lie outside the box
-        transport = max(0.0, float(((fine.p / fine.p.sum() - q / q.sum()) * (f - f.mean())).sum()) / max(steepest, 1e-12))
+        transport = max(0.0, float((moved * (f - f.mean())).sum()) / max(steepest, 1e-12))
     if d == 1:
-        w1 = float((fine.p / fine.p.sum() - q / q.sum()).cumsum(0).abs().sum()) * fine.volume
+        w1 = float(moved.cumsum(0).abs().sum()) * fine.volume
     samples = generator(Noise(7, torch.arange(256)).normal("shown", d)) if d == 2 else torch.zeros(0, 1)
     shown_d = None if logit is None else merged(torch.sigmoid(logit), by) / by**d
     return Frame(

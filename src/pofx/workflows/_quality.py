@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pofx.numbers import with_error, with_share
+from pofx.numbers import between, with_error, with_share
 from pofx.tasks._samples import SampleQuality
 from pofx.workflows import _page as html
 
@@ -36,7 +36,7 @@ def quality_table(measured: Sequence[tuple[str, SampleQuality]]) -> str:
         [
             "Fréchet distance",
             *(f"{q.frechet.distance:.3f}" for _, q in measured),
-            *([" … ".join(dict.fromkeys(f"{d:.3f}" for d in real.span))] if real else []),
+            *([between(real.span, ".3f")] if real else []),
         ],
         [
             "KID",
